@@ -1,0 +1,178 @@
+//! Devices that run the model: memory verbs and the ops the R1-Omni topology needs, one trait.
+//!
+//! The model (`crate::model`) is written once over [`Backend`]. The scalar reference in `cpu::scalar` is always
+//! compiled and is the judge of every other backend: each op has its own f64 answer in `tests/ops.rs`, and each
+//! backend must agree with it.
+//!
+//! Shapes: row-major, channels last. A picture of `frames x height x width` pixels and `channels` is a matrix of
+//! `frames * height * width` rows. A `Matrix` is `(outputs, inputs)` and computes `x W^T`, as in the checkpoint.
+//! Invariant: a backend never allocates after the model is loaded; buffers are made once, for the largest row count.
+
+use crate::bundle::Tensor;
+use anyhow::Result;
+
+/// What follows a product or a norm, element by element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    None,
+    /// `0.5 x (1 + erf(x / sqrt 2))`
+    Gelu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`
+    GeluTanh,
+    /// `x / (1 + exp(-x))`
+    Silu,
+}
+
+/// Heads of one attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub n_heads: usize,
+    /// Equal to `n_heads` in the towers; query head `h` reads key/value head `h / (n_heads / n_kv_heads)`.
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of one row of `q | k | v`.
+    pub fn qkv(self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+    }
+}
+
+/// A picture stack: rows are pixels, frame by frame, row-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub frames: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl Grid {
+    pub fn rows(self) -> usize {
+        self.frames * self.height * self.width
+    }
+}
+
+/// A device with memory and the ops of the R1-Omni topology.
+///
+/// Every op reads whole rows from the start of its inputs and writes whole rows from the start of `out`, unless it takes an
+/// explicit `at`. Sizes that do not fit are bugs and panic with the numbers. Ops never fail otherwise; what can fail
+/// (allocation, a lost device) fails in the verbs that return `Result`.
+pub trait Backend {
+    /// Activations: f32 as the model sees them; how they are stored is the backend's business.
+    type Buf;
+    /// A packed weight matrix `(outputs, inputs)`, laid out for this device.
+    type Matrix;
+    /// Keys and values of every decoder layer, `positions_max` long.
+    type Cache;
+
+    /// One line for people: device, instruction set or architecture, threads.
+    fn describe(&self) -> String;
+
+    // Memory.
+    fn alloc(&self, len: usize) -> Result<Self::Buf>;
+    fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
+    /// Stacks the rows of `parts`, which share their column count, into one matrix (`q | k | v`, `gate | up`).
+    fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;
+    fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Self::Cache>;
+    fn write(&mut self, src: &[f32], dst: &mut Self::Buf, at: usize);
+    /// Waits for the device, then copies out. The only verb that synchronises.
+    fn read(&mut self, src: &Self::Buf, at: usize, dst: &mut [f32]) -> Result<()>;
+    fn copy(&mut self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
+
+    // Products. `out` is `(rows, outputs)`.
+    /// `out = act(x W^T + bias)`
+    fn linear(
+        &mut self,
+        x: &Self::Buf,
+        rows: usize,
+        w: &Self::Matrix,
+        bias: Option<&Self::Buf>,
+        act: Act,
+        out: &mut Self::Buf,
+    );
+    /// `out += x W^T + bias`
+    fn linear_add(
+        &mut self,
+        x: &Self::Buf,
+        rows: usize,
+        w: &Self::Matrix,
+        bias: Option<&Self::Buf>,
+        out: &mut Self::Buf,
+    );
+    /// `out = silu(x G^T) * (x U^T)` with `w` the rows of `G`, then those of `U`.
+    fn linear_gated(&mut self, x: &Self::Buf, rows: usize, w: &Self::Matrix, out: &mut Self::Buf);
+    /// Rows of a matrix as embeddings: `out[at + i] = W[ids[i]]`, `at` in rows.
+    fn embed(&mut self, ids: &[u32], w: &Self::Matrix, out: &mut Self::Buf, at: usize);
+
+    // Norms over the columns of each row.
+    /// `out = act((x - mean) * rsqrt(var + eps) * gain + bias)`, population variance; `(rows, cols = gain.len())`.
+    #[allow(clippy::too_many_arguments)]
+    fn layer_norm(
+        &mut self,
+        x: &Self::Buf,
+        rows: usize,
+        gain: &Self::Buf,
+        bias: &Self::Buf,
+        eps: f32,
+        act: Act,
+        out: &mut Self::Buf,
+    );
+    /// `out = x * rsqrt(mean(x^2) + eps) * gain`
+    fn rms_norm(&mut self, x: &Self::Buf, rows: usize, gain: &Self::Buf, eps: f32, out: &mut Self::Buf);
+
+    // Attention, scale `head_dim^-1/2`.
+    /// Full attention inside each of `batch` runs of `rows` rows; `qkv` is `(batch * rows, heads.qkv())`.
+    fn attend(&mut self, qkv: &Self::Buf, batch: usize, rows: usize, heads: Heads, out: &mut Self::Buf);
+    /// Rotates q in place and k on its way, and stores k and v of positions `start .. start + rows` (halves layout:
+    /// `a = p * theta^(-2i/d)`, `out[i] = x[i] cos a - x[i+d/2] sin a`, `out[i+d/2] = x[i+d/2] cos a + x[i] sin a`).
+    #[allow(clippy::too_many_arguments)]
+    fn rope_store(
+        &mut self,
+        qkv: &mut Self::Buf,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Self::Cache,
+        layer: usize,
+    );
+    /// Causal attention of the rotated `q` of positions `start .. start + rows` over the cache.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_cached(
+        &mut self,
+        qkv: &Self::Buf,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &Self::Cache,
+        layer: usize,
+        out: &mut Self::Buf,
+    );
+
+    // Pictures and time.
+    /// Patches of `(frames, 3, height, width)` pixels as rows of `3 * patch * patch` (channel, y, x).
+    fn unfold_patches(&mut self, pixels: &Self::Buf, grid: Grid, patch: usize, out: &mut Self::Buf);
+    /// Kernel 3, padding 1 along rows: `out[r] = x[r*stride-1] | x[r*stride] | x[r*stride+1]`, zeros outside.
+    fn unfold_rows(&mut self, x: &Self::Buf, rows: usize, cols: usize, stride: usize, out: &mut Self::Buf);
+    /// Kernel 2x2x2, stride (1,2,2), one step of past: rows of `8 * channels` in the order (time, y, x, channel),
+    /// time `t-1` (zeros before the first frame) before `t`.
+    fn unfold_time(&mut self, x: &Self::Buf, grid: Grid, out: &mut Self::Buf);
+    /// Depthwise 3x3, padding 1; `w` is `(9, channels)`, taps row-major.
+    fn depthwise(&mut self, x: &Self::Buf, grid: Grid, w: &Self::Buf, out: &mut Self::Buf);
+    /// Mean over the pixels of each frame: `(frames, channels)`.
+    fn squeeze(&mut self, x: &Self::Buf, grid: Grid, out: &mut Self::Buf);
+    /// `x *= sigmoid(s)`, `s` is `(frames, channels)`.
+    fn excite(&mut self, x: &mut Self::Buf, grid: Grid, s: &Self::Buf);
+    /// Mean of each 2x2 square; height and width are even.
+    fn halve(&mut self, x: &Self::Buf, grid: Grid, out: &mut Self::Buf);
+    /// Mean over groups of `group` rows; a remainder is dropped.
+    fn pool_rows(&mut self, x: &Self::Buf, rows: usize, cols: usize, group: usize, out: &mut Self::Buf);
+
+    // Element by element.
+    /// `out = act(a + b)` over `len` values; `b` repeats when it is shorter (a table of positions over frames).
+    fn add(&mut self, a: &Self::Buf, b: &Self::Buf, len: usize, act: Act, out: &mut Self::Buf);
+    /// `out = sum_i weights[i] * parts[i]` over `len` values.
+    fn mix(&mut self, parts: [&Self::Buf; 3], weights: [f32; 3], len: usize, out: &mut Self::Buf);
+}

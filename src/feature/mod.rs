@@ -1,0 +1,1 @@
+//! Window to model input: images and log-mel; pure.

@@ -1,0 +1,1 @@
+//! Exits for events: serial, MQTT, standard output. One file per kind.
