@@ -37,3 +37,18 @@ pub mod backend;
 
 #[cfg(feature = "std")]
 pub mod model;
+
+#[cfg(feature = "std")]
+pub mod policy;
+
+#[cfg(feature = "std")]
+pub mod sink;
+
+#[cfg(feature = "std")]
+pub mod config;
+
+#[cfg(feature = "std")]
+pub mod daemon;
+
+#[cfg(feature = "std")]
+pub mod command;

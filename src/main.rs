@@ -1,2 +1,47 @@
-//! Parse, load, run, exit code. One file per command under `src/command/`.
-fn main() {}
+//! Parse, run, exit code: 0 fine, 78 bad config or bundle, 1 the rest.
+
+use clap::{Parser, Subcommand};
+use mien::command::{self, Refused};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "mien", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(command::run::Args),
+    Infer(command::infer::Args),
+    Watch(command::watch::Args),
+    Doctor(command::doctor::Args),
+    CheckConfig(command::check_config::Args),
+    Pack(command::pack::Args),
+    Inspect(command::inspect::Args),
+    Bench(command::bench::Args),
+    Draw(command::draw::Args),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let done = match Cli::parse().command {
+        Command::Run(args) => command::run::run(args),
+        Command::Infer(args) => command::infer::run(args),
+        Command::Watch(args) => command::watch::run(args),
+        Command::Doctor(args) => command::doctor::run(args),
+        Command::CheckConfig(args) => command::check_config::run(args),
+        Command::Pack(args) => command::pack::run(args),
+        Command::Inspect(args) => command::inspect::run(args),
+        Command::Bench(args) => command::bench::run(args),
+        Command::Draw(args) => command::draw::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mien: {error:#}");
+            ExitCode::from(if error.downcast_ref::<Refused>().is_some() { 78 } else { 1 })
+        }
+    }
+}

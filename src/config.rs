@@ -1,0 +1,1 @@
+//! One TOML file, board profile and site: every limit of the daemon in one struct, unknown keys refused.
