@@ -7,9 +7,13 @@
 //! Shapes: row-major, channels last. A picture of `frames x height x width` pixels and `channels` is a matrix of
 //! `frames * height * width` rows. A `Matrix` is `(outputs, inputs)` and computes `x W^T`, as in the checkpoint.
 //! Invariant: a backend never allocates after the model is loaded; buffers are made once, for the largest row count.
+//! Non-finite values: a row of `x` that holds NaN or infinity gives a row of non-finite or NaN-tainted values and leaves every
+//! other row alone; nothing non-finite is silently turned into a plausible number.
 
 use crate::bundle::Tensor;
 use anyhow::Result;
+
+pub mod cpu;
 
 /// What follows a product or a norm, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +77,7 @@ pub trait Backend {
     // Memory.
     fn alloc(&self, len: usize) -> Result<Self::Buf>;
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
-    /// Stacks the rows of `parts`, which share their column count, into one matrix (`q | k | v`, `gate | up`).
+    /// Stacks the rows of `parts`, which share kind and column count, into one matrix (`q | k | v`, `gate | up`).
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Self::Cache>;
     fn write(&mut self, src: &[f32], dst: &mut Self::Buf, at: usize);

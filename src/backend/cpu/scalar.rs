@@ -1,0 +1,496 @@
+//! The judge: every op as plain loops over the packed formats, one thread, written to be read.
+//!
+//! Activations are f32; every sum is taken in f64 and rounded once when it is stored. Weights are dequantised exactly as the
+//! block formats define them (`d * q` rounded to f32). Keys and values are kept in f32.
+//! Every other backend must agree with this one; `tests/ops.rs` holds this one to answers of its own.
+
+use crate::{
+    backend::{Act, Backend, Grid, Heads},
+    bundle::{Kind, Tensor},
+};
+use anyhow::{Result, ensure};
+use half::f16;
+
+/// The reference device.
+#[derive(Debug, Default)]
+pub struct Scalar;
+
+/// Rows of packed weights, part under part.
+pub struct Matrix {
+    kind: Kind,
+    rows: usize,
+    cols: usize,
+    data: Vec<u8>,
+}
+
+/// Keys and values, `(layer, position, kv head, head_dim)`.
+pub struct Cache {
+    heads: Heads,
+    positions_max: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// One row of packed values, exactly as the format defines them.
+pub fn unpack_row(kind: Kind, data: &[u8], out: &mut [f32]) {
+    assert_eq!(data.len(), kind.row_bytes(out.len()), "bytes of a row of {} values, {kind:?}", out.len());
+    let scale = |block: &[u8]| f16::from_le_bytes([block[0], block[1]]).to_f32();
+    match kind {
+        Kind::F32 => {
+            for (o, b) in out.iter_mut().zip(data.chunks_exact(4)) {
+                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        Kind::F16 => {
+            for (o, b) in out.iter_mut().zip(data.chunks_exact(2)) {
+                *o = scale(b);
+            }
+        }
+        Kind::Q8_0 => {
+            for (o, b) in out.chunks_exact_mut(32).zip(data.chunks_exact(34)) {
+                let d = scale(b);
+                for (o, &q) in o.iter_mut().zip(&b[2..]) {
+                    *o = d * f32::from(q as i8);
+                }
+            }
+        }
+        Kind::Q4_0 => {
+            for (o, b) in out.chunks_exact_mut(32).zip(data.chunks_exact(18)) {
+                let d = scale(b);
+                for (i, &q) in b[2..].iter().enumerate() {
+                    o[i] = d * (f32::from(q & 15) - 8.0);
+                    o[i + 16] = d * (f32::from(q >> 4) - 8.0);
+                }
+            }
+        }
+    }
+}
+
+/// Rotation angle of dimension pair `i` at position `p`: the frequency is rounded to f32 first, as upstream stores it.
+pub fn rope_angle(p: usize, i: usize, head_dim: usize, theta: f32) -> f32 {
+    let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+    p as f32 * frequency
+}
+
+/// Abramowitz and Stegun 7.1.6 (series) below 3, continued fraction above; good to f64 rounding times ten.
+pub fn erf(x: f64) -> f64 {
+    let z = x.abs();
+    let y = if z < 3.0 {
+        let (mut term, mut sum, mut n) = (z, z, 0.0);
+        while term > 1e-18 * sum && term > 0.0 {
+            n += 1.0;
+            term *= 2.0 * z * z / (2.0 * n + 1.0);
+            sum += term;
+        }
+        std::f64::consts::FRAC_2_SQRT_PI * (-z * z).exp() * sum
+    } else {
+        let tail = (1..=60).rev().fold(z, |f, k| z + f64::from(k) / 2.0 / f);
+        1.0 - (-z * z).exp() / (std::f64::consts::PI.sqrt() * tail)
+    };
+    if x.is_nan() { x } else { y.copysign(x) }
+}
+
+pub fn activate(act: Act, x: f64) -> f64 {
+    match act {
+        Act::None => x,
+        Act::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Act::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+        }
+        Act::Silu => x / (1.0 + (-x).exp()),
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 =
+        a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    for (a, b) in a8.zip(b8) {
+        for i in 0..8 {
+            lanes[i] += f64::from(a[i]) * f64::from(b[i]);
+        }
+    }
+    lanes.iter().sum::<f64>() + tail
+}
+
+impl Matrix {
+    fn row(&self, r: usize, out: &mut [f32]) {
+        let bytes = self.kind.row_bytes(self.cols);
+        unpack_row(self.kind, &self.data[r * bytes..][..bytes], out);
+    }
+
+    /// Calls `each(row of x, output, sum)` for the product `x W^T`.
+    fn product(&self, x: &[f32], rows: usize, mut each: impl FnMut(usize, usize, f64)) {
+        assert!(x.len() >= rows * self.cols, "x holds {} values, {rows} x {} needed", x.len(), self.cols);
+        let mut w = vec![0f32; self.cols];
+        for n in 0..self.rows {
+            self.row(n, &mut w);
+            for m in 0..rows {
+                each(m, n, dot(&x[m * self.cols..][..self.cols], &w));
+            }
+        }
+    }
+}
+
+/// `out = softmax(q k^T scale) v` for one query over the keys `0 .. n`.
+fn attend_one<'a>(
+    q: &[f32],
+    n: usize,
+    key: impl Fn(usize) -> &'a [f32],
+    value: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    let scale = 1.0 / (q.len() as f64).sqrt();
+    let scores: Vec<f64> = (0..n).map(|j| dot(q, key(j)) * scale).collect();
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    for (i, o) in out.iter_mut().enumerate() {
+        let mixed: f64 = weights.iter().enumerate().map(|(j, w)| w * f64::from(value(j)[i])).sum();
+        *o = (mixed / sum) as f32;
+    }
+}
+
+impl Cache {
+    fn at(&self, layer: usize, position: usize, head: usize) -> usize {
+        let Heads { n_kv_heads, head_dim, .. } = self.heads;
+        ((layer * self.positions_max + position) * n_kv_heads + head) * head_dim
+    }
+}
+
+impl Backend for Scalar {
+    type Buf = Vec<f32>;
+    type Matrix = Matrix;
+    type Cache = Cache;
+
+    fn describe(&self) -> String {
+        "cpu, scalar reference, 1 thread".into()
+    }
+
+    fn alloc(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
+        let (kind, cols) = (parts[0].kind, parts[0].cols);
+        let mut data = Vec::with_capacity(parts.iter().map(|p| p.data.len()).sum());
+        for part in parts {
+            ensure!(
+                part.kind == kind && part.cols == cols,
+                "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
+                part.name,
+                part.kind,
+                part.cols,
+                parts[0].name
+            );
+            let bytes = part.rows * kind.row_bytes(cols);
+            ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
+            data.extend_from_slice(part.data);
+        }
+        Ok(Matrix { kind, rows: parts.iter().map(|p| p.rows).sum(), cols, data })
+    }
+
+    fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {
+        let len = layers * positions_max * heads.n_kv_heads * heads.head_dim;
+        Ok(Cache { heads, positions_max, keys: vec![0.0; len], values: vec![0.0; len] })
+    }
+
+    fn write(&mut self, src: &[f32], dst: &mut Vec<f32>, at: usize) {
+        dst[at..at + src.len()].copy_from_slice(src);
+    }
+
+    fn read(&mut self, src: &Vec<f32>, at: usize, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(&src[at..at + dst.len()]);
+        Ok(())
+    }
+
+    fn copy(&mut self, src: &Vec<f32>, src_at: usize, dst: &mut Vec<f32>, dst_at: usize, len: usize) {
+        dst[dst_at..dst_at + len].copy_from_slice(&src[src_at..src_at + len]);
+    }
+
+    fn linear(
+        &mut self,
+        x: &Vec<f32>,
+        rows: usize,
+        w: &Matrix,
+        bias: Option<&Vec<f32>>,
+        act: Act,
+        out: &mut Vec<f32>,
+    ) {
+        w.product(x, rows, |m, n, sum| {
+            out[m * w.rows + n] = activate(act, sum + bias.map_or(0.0, |b| f64::from(b[n]))) as f32;
+        });
+    }
+
+    fn linear_add(
+        &mut self,
+        x: &Vec<f32>,
+        rows: usize,
+        w: &Matrix,
+        bias: Option<&Vec<f32>>,
+        out: &mut Vec<f32>,
+    ) {
+        w.product(x, rows, |m, n, sum| {
+            let o = &mut out[m * w.rows + n];
+            *o = (f64::from(*o) + sum + bias.map_or(0.0, |b| f64::from(b[n]))) as f32;
+        });
+    }
+
+    fn linear_gated(&mut self, x: &Vec<f32>, rows: usize, w: &Matrix, out: &mut Vec<f32>) {
+        assert!(w.rows.is_multiple_of(2), "gate and up need as many rows each, not {} in all", w.rows);
+        let cols = w.rows / 2;
+        w.product(x, rows, |m, n, sum| {
+            if n < cols {
+                out[m * cols + n] = activate(Act::Silu, sum) as f32;
+            } else {
+                let o = &mut out[m * cols + n - cols];
+                *o = (f64::from(*o) * sum) as f32;
+            }
+        });
+    }
+
+    fn embed(&mut self, ids: &[u32], w: &Matrix, out: &mut Vec<f32>, at: usize) {
+        for (i, &id) in ids.iter().enumerate() {
+            assert!((id as usize) < w.rows, "token {id} of a vocabulary of {}", w.rows);
+            w.row(id as usize, &mut out[(at + i) * w.cols..][..w.cols]);
+        }
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &Vec<f32>,
+        rows: usize,
+        gain: &Vec<f32>,
+        bias: &Vec<f32>,
+        eps: f32,
+        act: Act,
+        out: &mut Vec<f32>,
+    ) {
+        let cols = gain.len();
+        for r in 0..rows {
+            let x = &x[r * cols..][..cols];
+            let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64;
+            let var = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / cols as f64;
+            let scale = 1.0 / (var + f64::from(eps)).sqrt();
+            for c in 0..cols {
+                let y = (f64::from(x[c]) - mean) * scale * f64::from(gain[c]) + f64::from(bias[c]);
+                out[r * cols + c] = activate(act, y) as f32;
+            }
+        }
+    }
+
+    fn rms_norm(&mut self, x: &Vec<f32>, rows: usize, gain: &Vec<f32>, eps: f32, out: &mut Vec<f32>) {
+        let cols = gain.len();
+        for r in 0..rows {
+            let x = &x[r * cols..][..cols];
+            let scale = 1.0 / (dot(x, x) / cols as f64 + f64::from(eps)).sqrt();
+            for c in 0..cols {
+                out[r * cols + c] = (f64::from(x[c]) * scale * f64::from(gain[c])) as f32;
+            }
+        }
+    }
+
+    fn attend(&mut self, qkv: &Vec<f32>, batch: usize, rows: usize, heads: Heads, out: &mut Vec<f32>) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        for b in 0..batch {
+            for r in 0..rows {
+                for h in 0..n_heads {
+                    let row = |r: usize, head: usize| {
+                        &qkv[(b * rows + r) * heads.qkv() + head * head_dim..][..head_dim]
+                    };
+                    let kv = h / (n_heads / n_kv_heads);
+                    attend_one(
+                        row(r, h),
+                        rows,
+                        |j| row(j, n_heads + kv),
+                        |j| row(j, n_heads + n_kv_heads + kv),
+                        &mut out[((b * rows + r) * n_heads + h) * head_dim..][..head_dim],
+                    );
+                }
+            }
+        }
+    }
+
+    fn rope_store(
+        &mut self,
+        qkv: &mut Vec<f32>,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Cache,
+        layer: usize,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        for r in 0..rows {
+            let row = &mut qkv[r * heads.qkv()..][..heads.qkv()];
+            let (rotated, values) = row.split_at_mut((n_heads + n_kv_heads) * head_dim);
+            for head in rotated.chunks_exact_mut(head_dim) {
+                for i in 0..head_dim / 2 {
+                    let (sin, cos) = f64::from(rope_angle(start + r, i, head_dim, theta)).sin_cos();
+                    let (a, b) = (f64::from(head[i]), f64::from(head[i + head_dim / 2]));
+                    head[i] = (a * cos - b * sin) as f32;
+                    head[i + head_dim / 2] = (b * cos + a * sin) as f32;
+                }
+            }
+            let (at, len) = (cache.at(layer, start + r, 0), n_kv_heads * head_dim);
+            cache.keys[at..at + len].copy_from_slice(&rotated[n_heads * head_dim..]);
+            cache.values[at..at + len].copy_from_slice(values);
+        }
+    }
+
+    fn attend_cached(
+        &mut self,
+        qkv: &Vec<f32>,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &Cache,
+        layer: usize,
+        out: &mut Vec<f32>,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        for r in 0..rows {
+            for h in 0..n_heads {
+                let kv = h / (n_heads / n_kv_heads);
+                attend_one(
+                    &qkv[r * heads.qkv() + h * head_dim..][..head_dim],
+                    start + r + 1,
+                    |j| &cache.keys[cache.at(layer, j, kv)..][..head_dim],
+                    |j| &cache.values[cache.at(layer, j, kv)..][..head_dim],
+                    &mut out[(r * n_heads + h) * head_dim..][..head_dim],
+                );
+            }
+        }
+    }
+
+    fn unfold_patches(&mut self, pixels: &Vec<f32>, grid: Grid, patch: usize, out: &mut Vec<f32>) {
+        assert_eq!(grid.channels, 3, "pictures are RGB");
+        let (across, down) = (grid.width / patch, grid.height / patch);
+        let mut at = 0;
+        for f in 0..grid.frames {
+            for (py, px) in (0..down).flat_map(|py| (0..across).map(move |px| (py, px))) {
+                for (c, y) in (0..3).flat_map(|c| (0..patch).map(move |y| (c, y))) {
+                    let from = ((f * 3 + c) * grid.height + py * patch + y) * grid.width + px * patch;
+                    out[at..at + patch].copy_from_slice(&pixels[from..from + patch]);
+                    at += patch;
+                }
+            }
+        }
+    }
+
+    fn unfold_rows(&mut self, x: &Vec<f32>, rows: usize, cols: usize, stride: usize, out: &mut Vec<f32>) {
+        for r in 0..rows.div_ceil(stride) {
+            for tap in 0..3 {
+                let to = &mut out[(r * 3 + tap) * cols..][..cols];
+                match (r * stride + tap).checked_sub(1).filter(|from| *from < rows) {
+                    Some(from) => to.copy_from_slice(&x[from * cols..][..cols]),
+                    None => to.fill(0.0),
+                }
+            }
+        }
+    }
+
+    fn unfold_time(&mut self, x: &Vec<f32>, grid: Grid, out: &mut Vec<f32>) {
+        let Grid { frames, height, width, channels } = grid;
+        let mut at = 0;
+        for t in 0..frames {
+            for (py, px) in (0..height / 2).flat_map(|py| (0..width / 2).map(move |px| (py, px))) {
+                for (past, y, x_) in
+                    [1, 0].into_iter().flat_map(|p| [(p, 0, 0), (p, 0, 1), (p, 1, 0), (p, 1, 1)])
+                {
+                    let to = &mut out[at..at + channels];
+                    match t.checked_sub(past) {
+                        Some(t) => {
+                            let from = (t * height + py * 2 + y) * width + px * 2 + x_;
+                            to.copy_from_slice(&x[from * channels..][..channels]);
+                        }
+                        None => to.fill(0.0),
+                    }
+                    at += channels;
+                }
+            }
+        }
+    }
+
+    fn depthwise(&mut self, x: &Vec<f32>, grid: Grid, w: &Vec<f32>, out: &mut Vec<f32>) {
+        let Grid { frames, height, width, channels } = grid;
+        for f in 0..frames {
+            for (y, x_) in (0..height).flat_map(|y| (0..width).map(move |x_| (y, x_))) {
+                for c in 0..channels {
+                    let mut sum = 0f64;
+                    for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
+                        let (sy, sx) = (y + dy, x_ + dx);
+                        if (1..=height).contains(&sy) && (1..=width).contains(&sx) {
+                            let pixel = (f * height + sy - 1) * width + sx - 1;
+                            sum += f64::from(x[pixel * channels + c])
+                                * f64::from(w[(dy * 3 + dx) * channels + c]);
+                        }
+                    }
+                    out[((f * height + y) * width + x_) * channels + c] = sum as f32;
+                }
+            }
+        }
+    }
+
+    fn squeeze(&mut self, x: &Vec<f32>, grid: Grid, out: &mut Vec<f32>) {
+        let pixels = grid.height * grid.width;
+        self.pool_rows(x, grid.rows(), grid.channels, pixels, out);
+    }
+
+    fn excite(&mut self, x: &mut Vec<f32>, grid: Grid, s: &Vec<f32>) {
+        let (pixels, channels) = (grid.height * grid.width, grid.channels);
+        for r in 0..grid.rows() {
+            for c in 0..channels {
+                let gate = 1.0 / (1.0 + (-f64::from(s[r / pixels * channels + c])).exp());
+                let v = &mut x[r * channels + c];
+                *v = (f64::from(*v) * gate) as f32;
+            }
+        }
+    }
+
+    fn halve(&mut self, x: &Vec<f32>, grid: Grid, out: &mut Vec<f32>) {
+        let Grid { frames, height, width, channels } = grid;
+        assert!(height % 2 == 0 && width % 2 == 0, "a picture of {height} x {width} cannot be halved");
+        for f in 0..frames {
+            for (y, x_) in (0..height / 2).flat_map(|y| (0..width / 2).map(move |x_| (y, x_))) {
+                for c in 0..channels {
+                    let at = |dy, dx| {
+                        f64::from(x[((f * height + y * 2 + dy) * width + x_ * 2 + dx) * channels + c])
+                    };
+                    let mean = (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1)) / 4.0;
+                    out[((f * height / 2 + y) * (width / 2) + x_) * channels + c] = mean as f32;
+                }
+            }
+        }
+    }
+
+    fn pool_rows(&mut self, x: &Vec<f32>, rows: usize, cols: usize, group: usize, out: &mut Vec<f32>) {
+        for g in 0..rows / group {
+            for c in 0..cols {
+                let sum: f64 = (0..group).map(|r| f64::from(x[(g * group + r) * cols + c])).sum();
+                out[g * cols + c] = (sum / group as f64) as f32;
+            }
+        }
+    }
+
+    fn add(&mut self, a: &Vec<f32>, b: &Vec<f32>, len: usize, act: Act, out: &mut Vec<f32>) {
+        for i in 0..len {
+            out[i] = activate(act, f64::from(a[i]) + f64::from(b[i % b.len()])) as f32;
+        }
+    }
+
+    fn mix(&mut self, parts: [&Vec<f32>; 3], weights: [f32; 3], len: usize, out: &mut Vec<f32>) {
+        for i in 0..len {
+            let sum: f64 = (0..3).map(|p| f64::from(weights[p]) * f64::from(parts[p][i])).sum();
+            out[i] = sum as f32;
+        }
+    }
+}
