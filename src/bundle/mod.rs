@@ -3,12 +3,25 @@
 //! Whatever can be decided offline was decided when packing (`import`): weight layout, prompt token ids, the branch
 //! gate's weights, label token ids, generation settings. Container and block formats are standard GGUF version 3
 //! (F32, F16, Q8_0, Q4_0), read by the `gguf` Python package; the architecture `r1-omni`, its keys and its tensor names
-//! are ours and stand in `shape.rs`.
+//! are ours and stand in `shape.rs` and `head.rs`.
 //!
-//! Invariant: a `Bundle` that opened is complete: every tensor of its shape is there with the right dimensions, every offset
-//! lies in the file, every token id lies in the vocabulary.
+//! Invariant: a `Bundle` that opened is complete: every tensor of its shape is there with the right dimensions and finite values,
+//! every offset lies in the file, every token id lies in the vocabulary.
 
-use anyhow::Result;
+pub mod block;
+pub mod gguf;
+pub mod head;
+pub mod prompt;
+pub mod shape;
+pub mod synthetic;
+pub mod vocabulary;
+pub mod write;
+
+use anyhow::{Context, Result, bail, ensure};
+use head::Head;
+use memmap2::Mmap;
+use std::{collections::HashMap, fs::File, path::Path};
+pub use vocabulary::Vocabulary;
 
 /// How the values of a tensor are stored. Sizes in bytes per block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,6 +134,14 @@ pub struct Generation {
     pub max_new_tokens: usize,
 }
 
+/// Tokens that frame an answer: `<think>`, `</think>\n` and `</answer>`; `<answer>` stands in the label sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    pub think_open: Vec<u32>,
+    pub think_close: Vec<u32>,
+    pub answer_close: Vec<u32>,
+}
+
 impl Kind {
     /// Values per block, bytes per block.
     pub fn block(self) -> (usize, usize) {
@@ -136,13 +157,187 @@ impl Kind {
         let (values, bytes) = self.block();
         cols / values * bytes
     }
+    /// As on the command line: `f32`, `f16`, `q8_0`, `q4_0`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::F32 => "f32",
+            Kind::F16 => "f16",
+            Kind::Q8_0 => "q8_0",
+            Kind::Q4_0 => "q4_0",
+        }
+    }
+    pub fn from_name(name: &str) -> Result<Kind> {
+        let kinds = [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0];
+        let found = kinds.into_iter().find(|k| k.name() == name);
+        found.with_context(|| format!("`{name}` is no kind of weights; choose f32, f16, q8_0 or q4_0"))
+    }
+}
+
+impl Tensor<'_> {
+    /// The values, row by row.
+    pub fn values(&self) -> Vec<f32> {
+        let mut out = Vec::new();
+        block::decode(self.kind, self.data, &mut out);
+        out
+    }
 }
 
 /// A file that was checked and mapped. Clones of the tensors' bytes are never kept.
-pub struct Bundle {}
+pub struct Bundle {
+    data: Data,
+    head: Head,
+    entries: Vec<gguf::Entry>,
+    by_name: HashMap<String, usize>,
+}
+
+enum Data {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Data {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Mapped(map) => map,
+            Data::Owned(bytes) => bytes,
+        }
+    }
+}
 
 impl Bundle {
-    pub fn open(_path: &std::path::Path) -> Result<Bundle> {
-        anyhow::bail!("reading bundles is not built yet")
+    /// Maps the file and checks all of it: header, sizes, names, token ids, values.
+    pub fn open(path: &Path) -> Result<Bundle> {
+        let file = File::open(path)?;
+        ensure!(file.metadata()?.is_file(), "this is not a file");
+        // SAFETY: the mapping is private and read-only. A file that another process cuts or rewrites while it is mapped breaks
+        // the promise; bundles are written under another name and renamed, so that ours never change in place.
+        let map = unsafe { Mmap::map(&file) }.context("mapping the file into memory")?;
+        Self::check(Data::Mapped(map))
+    }
+
+    /// The same from memory.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Bundle> {
+        Self::check(Data::Owned(bytes))
+    }
+
+    fn check(data: Data) -> Result<Bundle> {
+        let container = gguf::parse(data.bytes())?;
+        let head = Head::read(&container.keys)?;
+        let by_name: HashMap<_, _> =
+            container.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let own_head = by_name.contains_key("decoder.head.weight");
+        let specs = shape::tensors(&head.shape, own_head);
+        for spec in &specs {
+            let Some(&index) = by_name.get(&spec.name) else {
+                bail!("tensor `{}` is missing; pack the checkpoint again", spec.name);
+            };
+            let found = &container.tensors[index];
+            ensure!(
+                (found.rows, found.cols) == (spec.rows, spec.cols),
+                "tensor `{}` is {} x {}, but must be {} x {}; pack the checkpoint again",
+                spec.name,
+                found.rows,
+                found.cols,
+                spec.rows,
+                spec.cols
+            );
+            ensure!(
+                spec.role == shape::Role::Matrix || found.kind == Kind::F32,
+                "tensor `{}` is stored as {}, but must be f32; pack the checkpoint again",
+                spec.name,
+                found.kind.name()
+            );
+        }
+        if specs.len() < container.tensors.len() {
+            let known: std::collections::HashSet<_> = specs.iter().map(|s| s.name.as_str()).collect();
+            let extra = container.tensors.iter().find(|t| !known.contains(t.name.as_str()));
+            bail!("tensor `{}` is not part of the model", extra.map_or("?", |t| &t.name));
+        }
+        for entry in &container.tensors {
+            let bytes = &data.bytes()[entry.offset..entry.offset + entry.bytes()];
+            if let Some(at) = block::first_unfit(entry.kind, bytes) {
+                bail!(
+                    "tensor `{}` holds NaN or infinity in row {}, column {}: the file is damaged, or the checkpoint was",
+                    entry.name,
+                    at / entry.cols,
+                    at % entry.cols
+                );
+            }
+        }
+        Ok(Bundle { data, head, entries: container.tensors, by_name })
+    }
+
+    /// Everything but the tensors.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.head.shape
+    }
+
+    pub fn generation(&self) -> &Generation {
+        &self.head.generation
+    }
+
+    pub fn marks(&self) -> &Marks {
+        &self.head.marks
+    }
+
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.head.vocabulary
+    }
+
+    pub fn prompts(&self) -> &[Prompt] {
+        &self.head.prompts
+    }
+
+    pub fn label_sets(&self) -> &[LabelSet] {
+        &self.head.label_sets
+    }
+
+    /// The prompt of that name, or an error that lists the names there are.
+    pub fn prompt(&self, name: &str) -> Result<&Prompt> {
+        let names = || self.head.prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.head.prompts.iter().find(|p| p.name == name);
+        found.with_context(|| format!("the bundle has no prompt `{name}`, only: {}", names()))
+    }
+
+    /// The label set of that name, or an error that lists the names there are.
+    pub fn label_set(&self, name: &str) -> Result<&LabelSet> {
+        let names = || self.head.label_sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.head.label_sets.iter().find(|s| s.name == name);
+        found.with_context(|| format!("the bundle has no label set `{name}`, only: {}", names()))
+    }
+
+    /// Whether an optional tensor is there: `decoder.head.weight`.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// A tensor of the table in `shape`.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        let index = self.by_name.get(name).with_context(|| format!("the bundle has no tensor `{name}`"))?;
+        Ok(self.view(&self.entries[*index]))
+    }
+
+    /// The values of a tensor, whatever its kind.
+    pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.tensor(name)?.values())
+    }
+
+    /// Every tensor in file order.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.entries.iter().map(|entry| self.view(entry))
+    }
+
+    /// Length of the file.
+    pub fn file_bytes(&self) -> usize {
+        self.data.bytes().len()
+    }
+
+    fn view<'a>(&'a self, entry: &'a gguf::Entry) -> Tensor<'a> {
+        let data = &self.data.bytes()[entry.offset..entry.offset + entry.bytes()];
+        Tensor { name: &entry.name, kind: entry.kind, rows: entry.rows, cols: entry.cols, data }
     }
 }

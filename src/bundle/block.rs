@@ -1,0 +1,200 @@
+//! Block formats: f32 values to F32, F16, Q8_0 and Q4_0 bytes and back, bit for bit as the `gguf` Python package does it.
+//!
+//! Shapes: a row is a whole number of blocks; `encode` and `decode` take any number of whole rows.
+//! Units: little-endian bytes.
+//! Limits: scales are f16, so a block whose scale would overflow is refused, and so is any value that is not finite.
+
+use super::Kind;
+use half::f16;
+
+/// Why a run of values cannot be stored. `at` is the index of the value, or of the first value of its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// NaN or infinite.
+    NotFinite { at: usize },
+    /// Finite, but beyond what f16 holds.
+    TooLarge { at: usize },
+}
+
+impl Unfit {
+    /// Index of the value in the run.
+    pub fn at(self) -> usize {
+        match self {
+            Unfit::NotFinite { at } | Unfit::TooLarge { at } => at,
+        }
+    }
+}
+
+/// Values of one Q8_0 or Q4_0 block.
+pub const BLOCK: usize = 32;
+
+/// Appends the stored form of `values` to `out`. Panics where `values` does not fill its last block.
+pub fn encode(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
+    let (per_block, bytes) = kind.block();
+    assert_eq!(values.len() % per_block, 0, "{} values do not fill blocks of {per_block}", values.len());
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        return Err(Unfit::NotFinite { at });
+    }
+    out.reserve(values.len() / per_block * bytes);
+    match kind {
+        Kind::F32 => values.iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        Kind::F16 => {
+            for (at, &value) in values.iter().enumerate() {
+                let stored = f16::from_f32(value);
+                if stored.is_infinite() {
+                    return Err(Unfit::TooLarge { at });
+                }
+                out.extend_from_slice(&stored.to_le_bytes());
+            }
+        }
+        Kind::Q8_0 => {
+            for (index, block) in values.chunks_exact(BLOCK).enumerate() {
+                encode_q8_0(block, out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
+            }
+        }
+        Kind::Q4_0 => {
+            for (index, block) in values.chunks_exact(BLOCK).enumerate() {
+                encode_q4_0(block, out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Appends the values that `data` stores. Panics where `data` does not hold whole blocks.
+pub fn decode(kind: Kind, data: &[u8], out: &mut Vec<f32>) {
+    let (per_block, bytes) = kind.block();
+    assert_eq!(data.len() % bytes, 0, "{} bytes are not whole blocks of {bytes}", data.len());
+    out.reserve(data.len() / bytes * per_block);
+    match kind {
+        Kind::F32 => out.extend(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Kind::F16 => out.extend(data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+        Kind::Q8_0 => {
+            for block in data.chunks_exact(34) {
+                let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+                out.extend(block[2..].iter().map(|&q| f32::from(q as i8) * scale));
+            }
+        }
+        Kind::Q4_0 => {
+            for block in data.chunks_exact(18) {
+                let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+                out.extend(block[2..].iter().map(|&q| scale * f32::from((q & 15) as i8 - 8)));
+                out.extend(block[2..].iter().map(|&q| scale * f32::from((q >> 4) as i8 - 8)));
+            }
+        }
+    }
+}
+
+/// Index of the first value (or of the first value of the first block) that is not finite.
+pub fn first_unfit(kind: Kind, data: &[u8]) -> Option<usize> {
+    let half_unfit = |b: &[u8]| b[1] & 0x7c == 0x7c;
+    match kind {
+        Kind::F32 => data.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
+        Kind::F16 => data.chunks_exact(2).position(half_unfit),
+        Kind::Q8_0 => data.chunks_exact(34).position(half_unfit).map(|i| i * BLOCK),
+        Kind::Q4_0 => data.chunks_exact(18).position(half_unfit).map(|i| i * BLOCK),
+    }
+}
+
+fn inverse(scale: f32) -> f32 {
+    let inverse = 1.0 / scale;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+fn push_scale(scale: f32, out: &mut Vec<u8>) -> Option<()> {
+    let stored = f16::from_f32(scale);
+    out.extend_from_slice(&stored.to_le_bytes());
+    stored.is_finite().then_some(())
+}
+
+fn encode_q8_0(block: &[f32], out: &mut Vec<u8>) -> Option<()> {
+    let largest = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let scale = largest / 127.0;
+    let inverse = inverse(scale);
+    push_scale(scale, out)?;
+    out.extend(block.iter().map(|&v| (v * inverse).round() as i8 as u8));
+    Some(())
+}
+
+fn encode_q4_0(block: &[f32], out: &mut Vec<u8>) -> Option<()> {
+    let mut largest = 0.0f32;
+    for &value in block {
+        if value.abs() > largest.abs() {
+            largest = value;
+        }
+    }
+    let scale = largest / -8.0;
+    let inverse = inverse(scale);
+    push_scale(scale, out)?;
+    let quant = |v: f32| ((v * inverse + 8.5) as u8).min(15);
+    out.extend((0..BLOCK / 2).map(|i| quant(block[i]) | quant(block[i + BLOCK / 2]) << 4));
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp() -> Vec<f32> {
+        (0..32).map(|i| (i as f32 - 12.0) * 0.25).collect()
+    }
+
+    #[test]
+    fn q8_0_literal() {
+        let mut bytes = Vec::new();
+        encode(Kind::Q8_0, &ramp(), &mut bytes).unwrap();
+        // Largest 4.75: scale 4.75 / 127 = 0.0374 = 0x28ca in f16; -3.0 * 127 / 4.75 = -80.2, 4.75 is 127.
+        assert_eq!(bytes.len(), 34);
+        assert_eq!(bytes[..3], [0xca, 0x28, -80i8 as u8]);
+        assert_eq!(bytes[33], 127);
+    }
+
+    #[test]
+    fn q4_0_literal() {
+        let mut bytes = Vec::new();
+        encode(Kind::Q4_0, &ramp(), &mut bytes).unwrap();
+        // Largest in size 4.75: scale -0.59375 = 0xb8c0; -3.0 is 5.05 + 8.5 = 13; 1.0 is -1.68 + 8.5 = 6.
+        assert_eq!(bytes[..3], [0xc0, 0xb8, 13 | 6 << 4]);
+        let mut back = Vec::new();
+        decode(Kind::Q4_0, &bytes, &mut back);
+        assert_eq!(back[0], -0.59375 * 5.0);
+        assert_eq!(back[16], -0.59375 * -2.0);
+    }
+
+    #[test]
+    fn zeros_stay_zeros() {
+        for kind in [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0] {
+            let (mut bytes, mut back) = (Vec::new(), Vec::new());
+            encode(kind, &[0.0; 64], &mut bytes).unwrap();
+            assert_eq!(bytes.len(), kind.row_bytes(64));
+            decode(kind, &bytes, &mut back);
+            assert_eq!(back, [0.0; 64], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_found() {
+        for kind in [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0] {
+            let mut values = ramp();
+            values[7] = f32::NAN;
+            assert_eq!(encode(kind, &values, &mut Vec::new()), Err(Unfit::NotFinite { at: 7 }));
+            values[7] = 1e30;
+            let fits = encode(kind, &values, &mut Vec::new());
+            assert_eq!(fits.is_ok(), kind == Kind::F32, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn unfit_bytes_are_found() {
+        for kind in [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0] {
+            let mut bytes = Vec::new();
+            encode(kind, &[1.0; 64], &mut bytes).unwrap();
+            assert_eq!(first_unfit(kind, &bytes), None);
+            let (per_block, size) = kind.block();
+            let last = 64 / per_block - 1;
+            let nan: &[u8] = if kind == Kind::F32 { &[0, 0, 0xc0, 0xff] } else { &[0, 0x7e] };
+            bytes[last * size..last * size + nan.len()].copy_from_slice(nan);
+            assert_eq!(first_unfit(kind, &bytes), Some(last * per_block), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Everything of a bundle but its tensors: sizes, prompts, label sets, generation settings, vocabulary, origin; to keys and back.
+//!
+//! Keys, besides those of `shape`:
+//!
+//! | key | is |
+//! |---|---|
+//! | `general.architecture`, `.name`, `.description`, `.license` | texts; the architecture is `r1-omni` |
+//! | `general.alignment` | 32 |
+//! | `r1-omni.trained` (bool) | false: random weights, for tests and demonstrations only |
+//! | `r1-omni.quant` | kind of the matrices |
+//! | `r1-omni.sources` | `sha256  folder/file` of every file that was packed |
+//! | `r1-omni.generation.eos` (i32 array), `.repetition_penalty` (f32), `.max_new_tokens` | |
+//! | `r1-omni.marks.think_open`, `.think_close`, `.answer_close` (i32 arrays) | tokens of `<think>`, `</think>\n`, and `</answer>` |
+//! | `r1-omni.prompts` | names |
+//! | `r1-omni.prompt.<name>.instruction` | |
+//! | `r1-omni.prompt.<name>.gate` (3 x f32) | weights of the video, body and face branches |
+//! | `r1-omni.prompt.<name>.{video_audio,video,audio}` (i32 array) | token ids; -201 is the video's place, -202 the audio's |
+//! | `r1-omni.label_sets` | names |
+//! | `r1-omni.labels.<name>.labels` | |
+//! | `r1-omni.labels.<name>.prefix` (i32 array) | see `LabelSet` |
+//! | `r1-omni.labels.<name>.tokens`, `.lengths` (i32 arrays) | remainders one after the other; how long each is |
+//! | `r1-omni.labels.<name>.temperature` (f32) | |
+//! | `tokenizer.ggml.model`, `.pre` | `gpt2`, `qwen2` |
+//! | `tokenizer.ggml.tokens` | byte-level texts |
+//! | `tokenizer.ggml.token_type` (i32 array) | 1 text, 3 special, 4 literal text, 5 unused |
+//!
+//! Invariant: what `read` returns was checked: token ids lie in the vocabulary, weights are finite, names are unique.
+
+use super::gguf::Value;
+use super::shape::{self, ARCHITECTURE};
+use super::vocabulary::Vocabulary;
+use super::{Generation, Kind, LabelSet, Marks, Piece, Prompt, Shape};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::{BTreeMap, HashSet};
+
+pub const VIDEO: i32 = -201;
+pub const AUDIO: i32 = -202;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    pub name: String,
+    pub description: String,
+    pub license: String,
+    /// False for random weights.
+    pub trained: bool,
+    /// Kind of the matrices.
+    pub quant: Kind,
+    /// `sha256  folder/file`, one per packed file.
+    pub sources: Vec<String>,
+    pub shape: Shape,
+    pub generation: Generation,
+    pub marks: Marks,
+    pub prompts: Vec<Prompt>,
+    pub label_sets: Vec<LabelSet>,
+    pub vocabulary: Vocabulary,
+}
+
+/// Names of prompts and label sets: they are part of a key and of a command line.
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = !name.is_empty()
+        && name.len() <= 32
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    ensure!(fits, "the name `{name}` must be 1 to 32 of a-z, 0-9, - and _");
+    Ok(())
+}
+
+impl Head {
+    pub fn keys(&self) -> Vec<(String, Value)> {
+        let mut out = vec![
+            ("general.architecture".to_owned(), Value::Text(ARCHITECTURE.to_owned())),
+            ("general.name".to_owned(), Value::Text(self.name.clone())),
+            ("general.description".to_owned(), Value::Text(self.description.clone())),
+            ("general.license".to_owned(), Value::Text(self.license.clone())),
+            ("general.alignment".to_owned(), Value::U32(super::gguf::ALIGNMENT as u32)),
+        ];
+        out.extend(shape::keys(&self.shape));
+        let mut put = |name: &str, value: Value| out.push((format!("{ARCHITECTURE}.{name}"), value));
+        put("trained", Value::Bool(self.trained));
+        put("quant", Value::Text(self.quant.name().to_owned()));
+        put("sources", Value::Texts(self.sources.clone()));
+        put("generation.eos", ids(&self.generation.eos));
+        put("generation.repetition_penalty", Value::F32(self.generation.repetition_penalty));
+        put("generation.max_new_tokens", Value::U32(self.generation.max_new_tokens as u32));
+        put("marks.think_open", ids(&self.marks.think_open));
+        put("marks.think_close", ids(&self.marks.think_close));
+        put("marks.answer_close", ids(&self.marks.answer_close));
+        put("prompts", Value::Texts(self.prompts.iter().map(|p| p.name.clone()).collect()));
+        for prompt in &self.prompts {
+            let mut put = |tail: &str, value| put(&format!("prompt.{}.{tail}", prompt.name), value);
+            put("instruction", Value::Text(prompt.instruction.clone()));
+            put("gate", Value::F32s(prompt.gate.to_vec()));
+            put("video_audio", Value::I32s(flatten(&prompt.video_audio)));
+            put("video", Value::I32s(flatten(&prompt.video)));
+            put("audio", Value::I32s(flatten(&prompt.audio)));
+        }
+        put("label_sets", Value::Texts(self.label_sets.iter().map(|s| s.name.clone()).collect()));
+        for set in &self.label_sets {
+            let mut put = |tail: &str, value| put(&format!("labels.{}.{tail}", set.name), value);
+            put("labels", Value::Texts(set.labels.clone()));
+            put("prefix", ids(&set.prefix));
+            put("tokens", ids(&set.tokens.concat()));
+            put("lengths", Value::I32s(set.tokens.iter().map(|t| t.len() as i32).collect()));
+            put("temperature", Value::F32(set.temperature));
+        }
+        out.push(("tokenizer.ggml.model".to_owned(), Value::Text("gpt2".to_owned())));
+        out.push(("tokenizer.ggml.pre".to_owned(), Value::Text("qwen2".to_owned())));
+        let (tokens, types) = self.vocabulary.to_texts();
+        out.push(("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)));
+        out.push(("tokenizer.ggml.token_type".to_owned(), Value::I32s(types)));
+        out
+    }
+
+    pub fn read(keys: &BTreeMap<String, Value>) -> Result<Head> {
+        let keys = Keys(keys);
+        let architecture = keys.text("general.architecture")?;
+        ensure!(
+            architecture == ARCHITECTURE,
+            "the architecture is `{architecture}`, but must be `{ARCHITECTURE}`: this is a model for another program; \
+             make a bundle with `mien pack`"
+        );
+        let shape = shape::read(keys.0)?;
+        let own = |name: &str| format!("{ARCHITECTURE}.{name}");
+        let vocabulary = Vocabulary::from_texts(
+            keys.texts("tokenizer.ggml.tokens")?,
+            keys.i32s("tokenizer.ggml.token_type")?,
+        )
+        .context("in the vocabulary")?;
+        ensure!(
+            vocabulary.len() == shape.vocab,
+            "the vocabulary has {} tokens, but the embedding {} rows",
+            vocabulary.len(),
+            shape.vocab
+        );
+        let tokens = |key: &str| keys.tokens(key, shape.vocab);
+        let quant = keys.text(&own("quant"))?;
+        let quant = Kind::from_name(quant).with_context(|| format!("key `{}` is `{quant}`", own("quant")))?;
+        let head = Head {
+            name: keys.text("general.name")?.to_owned(),
+            description: keys.text("general.description")?.to_owned(),
+            license: keys.text("general.license")?.to_owned(),
+            trained: match keys.get(&own("trained"))? {
+                Value::Bool(trained) => *trained,
+                other => bail!("key `{}` is {other:?}, but must be a bool", own("trained")),
+            },
+            quant,
+            sources: keys.texts(&own("sources"))?.to_vec(),
+            generation: Generation {
+                eos: tokens(&own("generation.eos"))?,
+                repetition_penalty: keys.positive(&own("generation.repetition_penalty"))?,
+                max_new_tokens: match keys.get(&own("generation.max_new_tokens"))? {
+                    Value::U32(n) if *n >= 1 && *n as usize <= shape.context => *n as usize,
+                    other => {
+                        bail!("key `{}` is {other:?}, beyond the context", own("generation.max_new_tokens"))
+                    }
+                },
+            },
+            marks: Marks {
+                think_open: tokens(&own("marks.think_open"))?,
+                think_close: tokens(&own("marks.think_close"))?,
+                answer_close: tokens(&own("marks.answer_close"))?,
+            },
+            prompts: keys.each(&own("prompts"), |name| keys.prompt(name, &shape))?,
+            label_sets: keys.each(&own("label_sets"), |name| keys.label_set(name, &shape))?,
+            vocabulary,
+            shape: shape.clone(),
+        };
+        ensure!(!head.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
+        ensure!(!head.label_sets.is_empty(), "there is no label set; pack the checkpoint again");
+        ensure!(
+            !head.generation.eos.is_empty(),
+            "there is no token that ends a text; pack the checkpoint again"
+        );
+        Ok(head)
+    }
+}
+
+fn ids(tokens: &[u32]) -> Value {
+    Value::I32s(tokens.iter().map(|&t| t as i32).collect())
+}
+
+fn flatten(pieces: &[Piece]) -> Vec<i32> {
+    let mut out = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(tokens) => out.extend(tokens.iter().map(|&t| t as i32)),
+            Piece::Video => out.push(VIDEO),
+            Piece::Audio => out.push(AUDIO),
+        }
+    }
+    out
+}
+
+struct Keys<'a>(&'a BTreeMap<String, Value>);
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Result<&'a Value> {
+        self.0.get(key).with_context(|| format!("key `{key}` is missing; pack the checkpoint again"))
+    }
+
+    fn text(&self, key: &str) -> Result<&'a str> {
+        match self.get(key)? {
+            Value::Text(text) => Ok(text),
+            other => bail!("key `{key}` is {other:?}, but must be a text"),
+        }
+    }
+
+    fn texts(&self, key: &str) -> Result<&'a [String]> {
+        match self.get(key)? {
+            Value::Texts(texts) => Ok(texts),
+            _ => bail!("key `{key}` must be an array of texts"),
+        }
+    }
+
+    fn i32s(&self, key: &str) -> Result<&'a [i32]> {
+        match self.get(key)? {
+            Value::I32s(numbers) => Ok(numbers),
+            _ => bail!("key `{key}` must be an array of i32"),
+        }
+    }
+
+    fn positive(&self, key: &str) -> Result<f32> {
+        match self.get(key)? {
+            Value::F32(v) if v.is_finite() && *v > 0.0 => Ok(*v),
+            other => bail!("key `{key}` is {other:?}, but must be a positive f32"),
+        }
+    }
+
+    fn tokens(&self, key: &str, vocab: usize) -> Result<Vec<u32>> {
+        self.i32s(key)?.iter().map(|&id| token(key, id, vocab)).collect()
+    }
+
+    fn each<T>(&self, key: &str, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+        let mut seen = HashSet::new();
+        let mut out = Vec::new();
+        for name in self.texts(key)? {
+            check_name(name).with_context(|| format!("in key `{key}`"))?;
+            ensure!(seen.insert(name), "key `{key}` names `{name}` twice");
+            out.push(read(name)?);
+        }
+        Ok(out)
+    }
+
+    fn prompt(&self, name: &str, shape: &Shape) -> Result<Prompt> {
+        let key = |tail: &str| format!("{ARCHITECTURE}.prompt.{name}.{tail}");
+        let gate = match self.get(&key("gate"))? {
+            Value::F32s(g) if g.len() == 3 => [g[0], g[1], g[2]],
+            other => bail!("key `{}` is {other:?}, but must be three f32", key("gate")),
+        };
+        check_gate(gate).with_context(|| format!("in key `{}`", key("gate")))?;
+        let pieces = |tail: &str, video: usize, audio: usize| -> Result<Vec<Piece>> {
+            let key = key(tail);
+            let pieces = split(&key, self.i32s(&key)?, shape.vocab)?;
+            let count = |wanted: Piece| pieces.iter().filter(|p| **p == wanted).count();
+            ensure!(
+                (count(Piece::Video), count(Piece::Audio)) == (video, audio),
+                "key `{key}` must have {video} place for the video and {audio} for the audio"
+            );
+            let text = pieces.iter().map(|p| if let Piece::Text(t) = p { t.len() } else { 0 }).sum::<usize>();
+            let positions = text + video * shape.visual_tokens() + audio * shape.audio_tokens();
+            ensure!(
+                positions < shape.context,
+                "key `{key}`: {positions} positions do not fit into the context of {}; shorten the instruction",
+                shape.context
+            );
+            ensure!(matches!(pieces.last(), Some(Piece::Text(_))), "key `{key}` must end with text");
+            Ok(pieces)
+        };
+        Ok(Prompt {
+            name: name.to_owned(),
+            instruction: self.text(&key("instruction"))?.to_owned(),
+            gate,
+            video_audio: pieces("video_audio", 1, 1)?,
+            video: pieces("video", 1, 0)?,
+            audio: pieces("audio", 0, 1)?,
+        })
+    }
+
+    fn label_set(&self, name: &str, shape: &Shape) -> Result<LabelSet> {
+        let key = |tail: &str| format!("{ARCHITECTURE}.labels.{name}.{tail}");
+        let labels = self.texts(&key("labels"))?.to_vec();
+        let distinct: HashSet<_> = labels.iter().collect();
+        ensure!(
+            labels.len() >= 2 && distinct.len() == labels.len() && labels.iter().all(|l| !l.is_empty()),
+            "key `{}` must hold at least two different labels",
+            key("labels")
+        );
+        let flat = self.tokens(&key("tokens"), shape.vocab)?;
+        let lengths = self.i32s(&key("lengths"))?;
+        let fits = lengths.len() == labels.len()
+            && lengths.iter().all(|&n| n >= 1)
+            && lengths.iter().map(|&n| i64::from(n)).sum::<i64>() == flat.len() as i64;
+        ensure!(
+            fits,
+            "key `{}` does not cut the {} tokens into {} labels",
+            key("lengths"),
+            flat.len(),
+            labels.len()
+        );
+        let mut at = 0;
+        let mut tokens = Vec::with_capacity(labels.len());
+        for &length in lengths {
+            tokens.push(flat[at..at + length as usize].to_vec());
+            at += length as usize;
+        }
+        let distinct: HashSet<_> = tokens.iter().collect();
+        ensure!(distinct.len() == tokens.len(), "key `{}`: two labels have the same tokens", key("tokens"));
+        let prefix = self.tokens(&key("prefix"), shape.vocab)?;
+        Ok(LabelSet {
+            name: name.to_owned(),
+            labels,
+            prefix,
+            tokens,
+            temperature: self.positive(&key("temperature"))?,
+        })
+    }
+}
+
+fn token(key: &str, id: i32, vocab: usize) -> Result<u32> {
+    ensure!(
+        id >= 0 && (id as usize) < vocab,
+        "key `{key}` holds token {id}, outside of the vocabulary of {vocab}"
+    );
+    Ok(id as u32)
+}
+
+fn split(key: &str, flat: &[i32], vocab: usize) -> Result<Vec<Piece>> {
+    let mut out = Vec::new();
+    for &id in flat {
+        match id {
+            VIDEO => out.push(Piece::Video),
+            AUDIO => out.push(Piece::Audio),
+            _ => {
+                let id = token(key, id, vocab)?;
+                match out.last_mut() {
+                    Some(Piece::Text(run)) => run.push(id),
+                    _ => out.push(Piece::Text(vec![id])),
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Refuses weights that are not those of a softmax.
+pub fn check_gate(gate: [f32; 3]) -> Result<()> {
+    ensure!(
+        gate.iter().all(|g| g.is_finite() && *g >= 0.0) && (gate.iter().sum::<f32>() - 1.0).abs() < 1e-3,
+        "the gate weights {gate:?} must be three numbers from 0 to 1 with the sum 1"
+    );
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Writes a bundle: header first, then tensor after tensor in short runs of rows, under another name until it is whole.
+//!
+//! Invariant: the same head and values make the same bytes. Under the final name there is a whole bundle or what was there before.
+//! Limits: memory is one run of rows, whatever the size of the tensors.
+
+use super::gguf::{self, Entry};
+use super::head::Head;
+use super::shape::{self, Spec};
+use super::{block, block::Unfit};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Values converted at once.
+const RUN_VALUES: usize = 1 << 20;
+
+/// Where the values of a bundle come from.
+pub trait Values {
+    /// Appends `rows` rows from `first` of the tensor to `out`, which is empty.
+    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+}
+
+/// What is written, and how far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    pub tensor: &'a str,
+    pub done_bytes: u64,
+    pub file_bytes: u64,
+}
+
+/// Writes the bundle to `path` and returns its length in bytes.
+pub fn write_file(
+    path: &Path,
+    head: &Head,
+    own_head: bool,
+    values: &mut dyn Values,
+    tell: &mut dyn FnMut(Progress<'_>),
+) -> Result<u64> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    ensure!(folder.is_dir(), "the folder {} does not exist; make it first", folder.display());
+    ensure!(!path.is_dir(), "{} is a folder; name a file", path.display());
+    let context = || format!("writing {} (nothing was left under this name)", path.display());
+    let mut name = path.file_name().context("the bundle needs a file name")?.to_owned();
+    name.push(".part-");
+    let unfinished = tempfile::Builder::new().prefix(&name).tempfile_in(folder).with_context(context)?;
+    let plan = Plan::new(head, own_head);
+    let free = free_bytes(folder);
+    ensure!(
+        free.is_none_or(|free| free >= plan.file_bytes),
+        "{} needs {} bytes, but its disk has {} left; free some or choose another place",
+        path.display(),
+        plan.file_bytes,
+        free.unwrap_or(0)
+    );
+    plan.write(unfinished.as_file(), values, tell).with_context(context)?;
+    unfinished.as_file().sync_all().with_context(context)?;
+    open_to_all(unfinished.as_file()).with_context(context)?;
+    unfinished.persist(path).map_err(|e| e.error).with_context(context)?;
+    Ok(plan.file_bytes)
+}
+
+/// The same into memory.
+pub fn write_bytes(head: &Head, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
+    let plan = Plan::new(head, own_head);
+    let mut out = Vec::with_capacity(plan.file_bytes as usize);
+    plan.write(&mut out, values, &mut |_| ())?;
+    Ok(out)
+}
+
+struct Plan {
+    header: Vec<u8>,
+    tensors: Vec<(Spec, Entry)>,
+    file_bytes: u64,
+}
+
+impl Plan {
+    fn new(head: &Head, own_head: bool) -> Plan {
+        let specs = shape::tensors(&head.shape, own_head);
+        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(head.quant)).collect();
+        let (header, file_bytes) = gguf::header(&head.keys(), &mut entries);
+        Plan { header, tensors: specs.into_iter().zip(entries).collect(), file_bytes }
+    }
+
+    fn write(
+        &self,
+        out: impl Write,
+        values: &mut dyn Values,
+        tell: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, out);
+        out.write_all(&self.header)?;
+        let mut done = self.header.len() as u64;
+        let (mut run, mut bytes) = (Vec::new(), Vec::new());
+        for (spec, entry) in &self.tensors {
+            let rows_at_once = (RUN_VALUES / spec.cols).clamp(1, spec.rows);
+            let mut first = 0;
+            while first < spec.rows {
+                let rows = rows_at_once.min(spec.rows - first);
+                run.clear();
+                values
+                    .rows(spec, first, rows, &mut run)
+                    .with_context(|| format!("in tensor `{}`", spec.name))?;
+                assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
+                bytes.clear();
+                if let Err(unfit) = block::encode(entry.kind, &run, &mut bytes) {
+                    let (row, col) = (first + unfit.at() / spec.cols, unfit.at() % spec.cols);
+                    match unfit {
+                        Unfit::NotFinite { .. } => bail!(
+                            "tensor `{}` holds {} in row {row}, column {col}: the checkpoint is damaged; get it again",
+                            spec.name,
+                            run[unfit.at()]
+                        ),
+                        Unfit::TooLarge { .. } => bail!(
+                            "tensor `{}` is too large for {} near row {row}, column {col}; pack with --quant f32",
+                            spec.name,
+                            entry.kind.name()
+                        ),
+                    }
+                }
+                out.write_all(&bytes)?;
+                done += bytes.len() as u64;
+                first += rows;
+                tell(Progress { tensor: &spec.name, done_bytes: done, file_bytes: self.file_bytes });
+            }
+            let padding = done.next_multiple_of(gguf::ALIGNMENT) - done;
+            out.write_all(&[0; gguf::ALIGNMENT as usize][..padding as usize])?;
+            done += padding;
+        }
+        assert_eq!(done, self.file_bytes, "bytes written");
+        out.flush()?;
+        Ok(())
+    }
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+/// Temporary files are private to their owner; a bundle is readable like any other file.
+fn open_to_all(file: &File) -> Result<()> {
+    Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o644))?)
+}
