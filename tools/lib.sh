@@ -1,0 +1,58 @@
+# What the scripts in tools/ share. Source it: . "$(dirname "$0")/lib.sh"
+# shellcheck shell=bash
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=$root/.cache
+export PATH="$HOME/.cargo/bin:$PATH"
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "this needs root: run it as root, or install sudo, then run it again. It wanted to run: $*"
+    fi
+}
+
+# apt_need PACKAGE...: installs the Debian or Ubuntu packages that are missing, and names them.
+apt_need() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    command -v apt-get >/dev/null || die "apt-get is missing: this script knows Debian and Ubuntu. Install by hand: ${missing[*]}"
+    say "installing packages: ${missing[*]}"
+    as_root apt-get update -q >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+}
+
+rust_at_least() { # MAJOR.MINOR
+    command -v cargo >/dev/null && command -v rustc >/dev/null &&
+        [ "$(printf '%s\n' "$1" "$(rustc --version | cut -d' ' -f2)" | sort -V | head -n1)" = "$1" ]
+}
+
+# rust_need: a Rust toolchain of at least Cargo.toml's rust-version, from rustup or, on Debian 12, from its security suite.
+rust_need() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    rust_at_least "$wanted" && return
+    apt_need ca-certificates curl
+    if curl -fsS -o /dev/null --max-time 20 https://sh.rustup.rs; then
+        say "installing the Rust toolchain with rustup (in $HOME/.cargo)"
+        curl -fsS https://sh.rustup.rs | sh -s -- -y -q --profile minimal -c clippy -c rustfmt >&2
+    else
+        say "rustup cannot be reached: trying the distribution's newest Rust"
+        apt_need rustc-web cargo-web rustfmt-web rust-web-clippy
+    fi
+    hash -r
+    rust_at_least "$wanted" || die "Rust $wanted or newer is needed; install it from https://rustup.rs and run this again"
+}
+
+# What building mien needs, beside Rust: a C toolchain, ALSA's and V4L2's headers, libclang for the V4L2 bindings.
+build_need() {
+    apt_need build-essential pkg-config libasound2-dev libclang-dev
+    rust_need
+}
