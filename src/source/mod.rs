@@ -1,10 +1,36 @@
 //! Readings from the world: cameras, microphones, recorded clips, external producers. One file per kind.
 //!
+//! A source is a value that one thread owns: it calls `read` again and again with a short wait, and stops calling to shut
+//! down. Loss and recovery are the source's own affair: it says so once in the log when an edge is lost and once when it
+//! heals, and sends `Lost` with the time so far while it is away, so that windows go on.
+//!
 //! Shapes: a frame is `(height, width, 3)` u8 RGB; a chunk is `(samples,)` i16 at 16 kHz, one channel.
 //! Units: `captured_ns` is the kernel's capture time on the monotonic clock (a clip's own time line for recordings).
+//! Limits: buffers go round through a `Pool` of a fixed size; in steady state nothing is allocated.
+
+use anyhow::Result;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+pub mod avi;
+pub mod clip;
+pub mod ffmpeg;
+pub mod folder;
+pub mod pixels;
+pub mod recording;
+pub mod resample;
+pub mod wav;
+
+/// Samples in a second of any `Chunk`.
+pub const SAMPLE_RATE: u32 = 16_000;
+
+/// The largest picture taken from anywhere, in pixels.
+pub const PIXELS_MAX: u64 = 1 << 26;
 
 /// One camera image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     pub captured_ns: u64,
     pub height: u32,
@@ -14,7 +40,7 @@ pub struct Frame {
 }
 
 /// One period of sound, 16 kHz mono. `captured_ns` is the time of the first sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
     pub captured_ns: u64,
     pub samples: Vec<i16>,
@@ -40,4 +66,103 @@ pub enum Reading {
     End {
         modality: Modality,
     },
+}
+
+/// Which modalities a source can send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gives {
+    pub video: bool,
+    pub audio: bool,
+}
+
+/// What a source has seen since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames and chunks sent.
+    pub readings: u64,
+    /// Stretches that the device itself reported missing (sequence gaps, overruns).
+    pub gaps: u64,
+    /// Readings that arrived but could not be used (truncated JPEG, flagged by the driver).
+    pub broken: u64,
+    /// Times the device or the producer went away.
+    pub losses: u64,
+}
+
+/// One edge of the world, owned by one thread.
+pub trait Source: Send {
+    fn gives(&self) -> Gives;
+
+    /// Waits for the next reading, at most about `wait`. `None`: nothing yet, or the recording is over. An error is final.
+    fn read(&mut self, wait: Duration) -> Result<Option<Reading>>;
+
+    fn counts(&self) -> Counts;
+}
+
+/// Buffers that go round: a source takes one, whoever is done with a reading gives it back.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Arc<Mutex<Spare>>);
+
+#[derive(Debug, Default)]
+struct Spare {
+    rgb: Vec<Vec<u8>>,
+    samples: Vec<Vec<i16>>,
+}
+
+impl Pool {
+    /// Keeps at most so many spare buffers of each kind.
+    pub fn new(frames: usize, chunks: usize) -> Self {
+        let spare = Spare { rgb: Vec::with_capacity(frames), samples: Vec::with_capacity(chunks) };
+        Self(Arc::new(Mutex::new(spare)))
+    }
+
+    /// A buffer of `bytes` with unspecified content.
+    pub fn rgb(&self, bytes: usize) -> Vec<u8> {
+        let mut rgb = self.spare().rgb.pop().unwrap_or_default();
+        rgb.resize(bytes, 0);
+        rgb
+    }
+
+    /// An empty buffer.
+    pub fn samples(&self) -> Vec<i16> {
+        let mut samples = self.spare().samples.pop().unwrap_or_default();
+        samples.clear();
+        samples
+    }
+
+    /// Takes the buffer of a reading back; drops it where there are spares enough.
+    pub fn give(&self, reading: Reading) {
+        match reading {
+            Reading::Frame(frame) => self.give_rgb(frame.rgb),
+            Reading::Chunk(chunk) => self.give_samples(chunk.samples),
+            Reading::Lost { .. } | Reading::End { .. } => {}
+        }
+    }
+
+    pub fn give_rgb(&self, rgb: Vec<u8>) {
+        let mut spare = self.spare();
+        if spare.rgb.len() < spare.rgb.capacity() {
+            spare.rgb.push(rgb);
+        }
+    }
+
+    pub fn give_samples(&self, samples: Vec<i16>) {
+        let mut spare = self.spare();
+        if spare.samples.len() < spare.samples.capacity() {
+            spare.samples.push(samples);
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sample in [-1, 1] as i16, saturated; NaN becomes 0.
+pub fn sample_i16(sample: f32) -> i16 {
+    (sample * 32_768.0).round_ties_even() as i16
+}
+
+/// An i16 sample in [-1, 1).
+pub fn sample_f32(sample: i16) -> f32 {
+    f32::from(sample) / 32_768.0
 }

@@ -1,0 +1,364 @@
+//! Camera pixels to RGB: packed and planar YUV by the integer form of BT.601, and JPEG.
+//!
+//! Shapes: out is `(height, width, 3)` u8 RGB without padding; in, rows are `stride` bytes apart.
+//! Formula, limited range, for luma `y` and chroma `u`, `v` as stored, `>>` arithmetic, results clamped to 0..=255:
+//!
+//! ```text
+//! c = 298 (y - 16)    d = u - 128    e = v - 128
+//! r = (c + 409 e + 128) >> 8
+//! g = (c - 100 d - 208 e + 128) >> 8
+//! b = (c + 516 d + 128) >> 8
+//! ```
+//!
+//! Chroma is not interpolated: a sample colours all pixels that share it.
+
+use super::{PIXELS_MAX, Pool};
+use std::fmt;
+use zune_jpeg::{
+    JpegDecoder,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+};
+
+/// Why a picture could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// Fewer bytes than the picture's size needs.
+    Short,
+    /// A JPEG without its end.
+    Truncated,
+    /// Not a JPEG, or one that cannot be decoded.
+    Jpeg,
+    /// More pixels than `PIXELS_MAX`, or none.
+    Size,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Short => "too few bytes for the picture",
+            Self::Truncated => "a JPEG without its end",
+            Self::Jpeg => "not a JPEG that can be decoded",
+            Self::Size => "a picture without pixels or with too many",
+        })
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// One pixel.
+pub fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
+    let (c, d, e) = (298 * (i32::from(y) - 16), i32::from(u) - 128, i32::from(v) - 128);
+    let clamp = |value: i32| (value >> 8).clamp(0, 255) as u8;
+    [clamp(c + 409 * e + 128), clamp(c - 100 * d - 208 * e + 128), clamp(c + 516 * d + 128)]
+}
+
+/// `(height, width / 2, 4)` bytes `y0 u y1 v`. An odd last column has its own pair.
+pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [u8]) -> Result<(), Broken> {
+    let row = width.div_ceil(2) * 4;
+    let rows = rows(data, stride, row, height)?;
+    for (line, out) in rows.zip(out.chunks_exact_mut(width * 3)) {
+        for (pair, out) in line[..row].chunks_exact(4).zip(out.chunks_mut(6)) {
+            let pixels = [rgb(pair[0], pair[1], pair[3]), rgb(pair[2], pair[1], pair[3])];
+            out.copy_from_slice(&pixels.as_flattened()[..out.len()]);
+        }
+    }
+    Ok(())
+}
+
+/// A luma plane, then at `chroma` a plane of `u v` pairs for each 2 x 2 pixels; both with the same stride.
+pub fn nv12(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [u8]) -> Result<(), Broken> {
+    let luma = stride.checked_mul(height).ok_or(Broken::Size)?;
+    let chroma = data.get(luma..).ok_or(Broken::Short)?;
+    let lumas = rows(data, stride, width, height)?;
+    rows(chroma, stride, width.div_ceil(2) * 2, height.div_ceil(2)).map(drop)?;
+    for (line, (luma, out)) in lumas.zip(out.chunks_exact_mut(width * 3)).enumerate() {
+        let pairs = &chroma[line / 2 * stride..];
+        for (column, (&y, out)) in luma.iter().zip(out.chunks_exact_mut(3)).enumerate() {
+            let pair = column / 2 * 2;
+            out.copy_from_slice(&rgb(y, pairs[pair], pairs[pair + 1]));
+        }
+    }
+    Ok(())
+}
+
+/// RGB with padded rows.
+pub fn rgb24(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [u8]) -> Result<(), Broken> {
+    for (line, out) in rows(data, stride, width * 3, height)?.zip(out.chunks_exact_mut(width * 3)) {
+        out.copy_from_slice(&line[..width * 3]);
+    }
+    Ok(())
+}
+
+/// Rows of at least `row` bytes, `stride` apart; the last one may lack its padding.
+fn rows(
+    data: &[u8],
+    stride: usize,
+    row: usize,
+    height: usize,
+) -> Result<impl Iterator<Item = &[u8]>, Broken> {
+    if height == 0 || row == 0 || stride < row {
+        return Err(Broken::Size);
+    }
+    let whole =
+        stride.checked_mul(height - 1).and_then(|bytes| bytes.checked_add(row)).ok_or(Broken::Size)?;
+    if data.len() < whole {
+        return Err(Broken::Short);
+    }
+    Ok(data.chunks(stride).take(height))
+}
+
+/// Decodes JPEG pictures as cameras and MJPEG files hold them, also those that leave out the standard Huffman tables.
+#[derive(Debug, Default)]
+pub struct Jpeg {
+    whole: Vec<u8>,
+}
+
+/// A decoded picture.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Picture {
+    pub height: u32,
+    pub width: u32,
+    pub rgb: Vec<u8>,
+}
+
+impl Jpeg {
+    pub fn decode(&mut self, data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
+        if !data.starts_with(&[0xff, 0xd8]) {
+            return Err(Broken::Jpeg);
+        }
+        let end = data.windows(2).rposition(|pair| pair == [0xff, 0xd9]).ok_or(Broken::Truncated)?;
+        let data = &data[..end + 2];
+        let data = match scan_without_tables(data) {
+            None => data,
+            Some(scan) => {
+                self.whole.clear();
+                self.whole.extend_from_slice(&data[..scan]);
+                push_standard_tables(&mut self.whole);
+                self.whole.extend_from_slice(&data[scan..]);
+                &self.whole
+            }
+        };
+        let side = 1 << 16;
+        let options = DecoderOptions::default()
+            .set_max_width(side)
+            .set_max_height(side)
+            .set_strict_mode(false)
+            .jpeg_set_out_colorspace(ColorSpace::RGB);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
+        decoder.decode_headers().map_err(|_| Broken::Jpeg)?;
+        let info = decoder.info().ok_or(Broken::Jpeg)?;
+        let pixels = u64::from(info.width) * u64::from(info.height);
+        if pixels == 0 || pixels > PIXELS_MAX {
+            return Err(Broken::Size);
+        }
+        let bytes = pixels as usize * 3;
+        if decoder.output_buffer_size() != Some(bytes) {
+            return Err(Broken::Jpeg);
+        }
+        let mut rgb = pool.rgb(bytes);
+        if decoder.decode_into(&mut rgb).is_err() {
+            pool.give_rgb(rgb);
+            return Err(Broken::Jpeg);
+        }
+        Ok(Picture { height: info.height.into(), width: info.width.into(), rgb })
+    }
+}
+
+/// Where the first scan starts, if no Huffman table comes before it.
+fn scan_without_tables(data: &[u8]) -> Option<usize> {
+    let mut at = 2;
+    loop {
+        let segment = data.get(at..at + 4)?;
+        match segment[..2] {
+            [0xff, 0xff] => at += 1,
+            [0xff, 0xda] => return Some(at),
+            [0xff, 0xc4] => return None,
+            [0xff, _] => at += 2 + usize::from(u16::from_be_bytes([segment[2], segment[3]])),
+            _ => return None,
+        }
+    }
+}
+
+fn push_standard_tables(jpeg: &mut Vec<u8>) {
+    let tables: [(u8, &[u8]); 4] =
+        [(0x00, &DC_LUMA), (0x01, &DC_CHROMA), (0x10, &AC_LUMA), (0x11, &AC_CHROMA)];
+    let length = 2 + tables.iter().map(|(_, table)| 1 + table.len()).sum::<usize>();
+    jpeg.extend_from_slice(&[0xff, 0xc4, (length >> 8) as u8, length as u8]);
+    for (class, table) in tables {
+        jpeg.push(class);
+        jpeg.extend_from_slice(table);
+    }
+}
+
+// The typical tables of the JPEG standard, annex K.3: 16 counts of codes per length, then the values.
+const DC_LUMA: [u8; 28] = [
+    0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
+];
+const DC_CHROMA: [u8; 28] = [
+    0x00, 0x03, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
+];
+const AC_LUMA: [u8; 178] = [
+    0x00, 0x02, 0x01, 0x03, 0x03, 0x02, 0x04, 0x03, 0x05, 0x05, 0x04, 0x04, 0x00, 0x00, 0x01, 0x7d, 0x01,
+    0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61, 0x07, 0x22, 0x71,
+    0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0, 0x24, 0x33, 0x62,
+    0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x34, 0x35,
+    0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55, 0x56,
+    0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77,
+    0x78, 0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97,
+    0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6,
+    0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5,
+    0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1, 0xf2,
+    0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
+];
+const AC_CHROMA: [u8; 178] = [
+    0x00, 0x02, 0x01, 0x02, 0x04, 0x04, 0x03, 0x04, 0x07, 0x05, 0x04, 0x04, 0x00, 0x01, 0x02, 0x77, 0x00,
+    0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71, 0x13, 0x22,
+    0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0, 0x15, 0x62, 0x72,
+    0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26, 0x27, 0x28, 0x29, 0x2a,
+    0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55,
+    0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76,
+    0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95,
+    0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4,
+    0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3,
+    0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2,
+    0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::codecs::jpeg::JpegEncoder;
+
+    #[test]
+    fn bt601_at_its_corners() {
+        assert_eq!(rgb(16, 128, 128), [0, 0, 0]);
+        assert_eq!(rgb(235, 128, 128), [255, 255, 255]);
+        assert_eq!(rgb(126, 128, 128), [128, 128, 128]);
+        assert_eq!(rgb(81, 90, 240), [255, 0, 0]);
+        assert_eq!(rgb(145, 54, 34), [0, 255, 1]);
+        assert_eq!(rgb(41, 240, 110), [0, 0, 255]);
+        assert_eq!(rgb(0, 0, 0), [0, 135, 0]);
+        assert_eq!(rgb(255, 255, 255), [255, 125, 255]);
+    }
+
+    #[test]
+    fn bt601_is_near_the_real_one() {
+        for (y, u, v) in
+            (16..=235).step_by(7).flat_map(|y| (16..=240).step_by(16).map(move |c| (y, c, 256 - c)))
+        {
+            let (fy, fu, fv) = (1.164_383 * f64::from(y - 16), f64::from(u - 128), f64::from(v - 128));
+            let real = [fy + 1.596_027 * fv, fy - 0.391_762 * fu - 0.812_968 * fv, fy + 2.017_232 * fu];
+            for (real, ours) in real.iter().zip(rgb(y as u8, u as u8, v as u8)) {
+                assert!(
+                    (real.clamp(0.0, 255.0) - f64::from(ours)).abs() <= 1.5,
+                    "{y} {u} {v}: {real} {ours}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn yuyv_rows_with_padding_and_an_odd_width() {
+        let data = [16, 128, 235, 128, 126, 90, 0, 240, 9, 9, 81, 90, 81, 240, 16, 128, 7, 128];
+        let mut out = [7; 18];
+        yuyv(&data, 10, 3, 2, &mut out).unwrap();
+        let mut want = Vec::new();
+        for (y, u, v) in
+            [(16, 128, 128), (235, 128, 128), (126, 90, 240), (81, 90, 240), (81, 90, 240), (16, 128, 128)]
+        {
+            want.extend_from_slice(&rgb(y, u, v));
+        }
+        assert_eq!(out[..], want);
+        assert_eq!(yuyv(&data[..17], 10, 3, 2, &mut out), Err(Broken::Short));
+        assert_eq!(yuyv(&data, 7, 3, 2, &mut out), Err(Broken::Size));
+    }
+
+    #[test]
+    fn nv12_shares_chroma_between_four_pixels() {
+        let data = [10, 20, 30, 0, 40, 50, 60, 0, 70, 80, 90, 0, 100, 110, 120, 130, 140, 150, 160, 170];
+        let mut out = [0; 27];
+        nv12(&data, 4, 3, 3, &mut out).unwrap();
+        let mut want = Vec::new();
+        for (y, u, v) in [
+            (10, 100, 110),
+            (20, 100, 110),
+            (30, 120, 130),
+            (40, 100, 110),
+            (50, 100, 110),
+            (60, 120, 130),
+            (70, 140, 150),
+            (80, 140, 150),
+            (90, 160, 170),
+        ] {
+            want.extend_from_slice(&rgb(y, u, v));
+        }
+        assert_eq!(out[..], want);
+        assert_eq!(nv12(&data[..19], 4, 3, 3, &mut out), Err(Broken::Short));
+        assert_eq!(nv12(&data[..3], 4, 3, 3, &mut out), Err(Broken::Short));
+    }
+
+    #[test]
+    fn rgb24_drops_the_padding() {
+        let mut out = [0; 12];
+        rgb24(&[1, 2, 3, 4, 5, 6, 0, 0, 7, 8, 9, 10, 11, 12], 8, 2, 2, &mut out).unwrap();
+        assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(rgb24(&[0; 13], 8, 2, 2, &mut out), Err(Broken::Short));
+        assert_eq!(rgb24(&[], usize::MAX, 2, 2, &mut out), Err(Broken::Size));
+    }
+
+    fn picture() -> Vec<u8> {
+        let rgb: Vec<u8> = (0..48 * 32 * 3).map(|k| (k * 31 / 7 % 251) as u8).collect();
+        let mut jpeg = Vec::new();
+        JpegEncoder::new_with_quality(&mut jpeg, 90)
+            .encode(&rgb, 48, 32, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        jpeg
+    }
+
+    fn without_tables(jpeg: &[u8]) -> Vec<u8> {
+        let (mut out, mut at) = (jpeg[..2].to_vec(), 2);
+        loop {
+            let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+            match jpeg[at + 1] {
+                0xda => break,
+                0xc4 => {}
+                _ => out.extend_from_slice(&jpeg[at..end]),
+            }
+            at = end;
+        }
+        out.extend_from_slice(&jpeg[at..]);
+        out
+    }
+
+    #[test]
+    fn a_jpeg_without_huffman_tables_is_the_same_picture() {
+        let (jpeg, pool) = (picture(), Pool::default());
+        let bare = without_tables(&jpeg);
+        assert_eq!(jpeg.len() - bare.len(), 420 + 3 * 4 - 12, "the encoder wrote the standard tables");
+        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
+        assert_eq!((whole.width, whole.height), (48, 32));
+        assert_eq!(Jpeg::default().decode(&bare, &pool).unwrap(), whole);
+    }
+
+    #[test]
+    fn truncated_jpegs_are_told_and_padding_is_not_minded() {
+        let (mut jpeg, pool) = (picture(), Pool::default());
+        assert_eq!(Jpeg::default().decode(&jpeg[..jpeg.len() / 2], &pool), Err(Broken::Truncated));
+        assert_eq!(Jpeg::default().decode(&[], &pool), Err(Broken::Jpeg));
+        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
+        jpeg.extend_from_slice(&[0; 37]);
+        assert_eq!(Jpeg::default().decode(&jpeg, &pool).unwrap(), whole);
+    }
+
+    #[test]
+    fn flipped_bits_never_panic() {
+        let (jpeg, pool) = (picture(), Pool::new(1, 1));
+        for at in 0..jpeg.len().min(700) {
+            let mut hurt = jpeg.clone();
+            hurt[at] ^= 1 << (at % 8);
+            let _ = Jpeg::default().decode(&hurt, &pool);
+        }
+    }
+}

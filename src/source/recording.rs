@@ -1,0 +1,149 @@
+//! A whole clip as one window: the frames that the published model would look at, and the first 30 s of sound.
+//!
+//! Sampling: of `n` frames, frame `i` of `k` is number `round_half_even((n - 1) / k * (i + 0.5) + 1e-6)`; short clips repeat.
+//! Limits: the clip is read once to count and once to choose; `k` frames and 30 s of sound are kept, whatever its length.
+
+use super::{
+    Frame, Pool, SAMPLE_RATE,
+    clip::{Kind, Pictures, Rate, Step},
+    ffmpeg,
+};
+use anyhow::{Result, bail};
+use std::{path::Path, time::Duration};
+
+/// The audio tower's reach.
+pub const SECONDS_MAX: u32 = 30;
+
+/// Long enough for any file; recordings are not interrupted.
+const WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recording {
+    /// Pictures in the whole clip.
+    pub frames_total: u64,
+    /// The number in the clip of each frame that the model sees, rising; short clips repeat.
+    pub indices: Vec<u64>,
+    /// The different ones among them, with their number as id.
+    pictures: Vec<(u64, Frame)>,
+    /// 16 kHz mono, `None` without a sound track.
+    pub samples: Option<Vec<f32>>,
+    /// There was more sound than `SECONDS_MAX`.
+    pub sound_cut: bool,
+}
+
+impl Recording {
+    /// Reads a clip of any kind; `frames` is what the model looks at.
+    pub fn open(path: &Path, frames: usize) -> Result<Self> {
+        let kind = Kind::of(path)?;
+        let (mut frames_total, mut indices, mut pictures) = (0, Vec::new(), Vec::new());
+        if kind.gives().video {
+            frames_total = count(&kind, path)?;
+            if frames_total == 0 {
+                bail!("the clip {} has a picture track without a single picture", path.display());
+            }
+            indices = sample(frames_total, frames);
+            pictures = pick(&kind, path, &indices)?;
+            if pictures.is_empty() {
+                bail!("none of the {frames_total} pictures of the clip {} could be read", path.display());
+            }
+        }
+        let (samples, sound_cut) = match listen(&kind, path)? {
+            Some((samples, cut)) => (Some(samples), cut),
+            None => (None, false),
+        };
+        Ok(Self { frames_total, indices, pictures, samples, sound_cut })
+    }
+
+    /// The model's frames in order, each with an id that is the same for the same picture; `None` without pictures.
+    pub fn frames(&self) -> Option<Vec<(u64, &Frame)>> {
+        if self.pictures.is_empty() {
+            return None;
+        }
+        let nearest = |index: u64| {
+            let after = self.pictures.partition_point(|(id, _)| *id <= index);
+            let (id, frame) = &self.pictures[after.saturating_sub(1)];
+            (*id, frame)
+        };
+        Some(self.indices.iter().map(|&index| nearest(index)).collect())
+    }
+}
+
+/// The numbers of the `frames` frames to look at among `total`.
+pub fn sample(total: u64, frames: usize) -> Vec<u64> {
+    let step = total.saturating_sub(1) as f64 / frames as f64;
+    (0..frames).map(|i| (step * (i as f64 + 0.5) + 1e-6).round_ties_even() as u64).collect()
+}
+
+fn count(kind: &Kind, path: &Path) -> Result<u64> {
+    match kind {
+        Kind::Ffmpeg(_) => ffmpeg::PROGRAMS.count(path),
+        Kind::Folder { images, .. } => Ok(images.len() as u64),
+        Kind::Avi(_) => {
+            let Some(mut pictures) = kind.pictures(path, Rate::new(1, 1))? else { return Ok(0) };
+            let mut total = 0;
+            while pictures.skip()? {
+                total += 1;
+            }
+            Ok(total)
+        }
+    }
+}
+
+/// The pictures of the given numbers, each once. One that cannot be read is left out: the one before stands for it.
+fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<Vec<(u64, Frame)>> {
+    let mut indices = indices.to_vec();
+    indices.dedup();
+    let pool = Pool::default();
+    let mut picked = Vec::with_capacity(indices.len());
+    if let Kind::Ffmpeg(_) = kind {
+        let mut pictures = ffmpeg::PROGRAMS.pick(path, &indices)?;
+        for index in indices {
+            match next(&mut pictures, &pool)? {
+                Some(frame) => picked.push((index, frame)),
+                None => break,
+            }
+        }
+        return Ok(picked);
+    }
+    let Some(mut pictures) = kind.pictures(path, Rate::new(1, 1))? else { return Ok(picked) };
+    for index in indices {
+        while pictures.position() < index && pictures.skip()? {}
+        if pictures.position() > index {
+            continue;
+        }
+        if let Some(frame) = next(pictures.as_mut(), &pool)? {
+            picked.push((index, frame));
+        }
+    }
+    Ok(picked)
+}
+
+fn next(pictures: &mut dyn Pictures, pool: &Pool) -> Result<Option<Frame>> {
+    loop {
+        match pictures.next(pool, WAIT)? {
+            Step::Next(frame) => return Ok(Some(frame)),
+            Step::Wait => {}
+            Step::End => return Ok(None),
+        }
+    }
+}
+
+fn listen(kind: &Kind, path: &Path) -> Result<Option<(Vec<f32>, bool)>> {
+    let Some(mut sound) = kind.sound(path, Some(SECONDS_MAX + 1))? else { return Ok(None) };
+    let wanted = (SECONDS_MAX * SAMPLE_RATE) as usize;
+    let mut samples = Vec::new();
+    while samples.len() <= wanted {
+        match sound.next(&mut samples, WAIT)? {
+            Step::Next(()) | Step::Wait => {}
+            Step::End => break,
+        }
+    }
+    let cut = samples.len() > wanted;
+    samples.truncate(wanted);
+    for sample in &mut samples {
+        if !sample.is_finite() {
+            *sample = 0.0;
+        }
+    }
+    Ok(Some((samples, cut)))
+}
