@@ -56,3 +56,11 @@ build_need() {
     apt_need build-essential pkg-config libasound2-dev libclang-dev
     rust_need
 }
+
+# rust_target_need TRIPLE: the Rust library of another target.
+rust_target_need() {
+    [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0
+    command -v rustup >/dev/null || die "the Rust toolchain has no library for $1, and there is no rustup to add it"
+    say "adding the Rust library for $1"
+    rustup --quiet target add "$1" >&2
+}
