@@ -1,4 +1,491 @@
 //! Readings to windows: the stretch of time that one inference sees, from rings that are sized at start.
 //!
+//! Shapes: a window has exactly `frames` pictures or none, and `window_ms * 16` samples in [-1, 1) or none.
 //! Units: `_ns` on the capture clock; nothing here asks what time it is.
-//! Limits: `window_ms` of sound and the frames on the window's grid; a window is at most 30 s, the audio tower's reach.
+//! Grid: time is cut into cells of `window_ms / frames`, counted from the first reading. Of each cell the picture nearest to its
+//! middle is kept, so windows that overlap share pictures and their ids. A cell without a picture shows its nearest neighbour's.
+//! Due: a window goes out when every modality that is expected has passed its end, or one of them has passed it by `lateness_ms`;
+//! at the end of recordings, while there are readings that no window has shown.
+//! Invariant: windows come in order, `hop_ms` apart; a stretch without readings of more than `JUMP_MS` starts the grid anew.
+//! Limits: sound of `window_ms + lateness_ms` and one picture per cell; a window is at most 30 s, the audio tower's reach.
+
+use crate::source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32};
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+/// The most pictures that a window can have.
+pub const FRAMES_MAX: usize = 32;
+
+/// A stamp further ahead than this is a new beginning, not a gap.
+pub const JUMP_MS: u64 = 60_000;
+
+/// Sound whose stamp is off by at most this follows on: stamps jitter, samples do not.
+pub const JITTER_MS: u64 = 20;
+
+/// Stamps from here on are no clock's.
+const STAMP_NS_MAX: u64 = 1 << 62;
+
+const SAMPLES_PER_MS: u64 = SAMPLE_RATE as u64 / 1_000;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// Samples written between two looks at whether a window is due.
+const PIECE: usize = 1_600;
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// How much time one inference sees.
+    pub window_ms: u32,
+    /// The step from one window to the next, a multiple of a window's cell.
+    pub hop_ms: u32,
+    /// How long one modality waits for the other, in time of the data.
+    pub lateness_ms: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { window_ms: 4_000, hop_ms: 1_000, lateness_ms: 500 }
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot be for a model that looks at `frames` pictures.
+    pub fn check(&self, frames: usize) -> Result<()> {
+        let Self { window_ms, hop_ms, lateness_ms } = *self;
+        ensure!(
+            (1..=FRAMES_MAX).contains(&frames),
+            "a window of {frames} pictures: 1 to {FRAMES_MAX} can be had"
+        );
+        ensure!((100..=30_000).contains(&window_ms), "window_ms = {window_ms}: 100 to 30000 can be used");
+        ensure!((1..=60_000).contains(&hop_ms), "hop_ms = {hop_ms}: 1 to 60000 can be used");
+        ensure!(lateness_ms <= 10_000, "lateness_ms = {lateness_ms}: 0 to 10000 can be used");
+        ensure!(
+            u64::from(hop_ms) * frames as u64 % u64::from(window_ms) == 0,
+            "hop_ms = {hop_ms} is no multiple of window_ms / {frames} = {} ms: overlapping windows would share no pictures",
+            f64::from(window_ms) / frames as f64
+        );
+        Ok(())
+    }
+}
+
+/// What a window shows, and what it lacks.
+#[derive(Clone, Debug)]
+pub struct Window<'a> {
+    /// Counts all windows from the start, 0, 1, ...
+    pub index: u64,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    pub video: Video,
+    pub audio: Audio,
+    pictures: heapless::Vec<(u64, &'a Frame), FRAMES_MAX>,
+    samples: &'a [f32],
+}
+
+/// What is to be said of a window's pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Video {
+    /// Frames that arrived with a stamp in the window.
+    pub seen: u32,
+    /// Different pictures among those shown.
+    pub distinct: u32,
+    /// Times the source said that frames are missing.
+    pub gaps: u32,
+}
+
+/// What is to be said of a window's sound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audio {
+    /// Samples that never came and stand as 0.
+    pub missing: u32,
+    /// Stretches of such samples.
+    pub gaps: u32,
+}
+
+impl Window<'_> {
+    /// The pictures in order, each with an id that stays the same as long as the picture does; `None` without any.
+    pub fn frames(&self) -> Option<&[(u64, &Frame)]> {
+        (!self.pictures.is_empty()).then_some(&self.pictures[..])
+    }
+
+    /// 16 kHz mono; `None` where not a single sample came.
+    pub fn samples(&self) -> Option<&[f32]> {
+        (self.audio.missing as usize != self.samples.len()).then_some(self.samples)
+    }
+}
+
+/// What was left out since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub windows: u64,
+    /// Frames older than any window to come.
+    pub frames_late: u64,
+    /// Samples that came again or too late.
+    pub samples_late: u64,
+    /// Times the grid started anew.
+    pub jumps: u64,
+    /// Readings with a stamp that is no time.
+    pub stamps_bad: u64,
+}
+
+/// One cell of the grid.
+#[derive(Debug, Default)]
+struct Cell {
+    number: u64,
+    seen: u32,
+    gaps: u32,
+    picture: Option<(u64, Frame)>,
+}
+
+/// Takes readings, gives windows.
+#[derive(Debug)]
+pub struct Windows {
+    settings: Settings,
+    frames: usize,
+    pool: Pool,
+    origin_ns: Option<u64>,
+    /// Windows since the origin that are out.
+    out: u64,
+    /// How far each modality has come, from the origin; `None` where it is not expected any more.
+    video_ns: Option<u64>,
+    audio_ns: Option<u64>,
+    /// The end of the last reading, from the origin.
+    data_ns: u64,
+    cells: Box<[Cell]>,
+    next_id: u64,
+    /// A missing sample is NaN. Sample `k` stands at `k % sound.len()`.
+    sound: Box<[f32]>,
+    sound_end: u64,
+    /// Sound is running: the next chunk follows on if its stamp is near.
+    sound_runs: bool,
+    shown: Box<[f32]>,
+    counts: Counts,
+}
+
+impl Windows {
+    /// `frames` pictures per window; a modality that is not given is never waited for. Old buffers go back to the pool.
+    pub fn new(settings: Settings, frames: usize, gives: Gives, pool: Pool) -> Result<Self> {
+        settings.check(frames)?;
+        let samples = |ms: u32| (u64::from(ms) * SAMPLES_PER_MS) as usize;
+        let Settings { window_ms, lateness_ms, .. } = settings;
+        let late_cells = (lateness_ms as usize * frames).div_ceil(window_ms as usize);
+        Ok(Self {
+            settings,
+            frames,
+            pool,
+            origin_ns: None,
+            out: 0,
+            video_ns: gives.video.then_some(0),
+            audio_ns: gives.audio.then_some(0),
+            data_ns: 0,
+            cells: (0..frames + late_cells + 2).map(|_| Cell::default()).collect(),
+            next_id: 0,
+            sound: vec![f32::NAN; samples(window_ms + lateness_ms) + 2 * PIECE].into(),
+            sound_end: 0,
+            sound_runs: false,
+            shown: vec![0.0; samples(window_ms)].into(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Pictures held at most.
+    pub fn frames_held_max(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Bytes of the sound rings.
+    pub fn sound_bytes(&self) -> usize {
+        (self.sound.len() + self.shown.len()) * size_of::<f32>()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Takes a reading and calls `see` for every window that is due now. An error of `see` comes back at once; what was left of
+    /// the reading is dropped.
+    pub fn push(&mut self, reading: Reading, mut see: impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        match reading {
+            Reading::Frame(frame) => {
+                if let (Some(at_ns), Some(_)) = (self.place(frame.captured_ns, &mut see)?, self.video_ns) {
+                    self.video_ns = self.video_ns.max(Some(at_ns));
+                    self.due(&mut see)?;
+                    self.show(at_ns, frame);
+                } else {
+                    self.pool.give_rgb(frame.rgb);
+                }
+            }
+            Reading::Chunk(chunk) => {
+                if let (Some(_), Some(_)) = (self.place(chunk.captured_ns, &mut see)?, self.audio_ns) {
+                    self.hear(&chunk, &mut see)?;
+                }
+                self.pool.give_samples(chunk.samples);
+            }
+            Reading::Lost { modality, at_ns } => {
+                if let Some(at_ns) = self.place(at_ns, &mut see)? {
+                    self.lose(modality, at_ns, &mut see)?;
+                }
+            }
+            Reading::End { modality } => {
+                match modality {
+                    Modality::Video => self.video_ns = None,
+                    Modality::Audio => self.audio_ns = None,
+                }
+                match (self.video_ns, self.audio_ns) {
+                    (None, None) => self.flush(&mut see)?,
+                    _ => self.due(&mut see)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A stamp as time from the origin, 0 where it is older; starts the grid where there is none or where the stamp is far ahead.
+    fn place(&mut self, at_ns: u64, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<Option<u64>> {
+        if at_ns >= STAMP_NS_MAX {
+            self.counts.stamps_bad += 1;
+            return Ok(None);
+        }
+        let Some(origin_ns) = self.origin_ns else {
+            self.origin_ns = Some(at_ns);
+            return Ok(Some(0));
+        };
+        let newest_ns = self.video_ns.max(self.audio_ns).unwrap_or(0).max(self.data_ns);
+        if at_ns <= origin_ns + newest_ns + JUMP_MS * NS_PER_MS {
+            return Ok(Some(at_ns.saturating_sub(origin_ns)));
+        }
+        self.flush(see)?;
+        self.counts.jumps += 1;
+        self.origin_ns = Some(at_ns);
+        self.out = 0;
+        self.video_ns = self.video_ns.map(|_| 0);
+        self.audio_ns = self.audio_ns.map(|_| 0);
+        self.data_ns = 0;
+        self.sound_end = 0;
+        self.sound_runs = false;
+        for cell in &mut self.cells {
+            if let Some((_, frame)) = std::mem::take(cell).picture {
+                self.pool.give_rgb(frame.rgb);
+            }
+        }
+        Ok(Some(0))
+    }
+
+    fn show(&mut self, at_ns: u64, frame: Frame) {
+        let number = at_ns * self.frames as u64 / self.window_ns();
+        let from_middle = self.from_middle(number, at_ns);
+        if number < self.first_cell() || frame.captured_ns < self.origin_ns.unwrap_or(0) {
+            self.counts.frames_late += 1;
+            self.pool.give_rgb(frame.rgb);
+            return;
+        }
+        self.data_ns = self.data_ns.max(at_ns + 1);
+        let origin_ns = self.origin_ns.unwrap_or(0);
+        let held_ns = self.cell_mut(number).picture.as_ref().map(|(_, held)| held.captured_ns - origin_ns);
+        let held_from_middle = held_ns.map(|held_ns| self.from_middle(number, held_ns));
+        let id = self.next_id;
+        let cell = self.cell_mut(number);
+        cell.seen += 1;
+        let unused = match held_from_middle {
+            Some(held) if held <= from_middle => Some(frame.rgb),
+            _ => cell.picture.replace((id, frame)).map(|(_, old)| old.rgb),
+        };
+        self.next_id += 1;
+        if let Some(rgb) = unused {
+            self.pool.give_rgb(rgb);
+        }
+    }
+
+    /// Distance of a time from the middle of a cell, in units of `1 / (2 * frames)` ns.
+    fn from_middle(&self, number: u64, at_ns: u64) -> u64 {
+        (at_ns * 2 * self.frames as u64).abs_diff((2 * number + 1) * self.window_ns())
+    }
+
+    /// The cell, emptied where it held an older one.
+    fn cell_mut(&mut self, number: u64) -> &mut Cell {
+        let slot = (number % self.cells.len() as u64) as usize;
+        let cell = &mut self.cells[slot];
+        if cell.number != number {
+            let old = std::mem::replace(cell, Cell { number, ..Cell::default() });
+            if let Some((_, frame)) = old.picture {
+                self.pool.give_rgb(frame.rgb);
+            }
+        }
+        cell
+    }
+
+    fn hear(&mut self, chunk: &Chunk, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        let origin_ns = self.origin_ns.unwrap_or(0);
+        let jitter = if self.sound_runs { JITTER_MS * SAMPLES_PER_MS } else { 0 };
+        let mut samples = &chunk.samples[..];
+        let early = if chunk.captured_ns < origin_ns { sample_at(origin_ns - chunk.captured_ns) } else { 0 };
+        let start = sample_at(chunk.captured_ns.saturating_sub(origin_ns));
+        if start > self.sound_end + jitter {
+            self.miss(start, see)?;
+        }
+        let behind = early + self.sound_end - start.min(self.sound_end);
+        if behind > jitter {
+            let again = if behind + jitter >= samples.len() as u64 { samples.len() } else { behind as usize };
+            self.counts.samples_late += again as u64;
+            samples = &samples[again..];
+        }
+        self.sound_runs = true;
+        for piece in samples.chunks(PIECE) {
+            let ring = self.sound.len() as u64;
+            for (position, &sample) in (self.sound_end..).zip(piece) {
+                self.sound[(position % ring) as usize] = sample_f32(sample);
+            }
+            self.heard(piece.len() as u64);
+            self.data_ns = self.data_ns.max(sample_ns(self.sound_end));
+            self.due(see)?;
+        }
+        Ok(())
+    }
+
+    /// Sound up to `end` never came.
+    fn miss(&mut self, end: u64, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        let ring = self.sound.len() as u64;
+        while self.sound_end < end {
+            let piece = (end - self.sound_end).min(PIECE as u64);
+            for position in self.sound_end..self.sound_end + piece {
+                self.sound[(position % ring) as usize] = f32::NAN;
+            }
+            self.heard(piece);
+            self.due(see)?;
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, samples: u64) {
+        self.sound_end += samples;
+        self.audio_ns = self.audio_ns.map(|ns| ns.max(sample_ns(self.sound_end)));
+    }
+
+    fn lose(
+        &mut self,
+        modality: Modality,
+        at_ns: u64,
+        see: &mut impl FnMut(&Window<'_>) -> Result<()>,
+    ) -> Result<()> {
+        match modality {
+            Modality::Video if self.video_ns.is_some() => {
+                self.video_ns = self.video_ns.max(Some(at_ns));
+                self.due(see)?;
+                let number = at_ns * self.frames as u64 / self.window_ns();
+                if number >= self.first_cell() {
+                    self.cell_mut(number).gaps += 1;
+                }
+            }
+            Modality::Audio if self.audio_ns.is_some() => {
+                self.sound_runs = false;
+                self.miss(at_ns * SAMPLES_PER_MS / NS_PER_MS, see)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sends every window whose time has come.
+    fn due(&mut self, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        let lateness_ns = u64::from(self.settings.lateness_ms) * NS_PER_MS;
+        loop {
+            let end_ns = self.start_ns() + self.window_ns();
+            let expected = || [self.video_ns, self.audio_ns].into_iter().flatten();
+            let passed = expected().min().is_some_and(|slowest| slowest >= end_ns);
+            let waited = expected().max().is_some_and(|fastest| fastest >= end_ns + lateness_ns);
+            if !passed && !waited {
+                return Ok(());
+            }
+            self.send(see)?;
+        }
+    }
+
+    /// Sends the windows that still have something new to show.
+    fn flush(&mut self, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        let (window_ns, hop_ns) = (self.window_ns(), self.hop_ns());
+        loop {
+            let start_ns = self.start_ns();
+            let shown_ns = if self.out == 0 { 0 } else { start_ns - hop_ns + window_ns };
+            if self.origin_ns.is_none() || self.data_ns <= start_ns.max(shown_ns) {
+                return Ok(());
+            }
+            self.send(see)?;
+        }
+    }
+
+    fn send(&mut self, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        let (start_ns, first) = (self.start_ns(), self.first_cell());
+        let audio = self.listen(start_ns / NS_PER_MS * SAMPLES_PER_MS);
+        self.out += 1;
+        let index = self.counts.windows;
+        self.counts.windows += 1;
+        let (mut video, mut pictures) = (Video::default(), heapless::Vec::new());
+        let ring = self.cells.len() as u64;
+        let cell = |offset: usize| {
+            let number = first + offset as u64;
+            Some(&self.cells[(number % ring) as usize]).filter(|cell| cell.number == number)
+        };
+        let picture = |offset: usize| cell(offset).and_then(|cell| cell.picture.as_ref());
+        for offset in 0..self.frames {
+            if let Some(cell) = cell(offset) {
+                video.seen += cell.seen;
+                video.gaps += cell.gaps;
+                video.distinct += u32::from(cell.picture.is_some());
+            }
+            let nearest = (0..self.frames).find_map(|away| {
+                let before = offset.checked_sub(away).and_then(picture);
+                before.or_else(|| Some(offset + away).filter(|&after| after < self.frames).and_then(picture))
+            });
+            if let Some((id, frame)) = nearest {
+                pictures.push((*id, frame)).expect("`check` bounds the pictures of a window");
+            }
+        }
+        let start_ns = self.origin_ns.unwrap_or(0) + start_ns;
+        let end_ns = start_ns + self.window_ns();
+        see(&Window { index, start_ns, end_ns, video, audio, pictures, samples: &self.shown })
+    }
+
+    /// Copies the sound of a window that starts at sample `start` out of the ring.
+    fn listen(&mut self, start: u64) -> Audio {
+        let ring = self.sound.len() as u64;
+        let mut audio = Audio::default();
+        let mut gone = false;
+        for (position, shown) in (start..).zip(&mut self.shown) {
+            let sample =
+                if position < self.sound_end { self.sound[(position % ring) as usize] } else { f32::NAN };
+            let missing = sample.is_nan();
+            *shown = if missing { 0.0 } else { sample };
+            audio.missing += u32::from(missing);
+            audio.gaps += u32::from(missing && !gone);
+            gone = missing;
+        }
+        audio
+    }
+
+    /// Start of the next window, from the origin.
+    fn start_ns(&self) -> u64 {
+        self.out * self.hop_ns()
+    }
+
+    /// The first cell of the next window.
+    fn first_cell(&self) -> u64 {
+        let Settings { window_ms, hop_ms, .. } = self.settings;
+        self.out * (u64::from(hop_ms) * self.frames as u64 / u64::from(window_ms))
+    }
+
+    fn window_ns(&self) -> u64 {
+        u64::from(self.settings.window_ms) * NS_PER_MS
+    }
+
+    fn hop_ns(&self) -> u64 {
+        u64::from(self.settings.hop_ms) * NS_PER_MS
+    }
+}
+
+/// The sample nearest to a time.
+fn sample_at(ns: u64) -> u64 {
+    ns / NS_PER_MS * SAMPLES_PER_MS + (ns % NS_PER_MS * SAMPLES_PER_MS + NS_PER_MS / 2) / NS_PER_MS
+}
+
+fn sample_ns(samples: u64) -> u64 {
+    samples * NS_PER_MS / SAMPLES_PER_MS
+}
