@@ -71,7 +71,7 @@ impl Spec {
     pub fn kind(&self, quant: Kind) -> Kind {
         match self.role {
             Role::Vector | Role::Table => Kind::F32,
-            Role::Matrix if self.cols % quant.block().0 == 0 => quant,
+            Role::Matrix if self.cols.is_multiple_of(quant.block().0) => quant,
             Role::Matrix => Kind::F16,
         }
     }
@@ -306,12 +306,12 @@ pub fn check(shape: &Shape) -> Result<()> {
         );
     }
     ensure!(
-        shape.decoder.head_dim % 2 == 0,
+        shape.decoder.head_dim.is_multiple_of(2),
         "decoder: rotation needs an even head size, not {}",
         shape.decoder.head_dim
     );
     ensure!(
-        shape.image % shape.patch == 0 && shape.grid() % 2 == 0,
+        shape.image.is_multiple_of(shape.patch) && shape.grid().is_multiple_of(2),
         "vision: {} pixels are not an even number of patches of {}",
         shape.image,
         shape.patch

@@ -21,12 +21,12 @@ pub trait Values {
     fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()>;
 }
 
-/// What is written, and how far it is.
+/// What is being read or written, and how far it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    pub tensor: &'a str,
+    pub doing: &'a str,
     pub done_bytes: u64,
-    pub file_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// Writes the bundle to `path` and returns its length in bytes.
@@ -124,7 +124,7 @@ impl Plan {
                 out.write_all(&bytes)?;
                 done += bytes.len() as u64;
                 first += rows;
-                tell(Progress { tensor: &spec.name, done_bytes: done, file_bytes: self.file_bytes });
+                tell(Progress { doing: &spec.name, done_bytes: done, total_bytes: self.file_bytes });
             }
             let padding = done.next_multiple_of(gguf::ALIGNMENT) - done;
             out.write_all(&[0; gguf::ALIGNMENT as usize][..padding as usize])?;

@@ -41,9 +41,9 @@ pub fn run(args: Args) -> Result<()> {
             .context("drawing progress")?,
     );
     let mut tell = |at: Progress<'_>| {
-        bar.set_length(at.file_bytes);
+        bar.set_length(at.total_bytes);
         bar.set_position(at.done_bytes);
-        bar.set_message(at.tensor.to_owned());
+        bar.set_message(at.doing.to_owned());
     };
     let file_bytes = match args.synthetic {
         Some(preset) => synthetic::write_file(&args.output, preset, args.seed, args.quant, &mut tell)?,
