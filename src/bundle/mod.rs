@@ -9,11 +9,16 @@
 //! every offset lies in the file, every token id lies in the vocabulary.
 
 pub mod block;
+pub mod checkpoint;
+pub mod gate;
 pub mod gguf;
 pub mod head;
+pub mod import;
 pub mod prompt;
+pub mod published;
 pub mod shape;
 pub mod synthetic;
+pub mod tokenizer;
 pub mod vocabulary;
 pub mod write;
 

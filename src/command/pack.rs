@@ -1,9 +1,11 @@
 //! `mien pack`: make a bundle from a published checkpoint, or a synthetic one without.
 
 use crate::bundle::Kind;
+use crate::bundle::import::{self, Options, Towers};
 use crate::bundle::synthetic::{self, Preset};
 use crate::bundle::write::Progress;
-use anyhow::{Context, Result, bail};
+use crate::command::Refused;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
@@ -17,27 +19,65 @@ pub struct Args {
     #[arg(short, long)]
     output: PathBuf,
     /// Kind of the matrices: f32, f16, q8_0 or q4_0.
-    #[arg(long, default_value = "q8_0", value_parser = kind)]
+    #[arg(long, default_value = "q8_0", value_parser = Kind::from_name)]
     quant: Kind,
+    /// Copies of the towers to pack: those beside the checkpoint, those inside it, or beside where they are there.
+    #[arg(long, default_value = "auto", value_parser = towers)]
+    towers: Towers,
+    /// Another instruction, as plain text; may take the place of `reason` and `label`. Repeatable.
+    #[arg(long = "prompt", value_name = "NAME=TEXT", value_parser = named)]
+    prompts: Vec<(String, String)>,
+    /// Another set of labels. Repeatable.
+    #[arg(long = "labels", value_name = "NAME=a,b,c", value_parser = named)]
+    labels: Vec<(String, String)>,
+    /// Weights of the video, body and face branches for every prompt, instead of BERT's.
+    #[arg(long, value_name = "V,B,F", value_parser = gate)]
+    gate: Option<[f32; 3]>,
+    /// BERT's vocab.txt, where the folder bert-base-uncased is not beside the checkpoint.
+    #[arg(long, value_name = "FILE")]
+    bert_vocab: Option<PathBuf>,
+    /// System sentence, instead of the chat template's own.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Name of the bundle, instead of the folder's.
+    #[arg(long)]
+    name: Option<String>,
+    /// Licence of the weights, instead of what the checkpoint's README.md states.
+    #[arg(long)]
+    license: Option<String>,
+    /// Mark the weights as random.
+    #[arg(long)]
+    untrained: bool,
     /// Random weights instead of a checkpoint: tiny or r1-omni-0.5b.
-    #[arg(long, value_parser = preset)]
+    #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
     synthetic: Option<Preset>,
     /// Seed of the random weights.
     #[arg(long, default_value_t = 0, requires = "synthetic")]
     seed: u64,
 }
 
-fn kind(name: &str) -> Result<Kind> {
-    Kind::from_name(name)
+fn towers(name: &str) -> Result<Towers> {
+    Ok(match name {
+        "auto" => Towers::Auto,
+        "beside" => Towers::Beside,
+        "embedded" => Towers::Embedded,
+        _ => anyhow::bail!("choose auto, beside or embedded"),
+    })
 }
 
-fn preset(name: &str) -> Result<Preset> {
-    Preset::from_name(name)
+fn named(argument: &str) -> Result<(String, String)> {
+    let (name, value) = argument.split_once('=').context("this must be NAME=...")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn gate(argument: &str) -> Result<[f32; 3]> {
+    let weights: Result<Vec<f32>, _> = argument.split(',').map(|w| w.trim().parse()).collect();
+    weights?.try_into().ok().context("this must be three weights: V,B,F")
 }
 
 pub fn run(args: Args) -> Result<()> {
     let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{msg:32!} {wide_bar} {bytes}/{total_bytes} {eta}")
+        ProgressStyle::with_template("{msg:32!} {wide_bar} {percent:>3} %  {eta}")
             .context("drawing progress")?,
     );
     let mut tell = |at: Progress<'_>| {
@@ -45,11 +85,30 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_position(at.done_bytes);
         bar.set_message(at.doing.to_owned());
     };
-    let file_bytes = match args.synthetic {
-        Some(preset) => synthetic::write_file(&args.output, preset, args.seed, args.quant, &mut tell)?,
-        None => bail!("packing a checkpoint is not built yet"),
+    let output = args.output.clone();
+    let quant = args.quant.name();
+    let file_bytes = match (args.synthetic, args.checkpoint) {
+        (Some(preset), _) => synthetic::write_file(&output, preset, args.seed, args.quant, &mut tell)?,
+        (None, Some(checkpoint)) => {
+            let labels = |list: &str| list.split(',').map(|label| label.trim().to_owned()).collect();
+            let options = Options {
+                towers: args.towers,
+                prompts: args.prompts,
+                label_sets: args.labels.iter().map(|(name, list)| (name.clone(), labels(list))).collect(),
+                gate: args.gate,
+                bert_vocab: args.bert_vocab,
+                system: args.system,
+                name: args.name,
+                license: args.license,
+                untrained: args.untrained,
+                ..Options::new(&checkpoint, args.quant)
+            };
+            import::pack(&options, &output, &mut tell)
+                .with_context(|| Refused(format!("cannot pack {}", checkpoint.display())))?
+        }
+        (None, None) => anyhow::bail!("name a checkpoint to pack, or --synthetic tiny"),
     };
     bar.finish_and_clear();
-    println!("{}: {file_bytes} bytes, {}", args.output.display(), args.quant.name());
+    println!("{}: {file_bytes} bytes, {quant}", output.display());
     Ok(())
 }

@@ -1,0 +1,207 @@
+//! Reads the weights of a checkpoint folder: safetensors, one file or sharded, bf16, f16 or f32.
+//!
+//! Invariant: what `open` lists lies in its file. Only headers are mapped; values are read in runs, so that memory stays small
+//! whatever the size of the files.
+//! Limits: a header has at most 100 MB, a JSON file 256 MiB.
+
+use anyhow::{Context, Result, bail, ensure};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const JSON_BYTES_MAX: u64 = 256 << 20;
+
+/// The tensors of one folder.
+pub struct Weights {
+    folder: PathBuf,
+    files: Vec<(PathBuf, File)>,
+    tensors: BTreeMap<String, Found>,
+}
+
+struct Found {
+    file: usize,
+    dtype: Dtype,
+    dims: Vec<usize>,
+    /// From the start of the file.
+    at: u64,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
+    pub fn open(folder: &Path) -> Result<Weights> {
+        let index = folder.join("model.safetensors.index.json");
+        let mut out = Weights { folder: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        if !index.exists() {
+            out.add(&folder.join("model.safetensors"), None)?;
+            return Ok(out);
+        }
+        let json = read_json(&index)?;
+        let map = json["weight_map"].as_object();
+        let map =
+            map.with_context(|| format!("{} has no `weight_map`; get the file again", index.display()))?;
+        let mut by_file: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+        for (tensor, file) in map {
+            let file = file.as_str().unwrap_or_default();
+            ensure!(
+                file.ends_with(".safetensors") && !file.contains(['/', '\\']),
+                "{} puts tensor `{tensor}` into `{file}`, which is no file of this folder",
+                index.display()
+            );
+            by_file.entry(file).or_default().insert(tensor);
+        }
+        for (file, wanted) in by_file {
+            out.add(&folder.join(file), Some(&wanted))?;
+        }
+        Ok(out)
+    }
+
+    /// Paths of the files that hold the weights.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Dimensions of a tensor.
+    pub fn dims(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|t| t.dims.as_slice())
+    }
+
+    /// Refuses a tensor that is missing, of another shape, or of a type that holds no weights.
+    pub fn require(&self, name: &str, dims: &[usize]) -> Result<()> {
+        let found = self.tensors.get(name).with_context(|| {
+            format!(
+                "{} has no tensor `{name}`: this is another model, or it is incomplete",
+                self.folder.display()
+            )
+        })?;
+        let file = self.files[found.file].0.display();
+        ensure!(
+            found.dims == dims,
+            "tensor `{name}` of {file} is {:?}, but must be {dims:?}: this is another model, or its config.json is",
+            found.dims
+        );
+        ensure!(
+            matches!(found.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
+            "tensor `{name}` of {file} holds {:?}; only F32, F16 and BF16 can be packed",
+            found.dtype
+        );
+        Ok(())
+    }
+
+    /// Appends `count` values from the value `first` of a tensor that `require` accepted.
+    pub fn read(&self, name: &str, first: usize, count: usize, out: &mut Vec<f32>) -> Result<()> {
+        let found = &self.tensors[name];
+        let (path, file) = &self.files[found.file];
+        let size = if found.dtype == Dtype::F32 { 4 } else { 2 };
+        let mut bytes = vec![0; count * size];
+        file.read_exact_at(&mut bytes, found.at + (first * size) as u64)
+            .with_context(|| format!("reading tensor `{name}` of {}", path.display()))?;
+        let start = out.len();
+        let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        match found.dtype {
+            Dtype::F32 => {
+                out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+            }
+            Dtype::F16 => out.extend(halves().map(|b| f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => out.extend(halves().map(|b| bf16::from_le_bytes(b).to_f32())),
+            other => panic!("tensor `{name}` of {other:?} was accepted"),
+        }
+        if let Some(at) = out[start..].iter().position(|v| !v.is_finite()) {
+            bail!(
+                "tensor `{name}` of {} holds {} at value {}: the file is damaged; get it again",
+                path.display(),
+                out[start + at],
+                first + at
+            );
+        }
+        Ok(())
+    }
+
+    /// A whole tensor of the given dimensions.
+    pub fn whole(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        self.require(name, dims)?;
+        let mut out = Vec::new();
+        self.read(name, 0, dims.iter().product(), &mut out)?;
+        Ok(out)
+    }
+
+    /// Adds the tensors of a file; of a shard, those that the index puts there.
+    fn add(&mut self, path: &Path, wanted: Option<&HashSet<&str>>) -> Result<()> {
+        let context = || format!("reading {}", path.display());
+        let file = File::open(path).with_context(context)?;
+        ensure!(file.metadata().with_context(context)?.is_file(), "{} is not a file", path.display());
+        // SAFETY: private and read-only; only the header is read, below, and the mapping ends with this function.
+        let map = unsafe { Mmap::map(&file) }.with_context(context)?;
+        let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            anyhow::anyhow!("{} is no whole safetensors file ({e}); get it again", path.display())
+        })?;
+        check_names(&map[8..8 + header_bytes]).with_context(context)?;
+        let index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            if wanted.is_some_and(|wanted| !wanted.contains(name.as_str())) {
+                continue;
+            }
+            let at = (8 + header_bytes + info.data_offsets.0) as u64;
+            let found = Found { file: index, dtype: info.dtype, dims: info.shape.clone(), at };
+            self.tensors.insert(name, found);
+        }
+        for name in wanted.into_iter().flatten() {
+            ensure!(
+                self.tensors.get(*name).is_some_and(|t| t.file == index),
+                "{} lacks tensor `{name}`, which the index puts there; get the files again",
+                path.display()
+            );
+        }
+        self.files.push((path.to_owned(), file));
+        Ok(())
+    }
+}
+
+/// A whole JSON file.
+pub fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let bytes = read_small(path)?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON; get it again", path.display()))
+}
+
+/// A whole file that is text of some kind.
+pub fn read_small(path: &Path) -> Result<Vec<u8>> {
+    let context = || format!("reading {}", path.display());
+    let file = File::open(path).with_context(context)?;
+    let mut bytes = Vec::new();
+    file.take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(context)?;
+    ensure!(bytes.len() as u64 <= JSON_BYTES_MAX, "{} is larger than {JSON_BYTES_MAX} bytes", path.display());
+    Ok(bytes)
+}
+
+/// Refuses a header that names a tensor twice, which JSON readers pass over.
+fn check_names(header: &[u8]) -> Result<()> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("tensors by name")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            let mut seen = HashSet::new();
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if let Some(name) = seen.replace(name) {
+                    return Err(de::Error::custom(format!(
+                        "tensor `{name}` is there twice; get the file again"
+                    )));
+                }
+            }
+            Ok(())
+        }
+    }
+    Ok(serde_json::Deserializer::from_slice(header).deserialize_map(Names)?)
+}
