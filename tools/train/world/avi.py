@@ -58,6 +58,8 @@ def decode(data):
     """What `encode` wrote: `(frames, samples, fps)`; `samples` is i16 bytes, `b""` where there is no sound."""
     if data[:4] != b"RIFF" or data[8:12] != b"AVI ":
         raise ValueError("not an AVI file")
+    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
+        raise ValueError(f"the file ends early: {len(data)} bytes")
     frames, sound, fps = [], [], None
 
     def walk(lo, hi):

@@ -194,10 +194,11 @@ def speak(rng, words, speaker, tone):
     tract = tract[None, :].astype(np.complex64)
     for i, width in enumerate((80, 110, 160)):
         tract = tract * _resonator(tracks[i][:, None].astype(np.float32), width, _Z[None, :])
-    breath = 0.03 * speaker.breath * tone.breath
+    # A soft source makes soft noise.
+    breath = 0.03 * speaker.breath * tone.breath * min(1.0, tone.corner)
     band = np.exp(-0.5 * ((_F[None, :] - tracks[5][:, None]) / tracks[6][:, None]) ** 2) * tracks[4][:, None]
     spectrum = tract * (voiced * glottis * voicing[:, None] + breath * voicing[:, None] * hiss)
-    spectrum += 3.0 * band.astype(np.float32) * hiss
+    spectrum += 3.0 * min(1.0, tone.corner) * band.astype(np.float32) * hiss
     grains = np.fft.irfft(spectrum, FFT)
     out = np.zeros((frames + 4) * HOP)
     for k in range(0, FFT, HOP):

@@ -1,0 +1,97 @@
+"""What a reason claims, in a small closed grammar, and how it stands against the logged cues of a clip.
+
+A claim is `VALUE CUE` in a list after "I see" or "I hear": "I see raised brow, wide eyes. I hear high pitch, bad words."
+"no face", "no voice" and "no words" claim an absence. Anything else is text without a claim.
+"""
+
+import re
+from dataclasses import dataclass
+
+CUES = {
+    "brow": ("face", ("raised", "oblique", "lowered")), "eyes": ("face", ("wide", "narrowed")), "nose": ("face", ("wrinkled",)),
+    "mouth": ("face", ("smiling", "downturned", "pressed")), "jaw": ("face", ("dropped",)), "face": ("face", ("still", "no")),
+    "pitch": ("voice", ("high", "low", "level")), "range": ("voice", ("wide", "narrow", "medium")),
+    "rate": ("voice", ("fast", "slow", "medium")), "timbre": ("voice", ("pressed", "trembling", "soft", "clear")),
+    "voice": ("voice", ("no",)), "words": ("words", ("good", "bad", "plain", "no")),
+}
+_ONE = "|".join(f"{value} {cue}" for cue, (_, values) in CUES.items() for value in values)
+_CLAIM = re.compile(rf"(?<![\w-])({_ONE})(?![\w-])")
+_SENTENCE = re.compile(r"\bI (?:see|hear) ([^.]*)\.")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Counts of one reason's distinct claims. `cues` is how many there were to name."""
+
+    supported: int
+    contradicted: int       # the cue is there and says otherwise, or an absence is claimed of what is there
+    absent: int             # the claim is about a modality that the clip does not have
+    unsupported: int        # nothing of the kind was logged, or it cannot be observed
+    cues: int
+
+    @property
+    def claims(self):
+        return self.supported + self.contradicted + self.absent + self.unsupported
+
+    @property
+    def precision(self):
+        return self.supported / self.claims if self.claims else 0.0
+
+    @property
+    def recall(self):
+        return self.supported / self.cues if self.cues else 0.0
+
+    @property
+    def f1(self):
+        return 2 * self.supported / (self.claims + self.cues) if self.claims + self.cues else 0.0
+
+
+def read(think):
+    """The distinct claims of a text as `(cue, value)`, in order."""
+    out = []
+    for sentence in _SENTENCE.findall(think):
+        for part in sentence.split(","):
+            found = _CLAIM.fullmatch(part.strip())
+            if found:
+                value, cue = found.group(1).split()
+                if (cue, value) not in out:
+                    out.append((cue, value))
+    return out
+
+
+def observable(cues):
+    """The claims that are true of a clip: its observable cues, and the absence of what is missing."""
+    true = {(c["cue"], c["value"]) for c in cues if c["observable"]}
+    present = {c["modality"] for c in cues if c["observable"]}
+    return true | {(name, "no") for name in ("face", "voice", "words") if name not in present}
+
+
+def write(cues):
+    """The sentences that claim everything observable of a clip, and nothing else."""
+    true = observable(cues)
+    order = {cue: i for i, cue in enumerate(CUES)}
+    ranked = sorted(true, key=lambda c: (order[c[0]], c[1]))
+    seen = [f"{v} {c}" for c, v in ranked if CUES[c][0] == "face"]
+    heard = [f"{v} {c}" for c, v in ranked if CUES[c][0] != "face"]
+    return f"I see {', '.join(seen)}. I hear {', '.join(heard)}."
+
+
+def check(think, cues):
+    """How the claims of `think` stand against the logged `cues`."""
+    true = observable(cues)
+    present = {CUES[cue][0] for cue, value in true if value != "no"}
+    known = {cue for cue, _ in true}
+    count = dict.fromkeys(("supported", "contradicted", "absent", "unsupported"), 0)
+    for cue, value in read(think):
+        modality = CUES[cue][0]
+        if (cue, value) in true:
+            count["supported"] += 1
+        elif value == "no":
+            count["contradicted"] += 1
+        elif modality not in present:
+            count["absent"] += 1
+        elif cue in known or ("face", "still") in true and modality == "face" or (cue, value) == ("face", "still"):
+            count["contradicted"] += 1
+        else:
+            count["unsupported"] += 1
+    return Standing(**count, cues=len(true))

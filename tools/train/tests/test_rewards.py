@@ -1,0 +1,170 @@
+"""Rewards: test vectors, and the ways a model might try to cheat them."""
+
+import numpy as np
+import pytest
+
+import claims
+import rewards
+from world import clip
+
+
+def cue(modality, name, value, observable=True):
+    return {"modality": modality, "cue": name, "value": value, "onset_ms": 0, "offset_ms": 1000, "observable": observable}
+
+
+CUES = [cue("face", "brow", "raised"), cue("face", "eyes", "wide"), cue("face", "mouth", "pressed", False),
+        cue("voice", "pitch", "high"), cue("voice", "rate", "fast"), cue("words", "words", "bad")]
+MUTED = [cue("face", "brow", "raised")]
+GOOD = "<think>I see raised brow, wide eyes. I hear high pitch, fast rate, bad words.</think>\n<answer>fear</answer>"
+
+
+def said(text):
+    return f"<think>{text}</think>\n<answer>fear</answer>"
+
+
+# --- format, accuracy -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text, strict, paper", [
+    (GOOD, 1, 1),
+    ("<think>a</think><answer>b</answer>", 1, 1),
+    ("<think>a</think>\n\n<answer>b</answer>", 1, 1),
+    (" <think>a</think><answer>b</answer>", 0, 0),
+    ("<think>a</think> so <answer>b</answer>", 0, 0),
+    ("<think>a</think>", 0, 0),
+    ("<answer>b</answer>", 0, 0),
+    ("<think></think><answer>b</answer>", 0, 1),
+    ("<think>a</think><answer></answer>", 0, 1),
+    ("<think>a</think><answer>b</answer><answer>c</answer>", 0, 1),
+    ("<think>a<think></think><answer>b</answer>", 0, 1),
+    ("<think>a</think><answer>b</answer> junk", 0, 0),
+])
+def test_format(text, strict, paper):
+    assert rewards.format_reward(text) == strict
+    assert rewards.format_reward(text, paper=True) == paper
+
+
+@pytest.mark.parametrize("text, label, strict, paper", [
+    (GOOD, "fear", 1, 1),
+    (GOOD, "sad", 0, 0),
+    ("<answer> fear\n</answer>", "fear", 1, 1),
+    ("<answer>Fear.</answer>", "fear", 1, 0),
+    ("<answer>fearful</answer>", "fear", 1, 0),
+    ("<answer>happiness</answer>", "happy", 1, 0),
+    ("fear", "fear", 0, 1),                                             # whole completion
+    ("<answer>fear</answer><answer>sad</answer>", "fear", 0, 1),        # two answers
+    ("<answer>fear, sad, happy</answer>", "fear", 0, 0),
+    ("<answer><answer>fear</answer>", "fear", 0, 0),
+    ("<answer></answer>", "fear", 0, 0),
+])
+def test_accuracy(text, label, strict, paper):
+    assert rewards.accuracy_reward(text, label) == strict
+    assert rewards.accuracy_reward(text, label, paper=True) == paper
+
+
+# --- claims ---------------------------------------------------------------------------------------------------------
+def test_claims_are_read_only_where_the_grammar_says():
+    assert claims.read("I see raised brow, wide eyes. I hear high pitch.") == [("brow", "raised"), ("eyes", "wide"), ("pitch", "high")]
+    assert claims.read("I see not raised brow. raised brow. I see RAISED brow. I see raised brows.") == []
+    assert claims.read("I see raised brow") == []
+    assert claims.read("I see raised brow, raised brow. I see raised brow.") == [("brow", "raised")]
+
+
+def test_what_is_written_from_the_log_is_read_back_and_true():
+    for i in range(150):
+        p = clip.plan(9, "train", i)
+        cues = clip.cues_of(p, 0.2, 1.0)
+        text = claims.write(cues)
+        standing = claims.check(text, cues)
+        assert set(claims.read(text)) == claims.observable(cues)
+        assert standing.f1 == 1 and standing.supported == standing.claims
+        assert rewards.cue_reward(said(text), cues) == 1
+
+
+@pytest.mark.parametrize("text, cues, expect", [
+    ("I see raised brow, wide eyes. I hear high pitch, fast rate, bad words.", CUES, (5, 0, 0, 0)),
+    ("I see lowered brow.", CUES, (0, 1, 0, 0)),
+    ("I see pressed mouth.", CUES, (0, 0, 0, 1)),                       # below what can be seen
+    ("I see wrinkled nose.", CUES, (0, 0, 0, 1)),
+    ("I see no face.", CUES, (0, 1, 0, 0)),
+    ("I see still face.", CUES, (0, 1, 0, 0)),
+    ("I hear high pitch.", MUTED, (0, 0, 1, 0)),
+    ("I hear no voice, no words.", MUTED, (2, 0, 0, 0)),
+    ("I see smiling mouth.", [cue("face", "face", "still")], (0, 1, 0, 0)),
+])
+def test_standing(text, cues, expect):
+    s = claims.check(text, cues)
+    assert (s.supported, s.contradicted, s.absent, s.unsupported) == expect
+
+
+@pytest.mark.parametrize("text, cues, expect", [
+    ("I see raised brow, wide eyes. I hear high pitch, fast rate, bad words.", CUES, 1.0),
+    ("I see raised brow.", CUES, 2 / 6),
+    ("I see raised brow, lowered brow.", CUES, 2 / 7 - 1 / 2),
+    ("I hear high pitch.", MUTED, -1.0),
+    ("I feel it.", CUES, 0.0),
+])
+def test_cue_reward(text, cues, expect):
+    assert rewards.cue_reward(said(text), cues) == pytest.approx(expect)
+
+
+def test_cheating_the_cue_reward_does_not_pay():
+    honest = rewards.cue_reward(GOOD, CUES)
+    everything = ", ".join(f"{v} {c}" for c, (_, values) in claims.CUES.items() for v in values)
+    cheats = [
+        said(f"I see {everything}."),                                   # name every cue there is
+        said("I see raised brow. " * 40),                               # say one true thing often
+        said("fear " * 60),                                             # repeat the answer
+        said(""), "<answer>fear</answer>",
+        "I see raised brow, wide eyes. I hear high pitch, fast rate, bad words.<think>x</think><answer>fear</answer>",   # outside the thought
+        said("I see raised brow, still face, wide eyes. I hear high pitch, low pitch, fast rate, bad words."),            # hedge
+    ]
+    assert all(rewards.cue_reward(c, CUES) < honest - 0.2 for c in cheats)
+    assert rewards.cue_reward(cheats[0], CUES) < 0
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+def test_brier_and_length():
+    assert [rewards.brier_reward(q, ok) for q, ok in ((1, True), (0, True), (0.5, False), (0.9, True))] == pytest.approx([0, -1, -0.25, -0.01])
+    with pytest.raises(ValueError):
+        rewards.brier_reward(1.2, True)
+    assert [rewards.length_reward(n, 40, 80) for n in (0, 40, 60, 80, 500)] == [0, 0, -0.5, -1, -1]
+    with pytest.raises(ValueError):
+        rewards.length_reward(3, 80, 40)
+
+
+def test_brier_is_best_when_honest():
+    expected = [0.7 * rewards.brier_reward(q, True) + 0.3 * rewards.brier_reward(q, False) for q in np.linspace(0, 1, 101)]
+    assert np.argmax(expected) == 70
+
+
+def test_sum_advantages_are_the_papers():
+    a, useful = rewards.advantages([[[1, 1], [0, 1], [0, 1], [1, 1]], [[1, 1]] * 4], [1, 1], how="sum")
+    std = np.std([2, 1, 1, 2], ddof=1)
+    assert a[0] == pytest.approx(np.array([0.5, -0.5, -0.5, 0.5]) / (std + 1e-4))
+    assert list(useful) == [True, False] and not a[1].any()
+    a, _ = rewards.advantages([[[1, 1], [0, 1], [0, 1], [1, 1]]], [1, 1], how="sum", scale=False)
+    assert a[0] == pytest.approx([0.5, -0.5, -0.5, 0.5])
+
+
+def test_gdpo_keeps_rewards_of_different_size_apart():
+    group = [[[1, 0.01], [1, 0.00], [0, 0.01], [0, 0.00]]]
+    summed, _ = rewards.advantages(group, [1, 1], how="sum")
+    gdpo, _ = rewards.advantages(group, [1, 1], how="gdpo")
+    assert abs(summed[0][0] - summed[0][1]) < 0.02                      # the small reward drowns
+    assert gdpo[0] == pytest.approx([np.sqrt(2), 0, 0, -np.sqrt(2)], abs=0.02)
+    assert gdpo.mean() == pytest.approx(0, abs=1e-9) and gdpo.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_constant_groups_are_dropped_and_do_not_move_the_others():
+    live = [[1, 0.5], [0, 0.2], [1, 0.1], [0, 0.9]]
+    alone, _ = rewards.advantages([live], [1, 0.5])
+    both, useful = rewards.advantages([live, [[1, 0.3]] * 4], [1, 0.5])
+    assert list(useful) == [True, False] and both[0] == pytest.approx(alone[0]) and not both[1].any()
+    # A reward of weight zero cannot keep a group alive.
+    assert not rewards.advantages([[[1, 0.1], [1, 0.9]]], [1, 0])[1].any()
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="weights"):
+        rewards.advantages(np.zeros((2, 4, 3)), [1, 1])
+    with pytest.raises(ValueError, match="mean"):
+        rewards.advantages(np.zeros((2, 4, 2)), [1, 1], how="mean")
