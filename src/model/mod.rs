@@ -1,9 +1,26 @@
 //! The R1-Omni topology, written once over `Backend`: vision, audio, fusion, decoder.
 //!
 //! Shapes: see `bundle::Shape`. A window goes in as frames and samples, `Scores` and `Reason` come out.
+//! Limits: all memory is taken when a model is loaded, for the longest prompt and the longest answer of its bundle.
 
-use crate::source::Frame;
-use anyhow::Result;
+pub mod audio;
+pub mod constrain;
+pub mod decoder;
+pub mod engine;
+pub mod fusion;
+pub mod generate;
+pub mod observe;
+pub mod score;
+pub mod tower;
+pub mod vision;
+pub mod weights;
+
+pub use engine::Model;
+pub use generate::{Decoding, Sampling};
+pub use observe::{Cost, Observer, Stage, Stages, Taps};
+
+use crate::{backend::cpu::scalar::Scalar, bundle::Bundle, source::Frame};
+use anyhow::{Result, bail};
 
 /// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +40,9 @@ pub struct Scores {
 /// What the model says of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// The whole answer as generated.
+    /// The whole answer as generated, trimmed.
     pub text: String,
-    /// Between `<think>` and `</think>`.
+    /// Between `<think>` and `</think>`, trimmed.
     pub think: Option<String>,
     /// Between `<answer>` and `</answer>`, trimmed.
     pub answer: Option<String>,
@@ -44,10 +61,51 @@ pub enum Stop {
 
 /// A loaded model as the daemon sees it; the backend is chosen once, behind this.
 pub trait Infer {
+    /// One line for people: the device and the memory that was taken.
+    fn describe(&self) -> String;
     /// Encodes a window and prefills the named prompt, ready to score or to reason.
     fn see(&mut self, prompt: &str, input: &Input<'_>) -> Result<()>;
+    /// Prefills another prompt over what was last seen; nothing is encoded again.
+    fn ask(&mut self, prompt: &str) -> Result<()>;
     /// Scores every label of a set for what was last seen, without thinking.
     fn score(&mut self, label_set: &str) -> Result<Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
+    /// How `reason` generates from now on; refused where the bundle cannot do it.
+    fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;
+    /// Whom to tell of stages and values from now on.
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>);
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The fastest there is on this machine.
+    #[default]
+    Auto,
+    /// The multi-threaded CPU backend.
+    Cpu,
+    /// The scalar reference: slow, and right.
+    Scalar,
+}
+
+impl std::str::FromStr for Device {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(match name {
+            "auto" => Device::Auto,
+            "cpu" => Device::Cpu,
+            "scalar" => Device::Scalar,
+            other => bail!("`{other}` is no backend; choose auto, cpu or scalar"),
+        })
+    }
+}
+
+/// Loads a bundle onto a device; `threads` 0 takes what the machine has.
+pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
+    let _ = threads;
+    match device {
+        Device::Auto | Device::Cpu | Device::Scalar => Ok(Box::new(Model::load(Scalar, bundle)?)),
+    }
 }

@@ -1,0 +1,447 @@
+//! A loaded model: towers, branches and decoder over one backend, and what was last seen.
+//!
+//! Invariant: nothing is encoded twice. Frame features live as long as their frame is in the window, media tokens until the next
+//! `see`, keys and values of the text before the first modality until another prompt begins differently.
+
+use crate::{
+    backend::Backend,
+    bundle::{Bundle, Generation, LabelSet, Marks, Piece, Prompt, Shape, Vocabulary},
+    model::{
+        Infer, Input, Reason, Scores, Stop,
+        audio::Audio,
+        constrain::{Form, Next},
+        decoder::{Decoder, Limits, Span},
+        fusion::Fusion,
+        generate::{Characters, Chooser, Decoding, Guard, between},
+        observe::{Observer, Pass},
+        score::{log_probability, softmax},
+        vision::Vision,
+        weights::{Loader, Scratch},
+    },
+};
+use anyhow::{Context, Result, bail, ensure};
+
+/// Rows of logits at once.
+const PICKS_MIN: usize = 16;
+
+pub struct Model<B: Backend> {
+    backend: B,
+    vision: Vision<B>,
+    audio: Audio<B>,
+    fusion: Fusion<B>,
+    decoder: Decoder<B>,
+    scratch: Scratch<B>,
+    /// Last row of the prompt; last row of the answer so far.
+    prompt_row: B::Buf,
+    row: B::Buf,
+    facts: Facts,
+    limits: Limits,
+    decoding: Decoding,
+    observer: Option<Box<dyn Observer>>,
+    seen: Option<Seen>,
+    /// Positions of the prompt that was prefilled over what was seen.
+    asked: Option<usize>,
+    /// The text whose keys and values stand at the first positions.
+    prefix: Vec<u32>,
+}
+
+/// What a bundle says besides its weights.
+struct Facts {
+    shape: Shape,
+    prompts: Vec<Prompt>,
+    label_sets: Vec<LabelSet>,
+    generation: Generation,
+    marks: Marks,
+    vocabulary: Vocabulary,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    video: bool,
+    audio: bool,
+}
+
+impl<B: Backend> Model<B> {
+    pub fn load(backend: B, bundle: &Bundle) -> Result<Self> {
+        let facts = Facts {
+            shape: bundle.shape().clone(),
+            prompts: bundle.prompts().to_vec(),
+            label_sets: bundle.label_sets().to_vec(),
+            generation: bundle.generation().clone(),
+            marks: bundle.marks().clone(),
+            vocabulary: bundle.vocabulary().clone(),
+        };
+        let shape = &facts.shape;
+        let limits = facts.limits()?;
+        let sizes = Vision::<B>::sizes(shape)
+            .max(Audio::<B>::sizes(shape))
+            .max(Fusion::<B>::sizes(shape))
+            .max(Decoder::<B>::sizes(shape, limits));
+        let loader = Loader { backend: &backend, bundle };
+        Ok(Self {
+            vision: Vision::load(&loader, shape)?,
+            audio: Audio::load(&loader, shape)?,
+            fusion: Fusion::load(&loader, shape)?,
+            decoder: Decoder::load(&loader, shape, limits)?,
+            scratch: Scratch::new(&backend, sizes)?,
+            prompt_row: backend.alloc(shape.decoder.hidden)?,
+            row: backend.alloc(shape.decoder.hidden)?,
+            backend,
+            limits,
+            facts,
+            decoding: Decoding::default(),
+            observer: None,
+            seen: None,
+            asked: None,
+            prefix: Vec::new(),
+        })
+    }
+
+    fn encode(&mut self, input: &Input<'_>) -> Result<()> {
+        let Self { backend, vision, audio, fusion, scratch, observer, .. } = self;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        if let Some(frames) = input.frames {
+            let window: Vec<u64> = frames.iter().map(|(id, _)| *id).collect();
+            let fresh = fusion.admit(&window);
+            if !fresh.is_empty() {
+                let (pictures, slots): (Vec<_>, Vec<_>) =
+                    fresh.iter().map(|(index, slot)| (frames[*index].1, *slot)).unzip();
+                vision.encode(&mut pass, scratch, &pictures)?;
+                fusion.keep(&mut pass, scratch, &vision.features, &slots)?;
+            }
+            fusion.join(&mut pass, scratch, &window)?;
+        }
+        if let Some(samples) = input.samples {
+            audio.encode(&mut pass, scratch, samples)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, input: &Input<'_>) -> Result<()> {
+        ensure!(
+            input.frames.is_some() || input.samples.is_some(),
+            "a window without video and without audio"
+        );
+        let Some(frames) = input.frames else { return Ok(()) };
+        let wanted = self.facts.shape.frames;
+        ensure!(frames.len() == wanted, "{} frames, but the model sees {wanted} at once", frames.len());
+        for (id, f) in frames {
+            let bytes = u64::from(f.height) * u64::from(f.width) * 3;
+            ensure!(
+                bytes > 0 && bytes == f.rgb.len() as u64,
+                "frame {id} is {} x {} but holds {} bytes, not {bytes}",
+                f.height,
+                f.width,
+                f.rgb.len()
+            );
+        }
+        Ok(())
+    }
+
+    /// Log likelihood of every label, mean over its tokens.
+    fn label_means(&mut self, prompt_len: usize, set: &LabelSet) -> Result<Vec<f64>> {
+        let Self { backend, decoder, scratch, observer, prompt_row, limits, .. } = self;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        pass.begin("score");
+        let mut sums = vec![0.0; set.tokens.len()];
+        let first = |sums: &mut [f64], logits: &[f32]| {
+            for (sum, tokens) in sums.iter_mut().zip(&set.tokens) {
+                *sum += log_probability(logits, tokens[0]);
+            }
+        };
+        if set.prefix.is_empty() {
+            first(&mut sums, decoder.logits_of(&mut pass, prompt_row)?);
+        } else {
+            let rows = set.prefix.len();
+            decoder.embed(&mut pass, &set.prefix, 0);
+            decoder.run(&mut pass, scratch, &[Span { rows, start: prompt_len }])?;
+            decoder.logits(&mut pass, rows - 1, 1, |_, logits| first(&mut sums, logits))?;
+        }
+        let start = prompt_len + set.prefix.len();
+        let mut next = 0;
+        while next < set.tokens.len() {
+            // Each row knows whose likelihood its logits hold, and of which token.
+            let (mut spans, mut wanted) = (Vec::new(), Vec::new());
+            while let Some(tokens) = set.tokens.get(next) {
+                if wanted.len() + tokens.len() - 1 > limits.rows_max {
+                    break;
+                }
+                let rows = tokens.len() - 1;
+                if rows > 0 {
+                    decoder.embed(&mut pass, &tokens[..rows], wanted.len());
+                    spans.push(Span { rows, start });
+                    wanted.extend(tokens[1..].iter().map(|id| (next, *id)));
+                }
+                next += 1;
+            }
+            if !spans.is_empty() {
+                decoder.run(&mut pass, scratch, &spans)?;
+                decoder.logits(&mut pass, 0, wanted.len(), |row, logits| {
+                    let (label, id) = wanted[row];
+                    sums[label] += log_probability(logits, id);
+                })?;
+            }
+        }
+        pass.end("score", decoder.result())?;
+        Ok(sums.iter().zip(&set.tokens).map(|(sum, tokens)| sum / tokens.len() as f64).collect())
+    }
+
+    /// Feeds what was made so far and returns the logits of what could come next.
+    fn step(&mut self, pending: &mut Vec<u32>, position: &mut usize, first: bool) -> Result<&[f32]> {
+        let Self { backend, decoder, scratch, observer, prompt_row, row, facts, .. } = self;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        pass.begin("decode");
+        let of_prompt = first && pending.is_empty();
+        if of_prompt {
+            pass.backend.copy(prompt_row, 0, row, 0, facts.shape.decoder.hidden);
+        }
+        if !pending.is_empty() {
+            let rows = pending.len();
+            decoder.embed(&mut pass, pending, 0);
+            decoder.run(&mut pass, scratch, &[Span { rows, start: *position }])?;
+            decoder.keep_row(&mut pass, rows - 1, row);
+            *position += rows;
+            pending.clear();
+        }
+        let logits = decoder.logits_of(&mut pass, row)?;
+        pass.end_on_host("decode");
+        if of_prompt {
+            pass.tap_host("prefill_logits", 1, logits.len(), logits);
+        }
+        pass.tap_host("step_logits", 1, logits.len(), logits);
+        Ok(logits)
+    }
+
+    fn max_new_tokens(&self) -> usize {
+        let most = self.facts.generation.max_new_tokens;
+        self.decoding.max_new_tokens.unwrap_or(most).min(most)
+    }
+
+    fn form(&self) -> Result<Option<Form>> {
+        let Some(name) = &self.decoding.constrain_to else { return Ok(None) };
+        let set = self.facts.label_set(name)?;
+        let form = Form::new(&self.facts.marks, set, &self.facts.vocabulary)?;
+        let (least, most) = (form.least(), self.max_new_tokens());
+        ensure!(
+            least <= most,
+            "an answer of `{name}` may take {least} tokens, but at most {most} may be made"
+        );
+        Ok(Some(form))
+    }
+}
+
+impl<B: Backend> Infer for Model<B> {
+    fn describe(&self) -> String {
+        let Limits { rows_max, positions_max, .. } = self.limits;
+        format!("{}; {rows_max} rows at once, {positions_max} positions", self.backend.describe())
+    }
+
+    fn see(&mut self, prompt: &str, input: &Input<'_>) -> Result<()> {
+        self.facts.prompt(prompt)?;
+        self.check(input)?;
+        (self.seen, self.asked) = (None, None);
+        if let Err(error) = self.encode(input) {
+            self.fusion.forget();
+            return Err(error);
+        }
+        self.seen = Some(Seen { video: input.frames.is_some(), audio: input.samples.is_some() });
+        self.ask(prompt)
+    }
+
+    fn ask(&mut self, prompt: &str) -> Result<()> {
+        self.asked = None;
+        let Self { backend, decoder, scratch, observer, fusion, audio, prompt_row, facts, prefix, .. } = self;
+        let seen = self.seen.context("there is nothing to ask about: no window was seen yet")?;
+        let prompt = facts.prompt(prompt)?;
+        let pieces = prompt.pieces(seen)?;
+        let shape = &facts.shape;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        pass.begin("prefill");
+        if seen.video {
+            pass.tap_host("gate_weights", 1, 3, &prompt.gate);
+            fusion.mix(&mut pass, prompt.gate)?;
+        }
+        let opening: &[u32] = match pieces.first() {
+            Some(Piece::Text(ids)) => ids,
+            _ => &[],
+        };
+        let known = opening.iter().zip(prefix.iter()).take_while(|(a, b)| a == b).count();
+        let mut rows = 0;
+        for (i, piece) in pieces.iter().enumerate() {
+            match piece {
+                Piece::Text(ids) => {
+                    let ids = if i == 0 { &ids[known..] } else { ids };
+                    decoder.embed(&mut pass, ids, rows);
+                    rows += ids.len();
+                }
+                Piece::Video => {
+                    decoder.place(&mut pass, &fusion.tokens, shape.visual_tokens(), rows);
+                    rows += shape.visual_tokens();
+                }
+                Piece::Audio => {
+                    decoder.place(&mut pass, &audio.tokens, shape.audio_tokens(), rows);
+                    rows += shape.audio_tokens();
+                }
+            }
+        }
+        ensure!(rows > 0, "prompt `{}` is empty", prompt.name);
+        decoder.tap_rows(&mut pass, "input_embeds", rows)?;
+        prefix.truncate(known);
+        decoder.run(&mut pass, scratch, &[Span { rows, start: known }])?;
+        decoder.keep_row(&mut pass, rows - 1, prompt_row);
+        pass.end("prefill", prompt_row)?;
+        prefix.extend_from_slice(&opening[known..]);
+        self.asked = Some(known + rows);
+        Ok(())
+    }
+
+    fn score(&mut self, label_set: &str) -> Result<Scores> {
+        let prompt_len = self.asked.context("there is nothing to score: no window was seen yet")?;
+        let set = self.facts.label_set(label_set)?.clone();
+        let means = self.label_means(prompt_len, &set)?;
+        Ok(Scores { probabilities: softmax(&means, set.temperature) })
+    }
+
+    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {
+        let mut position = self.asked.context("there is nothing to reason about: no window was seen yet")?;
+        let mut form = self.form()?;
+        let generation = &self.facts.generation;
+        let eos = generation.eos.clone();
+        let penalty = self.decoding.repetition_penalty.unwrap_or(generation.repetition_penalty);
+        let guarded = self.decoding.repetition_guard && form.is_none();
+        let mut chooser = Chooser::new(self.decoding.sampling, penalty);
+        let (mut guard, mut characters) = (Guard::default(), Characters::default());
+        let (mut text, mut pending, mut made) = (String::new(), Vec::new(), 0);
+        let most = self.max_new_tokens();
+        let mut first = true;
+        let stop = 'answer: loop {
+            let left = most - made;
+            if left == 0 {
+                break Stop::MaxNewTokens;
+            }
+            let ids = match form.as_mut().map_or(Next::Choose { label: false }, |f| f.next(left)) {
+                Next::Done => break Stop::EndOfText,
+                Next::Forced(ids) => ids,
+                Next::Choose { label } => {
+                    let logits = self.step(&mut pending, &mut position, first)?;
+                    first = false;
+                    let allowed = |id| form.as_ref().is_none_or(|f| f.allows(id));
+                    let id = if label {
+                        Chooser::plainly(logits, allowed)
+                    } else {
+                        chooser.choose(logits, allowed)
+                    };
+                    if form.is_none() && eos.contains(&id) {
+                        break Stop::EndOfText;
+                    }
+                    let mut ids = vec![id];
+                    if let Some(form) = &mut form {
+                        ids.extend(form.made(id));
+                    }
+                    ids
+                }
+            };
+            for id in ids {
+                chooser.made(id);
+                made += 1;
+                pending.push(id);
+                let mut tell = |some: &str| {
+                    text.push_str(some);
+                    say(some);
+                };
+                characters.push(self.facts.vocabulary.piece(id), &mut tell);
+                if guarded && guard.push(id) {
+                    break 'answer Stop::Repetition;
+                }
+            }
+        };
+        characters.finish(&mut |some| {
+            text.push_str(some);
+            say(some);
+        });
+        let part = |tag: &str| between(&text, tag).map(str::to_owned);
+        let (think, answer) = (part("think"), part("answer"));
+        Ok(Reason { text: text.trim().to_owned(), think, answer, tokens: made, stop })
+    }
+
+    fn set_decoding(&mut self, decoding: Decoding) -> Result<()> {
+        if let Some(s) = &decoding.sampling {
+            ensure!(
+                s.temperature > 0.0 && s.temperature.is_finite(),
+                "a temperature of {}; it must be above 0",
+                s.temperature
+            );
+            ensure!(s.top_p > 0.0 && s.top_p <= 1.0, "a top-p of {}; it must be above 0, at most 1", s.top_p);
+        }
+        if let Some(penalty) = decoding.repetition_penalty {
+            ensure!(
+                penalty > 0.0 && penalty.is_finite(),
+                "a repetition penalty of {penalty}; it must be above 0"
+            );
+        }
+        let before = std::mem::replace(&mut self.decoding, decoding);
+        if let Err(error) = self.form() {
+            self.decoding = before;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.observer = observer;
+    }
+}
+
+impl Prompt {
+    fn pieces(&self, seen: Seen) -> Result<&[Piece]> {
+        let pieces = match (seen.video, seen.audio) {
+            (true, true) => &self.video_audio,
+            (true, false) => &self.video,
+            (false, true) => &self.audio,
+            (false, false) => bail!("a window without video and without audio"),
+        };
+        Ok(pieces)
+    }
+}
+
+impl Facts {
+    fn prompt(&self, name: &str) -> Result<&Prompt> {
+        let names = || self.prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.prompts.iter().find(|p| p.name == name);
+        found.with_context(|| format!("the bundle has no prompt `{name}`, only: {}", names()))
+    }
+
+    fn label_set(&self, name: &str) -> Result<&LabelSet> {
+        let names = || self.label_sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.label_sets.iter().find(|s| s.name == name);
+        found.with_context(|| format!("the bundle has no label set `{name}`, only: {}", names()))
+    }
+
+    /// Room for the longest prompt, and after it for the longest answer.
+    fn limits(&self) -> Result<Limits> {
+        let length = |pieces: &[Piece]| -> usize {
+            let one = |piece: &Piece| match piece {
+                Piece::Text(ids) => ids.len(),
+                Piece::Video => self.shape.visual_tokens(),
+                Piece::Audio => self.shape.audio_tokens(),
+            };
+            pieces.iter().map(one).sum()
+        };
+        let variants = self.prompts.iter().flat_map(|p| [&p.video_audio, &p.video, &p.audio]);
+        let rows_max = variants.map(|v| length(v)).max().context("the bundle has no prompt")?;
+        let scored = |s: &LabelSet| s.prefix.len() + s.tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let answer = self.label_sets.iter().map(scored).max().unwrap_or(0);
+        let positions_max = rows_max + answer.max(self.generation.max_new_tokens);
+        ensure!(
+            positions_max <= self.shape.context,
+            "a prompt of {rows_max} tokens and an answer of {} are more than the {} positions of the decoder",
+            positions_max - rows_max,
+            self.shape.context
+        );
+        let label_rows =
+            self.label_sets.iter().flat_map(|s| s.tokens.iter().map(Vec::len)).max().unwrap_or(0);
+        let picks_max = PICKS_MIN.max(label_rows);
+        ensure!(picks_max <= rows_max, "a label of {label_rows} tokens is longer than every prompt");
+        Ok(Limits { rows_max, positions_max, picks_max })
+    }
+}

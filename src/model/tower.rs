@@ -1,0 +1,71 @@
+//! The pre-norm transformer that both towers are: `x += o(attend(ln1(x))); x += fc2(act(fc1(ln2(x))))`.
+
+use crate::{
+    backend::{Act, Backend, Heads},
+    bundle::Stack,
+    model::{
+        observe::Pass,
+        weights::{Linear, Loader, Norm, Scratch, Sizes},
+    },
+};
+use anyhow::Result;
+
+struct Layer<B: Backend> {
+    ln1: Norm<B>,
+    qkv: Linear<B>,
+    o: Linear<B>,
+    ln2: Norm<B>,
+    fc1: Linear<B>,
+    fc2: Linear<B>,
+}
+
+pub struct Tower<B: Backend> {
+    layers: Vec<Layer<B>>,
+    heads: Heads,
+    act: Act,
+}
+
+impl<B: Backend> Tower<B> {
+    pub fn load(loader: &Loader<'_, B>, name: &str, stack: &Stack, act: Act) -> Result<Self> {
+        let layer = |i: usize| -> Result<Layer<B>> {
+            let at = |tail: &str| format!("{name}.{i}.{tail}");
+            Ok(Layer {
+                ln1: loader.norm(&at("ln1"), stack.eps)?,
+                qkv: loader.fused(&[&at("attn_q"), &at("attn_k"), &at("attn_v")])?,
+                o: loader.linear(&at("attn_o"))?,
+                ln2: loader.norm(&at("ln2"), stack.eps)?,
+                fc1: loader.linear(&at("fc1"))?,
+                fc2: loader.linear(&at("fc2"))?,
+            })
+        };
+        let heads = Heads { n_heads: stack.n_heads, n_kv_heads: stack.n_kv_heads, head_dim: stack.head_dim };
+        Ok(Self { layers: (0..stack.layers).map(layer).collect::<Result<_>>()?, heads, act })
+    }
+
+    pub fn sizes(stack: &Stack, rows: usize) -> Sizes {
+        let hidden = rows * stack.hidden;
+        Sizes { normed: hidden, qkv: 3 * hidden, mixed: hidden, wide: rows * stack.ffn }
+    }
+
+    /// `x` is `(batch * rows, hidden)`, in place; attention stays inside each of the `batch` runs.
+    pub fn run(
+        &self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        x: &mut B::Buf,
+        batch: usize,
+        rows: usize,
+    ) {
+        let all = batch * rows;
+        for layer in &self.layers {
+            layer.ln1.plain(pass, x, all, &mut scratch.normed);
+            pass.linear(&scratch.normed, all, &layer.qkv, Act::None, &mut scratch.qkv);
+            pass.count(4 * batch * rows * rows * self.heads.n_heads * self.heads.head_dim);
+            pass.backend.attend(&scratch.qkv, batch, rows, self.heads, &mut scratch.mixed);
+            pass.linear_add(&scratch.mixed, all, &layer.o, x);
+            layer.ln2.plain(pass, x, all, &mut scratch.normed);
+            pass.linear(&scratch.normed, all, &layer.fc1, self.act, &mut scratch.wide);
+            pass.linear_add(&scratch.wide, all, &layer.fc2, x);
+        }
+    }
+}
