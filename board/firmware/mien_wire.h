@@ -349,7 +349,7 @@ static inline int mien_feed(struct mien_decoder *d, uint8_t byte, struct mien_pa
     d->counts.packets++;
     int restarted = 0;
     if (p->kind == MIEN_HELLO) {
-        restarted = d->has_boot && d->last_boot != p->as.hello.boot;
+        restarted = p->seq == 0 || (d->has_boot && d->last_boot != p->as.hello.boot);
         d->has_boot = 1;
         d->last_boot = p->as.hello.boot;
     }

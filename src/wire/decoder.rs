@@ -104,7 +104,8 @@ impl Decoder {
         self.counts.packets += 1;
         let mut restarted = false;
         if let Message::Hello(hello) = &packet.message {
-            restarted = self.last_boot.replace(hello.boot).is_some_and(|boot| boot != hello.boot);
+            let boot = self.last_boot.replace(hello.boot);
+            restarted = packet.seq == 0 || boot.is_some_and(|boot| boot != hello.boot);
         }
         if let Some(last) = self.last_seq.replace(packet.seq)
             && !restarted

@@ -5,7 +5,7 @@
 //! | bytes | field | |
 //! |---|---|---|
 //! | 1 | version | [`VERSION`]; another value is another protocol and nothing after it may be read |
-//! | 2 | seq | u16 little-endian, of packets on this line, wraps; a step other than 1 is loss |
+//! | 2 | seq | u16 little-endian, of packets on this line, wraps; a step other than 1 is loss, unless a hello with 0 or with another `boot` says that the sender began anew |
 //! | 1 | kind | 0 hello, 1 event, 2 heartbeat, 3 reason; new kinds are appended |
 //! | n | body | postcard: fields in order; integers wider than a byte as LEB128 varints; text as varint length and UTF-8 |
 //! | 4 | crc | CRC-32/ISO-HDLC, little-endian, over the kind's schema id (4 bytes, little-endian), then version to body |

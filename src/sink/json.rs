@@ -1,0 +1,260 @@
+//! Events as JSON, one object per line: what `stdout` prints, MQTT carries, and `watch` and `draw` read again.
+//!
+//! Every object has a `type`. `expression` and `confidence` are named and valued as in ROS `hri_msgs/Expression`; `label` is
+//! the bundle's own word. Absent values are absent keys.
+//! Units: `_ms` as on the wire; `confidence` and scores from 0 to 1.
+
+use super::{Message, Speaker};
+use crate::wire::{self, AUDIO, VIDEO};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Line {
+    Hello(Hello),
+    Event(Event),
+    State(State),
+    Heartbeat(Heartbeat),
+    Scores(Scores),
+    Reason(Reason),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: String,
+    pub schema: String,
+    pub boot: String,
+    pub device: String,
+    pub software: String,
+    pub purpose: String,
+    pub bundle: String,
+    pub bundle_hash: String,
+    pub label_set: String,
+    pub labels: Vec<String>,
+    pub window_ms: u32,
+    pub hop_ms: u32,
+    pub heartbeat_ms: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// `begin`, `change`, `end` or `unknown`.
+    pub event: String,
+    pub seq: u32,
+    pub episode: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    pub confidence: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    pub track: u16,
+    pub at_ms: u64,
+    pub begin_ms: u64,
+    pub window_ms: u32,
+    pub present: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_synced: Option<bool>,
+    pub age_ms: u32,
+}
+
+/// What holds now, as a retained MQTT message says it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// A label, or `unknown`.
+    pub label: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    pub confidence: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    pub seq: u32,
+    pub since_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    pub boot: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub uptime_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub events: u32,
+    pub windows: u32,
+    pub late: u32,
+    pub dropped: u32,
+    pub video: String,
+    pub audio: String,
+    pub muted: bool,
+    pub infer_ms: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    pub at_ms: u64,
+    pub present: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    pub plain: Vec<f32>,
+    pub smoothed: Vec<f32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    pub episode: u32,
+    pub at_ms: u64,
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+impl Line {
+    pub fn hello(speaker: &Speaker) -> Line {
+        Line::Hello(Hello::of(&speaker.hello()))
+    }
+
+    pub fn of(message: &Message, speaker: &Speaker) -> Line {
+        match message {
+            Message::Event(event) => Line::Event(Event::of(event, speaker.label(event.label))),
+            Message::Heartbeat(beat) => Line::Heartbeat(Heartbeat::of(beat, speaker.label(beat.label))),
+            Message::Scores(scores) => Line::Scores(Scores {
+                at_ms: scores.at_ms,
+                present: modalities(scores.present),
+                missing: modalities(scores.expected & !scores.present),
+                plain: scores.plain[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
+                smoothed: scores.smoothed[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
+            }),
+            Message::Reason(reason) => Line::Reason(Reason {
+                episode: reason.episode,
+                at_ms: reason.at_ms,
+                text: reason.text.clone(),
+                answer: reason.answer.clone(),
+            }),
+        }
+    }
+
+    /// One line without its end.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("numbers, text and lists of them are JSON")
+    }
+}
+
+impl Hello {
+    pub fn of(hello: &wire::Hello<'_>) -> Hello {
+        let hash: String = hello.bundle_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Hello {
+            protocol: format!("{}.{}", wire::VERSION, hello.minor),
+            schema: format!("{:08x}", hello.schema),
+            boot: format!("{:016x}", hello.boot),
+            device: hello.device.into(),
+            software: hello.software.into(),
+            purpose: hello.purpose.into(),
+            bundle: hello.bundle.into(),
+            bundle_hash: hash,
+            label_set: hello.label_set.into(),
+            labels: hello.labels.iter().map(|&label| label.into()).collect(),
+            window_ms: hello.window_ms,
+            hop_ms: hello.hop_ms,
+            heartbeat_ms: hello.heartbeat_ms,
+        }
+    }
+}
+
+impl Event {
+    pub fn of(event: &wire::Event, label: Option<&str>) -> Event {
+        let cause = (event.cause != wire::Cause::None).then(|| event.cause.name().into());
+        let wall = event.wall_ms > 0;
+        Event {
+            event: event.kind.name().into(),
+            seq: event.seq,
+            episode: event.episode,
+            label: label.map(Into::into),
+            expression: label.map(|label| expression(label).into()),
+            confidence: f64::from(event.confidence_permille) / 1000.0,
+            cause,
+            track: event.track,
+            at_ms: event.at_ms,
+            begin_ms: event.begin_ms,
+            window_ms: event.window_ms,
+            present: modalities(event.present),
+            missing: modalities(event.missing()),
+            wall_ms: wall.then_some(event.wall_ms),
+            wall_synced: wall.then_some(event.wall_synced == 1),
+            age_ms: event.age_ms,
+        }
+    }
+}
+
+impl State {
+    /// What holds after an event.
+    pub fn after(event: &wire::Event, speaker: &Speaker) -> State {
+        let holds = matches!(event.kind, wire::Kind::Begin | wire::Kind::Change);
+        let label = speaker.label(event.label).filter(|_| holds);
+        State {
+            label: label.unwrap_or("unknown").into(),
+            expression: label.map(|label| expression(label).into()),
+            confidence: if holds { f64::from(event.confidence_permille) / 1000.0 } else { 0.0 },
+            cause: (!holds).then(|| event.cause.name().into()),
+            seq: event.seq,
+            since_ms: if holds { event.begin_ms } else { event.at_ms },
+            wall_ms: (event.wall_ms > 0).then_some(event.wall_ms),
+            boot: format!("{:016x}", speaker.boot),
+        }
+    }
+
+    /// Nothing was said yet.
+    pub fn first(speaker: &Speaker) -> State {
+        State { label: "unknown".into(), boot: format!("{:016x}", speaker.boot), ..State::default() }
+    }
+}
+
+impl Heartbeat {
+    pub fn of(beat: &wire::Heartbeat, label: Option<&str>) -> Heartbeat {
+        Heartbeat {
+            uptime_ms: beat.uptime_ms,
+            label: label.map(Into::into),
+            events: beat.events,
+            windows: beat.windows,
+            late: beat.late,
+            dropped: beat.dropped,
+            video: beat.video.name().into(),
+            audio: beat.audio.name().into(),
+            muted: beat.muted == 1,
+            infer_ms: beat.infer_ms,
+        }
+    }
+}
+
+/// The word of `hri_msgs/Expression` for a label of the usual sets; another label stays as it is.
+pub fn expression(label: &str) -> &str {
+    match label {
+        "anger" => "angry",
+        "disgust" => "disgusted",
+        "fear" | "fearful" => "scared",
+        "happiness" | "joy" => "happy",
+        "sadness" => "sad",
+        "surprise" => "surprised",
+        "contempt" => "contempt",
+        "anxiety" => "anxious",
+        "disappointment" => "disappointed",
+        other => other,
+    }
+}
+
+fn modalities(bits: u8) -> Vec<String> {
+    [(VIDEO, "video"), (AUDIO, "audio")]
+        .into_iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, name)| name.into())
+        .collect()
+}
+
+fn thousandths(p: f32) -> f32 {
+    (p * 1000.0).round() / 1000.0
+}
