@@ -1,1 +1,294 @@
 //! One TOML file, board profile and site: every limit of the daemon in one struct, unknown keys refused.
+//!
+//! `profile = "board/x.toml"` is read first and the site's keys are laid over it, table by table. Paths are relative to the file
+//! that names them. Everything but `model.bundle`, `privacy.purpose`, one source and one sink has a default.
+//!
+//! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
+
+use crate::{
+    policy,
+    privacy::{self, Device},
+    sink::{serial, stdout},
+    source::clip,
+    window,
+};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Profiles of profiles of profiles end here.
+const DEPTH_MAX: usize = 4;
+/// Keys whose values are paths, as `table.key`.
+const PATHS: [&str; 8] = [
+    "model.bundle",
+    "clip.path",
+    "privacy.mute_file",
+    "state_file",
+    "sink.mqtt.password_file",
+    "sink.mqtt.ca",
+    "sink.mqtt.client_cert",
+    "sink.mqtt.client_key",
+];
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A config that this one is laid over.
+    pub profile: Option<PathBuf>,
+    /// The device's name to the world; empty: the host's.
+    pub device: String,
+    /// Remembers what holds over a crash, so that its end can still be told; best on a tmpfs.
+    pub state_file: PathBuf,
+    pub model: Model,
+    pub window: window::Settings,
+    pub clip: Option<clip::Settings>,
+    pub policy: policy::Limits,
+    pub sink: Sinks,
+    pub privacy: privacy::Settings,
+    pub daemon: Daemon,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    pub bundle: PathBuf,
+    /// Label set of the bundle; empty: its first.
+    pub labels: String,
+    /// Prompt under which labels are scored; empty: `label`.
+    pub prompt: String,
+    /// Prompt under which reasons are given; empty: `reason`.
+    pub reason_prompt: String,
+    /// Whether a label that begins is explained.
+    pub reason: Explain,
+    /// 0: as many as the machine has cores.
+    pub threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Explain {
+    #[default]
+    Off,
+    OnChange,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sinks {
+    pub stdout: Option<stdout::Settings>,
+    pub serial: Option<serial::Settings>,
+    #[cfg(feature = "mqtt")]
+    pub mqtt: Option<crate::sink::mqtt::Settings>,
+}
+
+/// Queues and clocks of the daemon itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    pub heartbeat_ms: u32,
+    /// Between two status lines in the log.
+    pub status_s: u32,
+    /// Readings that wait for the model; the oldest are dropped.
+    pub readings_max: usize,
+    /// Messages that wait for each sink; the oldest are dropped.
+    pub messages_max: usize,
+    /// A window that takes longer is a hang: the watchdog is no longer fed.
+    pub stall_s: u32,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Model {
+            bundle: PathBuf::new(),
+            labels: String::new(),
+            prompt: "label".into(),
+            reason_prompt: "reason".into(),
+            reason: Explain::Off,
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Daemon { heartbeat_ms: 1_000, status_s: 60, readings_max: 96, messages_max: 64, stall_s: 120 }
+    }
+}
+
+impl Config {
+    /// Reads a file and the profiles under it, and refuses what cannot be.
+    pub fn read(path: &Path) -> Result<Config> {
+        let table = layered(path, 0)?;
+        let config: Config = table.try_into().map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        config.check().with_context(|| path.display().to_string())?;
+        Ok(config)
+    }
+
+    /// What no single key can know.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            !self.model.bundle.as_os_str().is_empty(),
+            "model.bundle is not set: name a file that `mien pack` made, or one under models/"
+        );
+        self.privacy.check()?;
+        self.policy.check()?;
+        ensure!(self.device.len() <= 24, "device = {:?}: at most 24 bytes", self.device);
+        ensure!(
+            !self.devices().is_empty(),
+            "there is no source: add a table [camera], [mic], [clip] or [pipe]"
+        );
+        ensure!(
+            self.clip.is_none() || self.devices().len() == 1,
+            "[clip] stands beside another source: a recording is played alone"
+        );
+        if let Some(serial) = self.serial() {
+            serial.check()?;
+        }
+        #[cfg(feature = "mqtt")]
+        if let Some(mqtt) = self.mqtt() {
+            mqtt.check()?;
+        }
+        ensure!(
+            self.sinks() > 0,
+            "there is no sink: add a table [sink.stdout], [sink.serial] or [sink.mqtt]"
+        );
+        let daemon = &self.daemon;
+        for (name, value, range) in [
+            ("heartbeat_ms", daemon.heartbeat_ms as usize, 100..=60_000),
+            ("status_s", daemon.status_s as usize, 1..=86_400),
+            ("readings_max", daemon.readings_max, 8..=4_096),
+            ("messages_max", daemon.messages_max, 8..=4_096),
+            ("stall_s", daemon.stall_s as usize, 5..=3_600),
+        ] {
+            ensure!(
+                range.contains(&value),
+                "daemon.{name} = {value}: from {} to {}",
+                range.start(),
+                range.end()
+            );
+        }
+        Ok(())
+    }
+
+    /// Every source that is not switched off.
+    pub fn devices(&self) -> Vec<Device> {
+        self.clip.iter().cloned().map(Device::Clip).collect()
+    }
+
+    pub fn stdout(&self) -> Option<&stdout::Settings> {
+        self.sink.stdout.as_ref().filter(|sink| sink.enabled)
+    }
+
+    pub fn serial(&self) -> Option<&serial::Settings> {
+        self.sink.serial.as_ref().filter(|sink| sink.enabled)
+    }
+
+    #[cfg(feature = "mqtt")]
+    pub fn mqtt(&self) -> Option<&crate::sink::mqtt::Settings> {
+        self.sink.mqtt.as_ref().filter(|sink| sink.enabled)
+    }
+
+    fn sinks(&self) -> usize {
+        let count = usize::from(self.stdout().is_some()) + usize::from(self.serial().is_some());
+        #[cfg(feature = "mqtt")]
+        let count = count + usize::from(self.mqtt().is_some());
+        count
+    }
+
+    /// The configured name, or the host's.
+    pub fn device_name(&self) -> String {
+        if !self.device.is_empty() {
+            return self.device.clone();
+        }
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        match host.trim() {
+            "" => "mien".into(),
+            host => host[..host.floor_char_boundary(24)].into(),
+        }
+    }
+}
+
+/// A file laid over its profile. Each file is checked alone first, so that errors have a line.
+fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
+    ensure!(depth < DEPTH_MAX, "{}: profiles of profiles, more than {DEPTH_MAX} deep", path.display());
+    let text = fs::read_to_string(path).with_context(|| format!("reading the config {}", path.display()))?;
+    let alone: Config = toml::from_str(&text).map_err(|error| explain(path, &text, &error))?;
+    let mut table: toml::Table = toml::from_str(&text).map_err(|error| explain(path, &text, &error))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for key in PATHS {
+        anchor(&mut table, key, folder);
+    }
+    let Some(profile) = alone.profile else { return Ok(table) };
+    let mut under = layered(&folder.join(&profile), depth + 1)
+        .with_context(|| format!("the profile of {}", path.display()))?;
+    lay(&mut under, table);
+    Ok(under)
+}
+
+/// Keys of `over` win, table by table.
+fn lay(under: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => lay(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Makes the path at `table.key` relative to the file that names it.
+fn anchor(table: &mut toml::Table, key: &str, folder: &Path) {
+    let (tables, last) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut at = table;
+    for name in tables.split('.').filter(|name| !name.is_empty()) {
+        match at.get_mut(name) {
+            Some(toml::Value::Table(inner)) => at = inner,
+            _ => return,
+        }
+    }
+    if let Some(toml::Value::String(path)) = at.get_mut(last)
+        && !path.is_empty()
+        && let Some(whole) = folder.join(&*path).to_str()
+    {
+        *path = whole.into();
+    }
+}
+
+/// An error of the parser with file, line and table, and the nearest key where one is not known.
+fn explain(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = &text[..text.floor_char_boundary(at)];
+    let line = before.matches('\n').count() + 1;
+    let table = text.lines().take(line).filter_map(|l| l.trim().strip_prefix('[')?.split(']').next()).last();
+    let within = table.map(|table| format!(" in [{table}]")).unwrap_or_default();
+    let place = format!("{} line {line}", path.display());
+    let message = error.message().trim();
+    let Some(rest) = message.strip_prefix("unknown field `") else {
+        return anyhow!("{place}: {message}{within}");
+    };
+    let mut names = rest.split('`').step_by(2);
+    let key = names.next().unwrap_or_default();
+    let nearest = names.min_by_key(|name| strsim::damerau_levenshtein(key, name));
+    let within = match table {
+        Some(table) if table.rsplit('.').next() != Some(key) => within,
+        _ => String::new(),
+    };
+    match nearest {
+        Some(nearest) => {
+            anyhow!("{place}: unknown key `{key}`{within}; the nearest known one is `{nearest}`")
+        }
+        None => anyhow!("{place}: unknown key `{key}`{within}"),
+    }
+}
+
+/// The config at `path`, or a refusal.
+pub fn read(path: &Path) -> Result<Config> {
+    if path.is_dir() {
+        bail!("{} is a folder: name a file", path.display());
+    }
+    Config::read(path)
+}

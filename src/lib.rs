@@ -42,6 +42,9 @@ pub mod model;
 pub mod policy;
 
 #[cfg(feature = "std")]
+pub mod privacy;
+
+#[cfg(feature = "std")]
 pub mod sink;
 
 #[cfg(feature = "std")]
