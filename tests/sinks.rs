@@ -1,0 +1,278 @@
+//! Sinks against real things: a pseudo terminal that comes and goes, a mosquitto with passwords and certificates.
+
+use mien::sink::{Message, Reason, Sink, Speaker, json::Line, serial, stdout::Stdout};
+use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, VIDEO};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+mod broker;
+
+fn speaker() -> Arc<Speaker> {
+    Arc::new(Speaker {
+        boot: 0x0123_4567_89ab_cdef,
+        device: "kiosk 7".into(),
+        purpose: "research".into(),
+        bundle: "tiny".into(),
+        bundle_hash: [0, 1, 2, 3, 4, 5, 6, 7],
+        label_set: "dfew".into(),
+        labels: ["happy", "fear", "neutral"].map(String::from).into(),
+        window_ms: 4_000,
+        hop_ms: 1_000,
+        heartbeat_ms: 1_000,
+    })
+}
+
+fn event(seq: u32, kind: Kind, label: u8, cause: Cause) -> Message {
+    Message::Event(Event {
+        seq,
+        episode: 0,
+        kind,
+        label,
+        confidence_permille: 812,
+        track: 0,
+        expected: VIDEO | AUDIO,
+        present: VIDEO,
+        cause,
+        at_ms: 4_000 + u64::from(seq) * 1_000,
+        begin_ms: 4_000,
+        window_ms: 4_000,
+        wall_ms: 0,
+        wall_synced: 0,
+        age_ms: 0,
+    })
+}
+
+fn begin(seq: u32) -> Message {
+    event(seq, Kind::Begin, 1, Cause::None)
+}
+
+/// Waits for something, at most some seconds.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
+    let out = Shared::default();
+    let mut sink = Stdout::to(Default::default(), speaker(), Box::new(out.clone()));
+    sink.send(&begin(0));
+    sink.send(&event(1, Kind::End, 1, Cause::Faded));
+    sink.send(&event(2, Kind::Unknown, NO_LABEL, Cause::NoAudio));
+    sink.send(&Message::Heartbeat(Heartbeat::default()));
+    let reason =
+        Reason { episode: 0, at_ms: 4_000, text: "A \"scream\".\nLoud.".into(), answer: Some("fear".into()) };
+    sink.send(&Message::Reason(Arc::new(reason)));
+    let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.0","#), "{}", lines[0]);
+    assert_eq!(
+        lines[1],
+        r#"{"type":"event","event":"begin","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
+    );
+    assert!(lines[2].contains(r#""event":"end""#) && lines[2].contains(r#""cause":"faded""#));
+    assert!(!lines[3].contains("label") && lines[3].contains(r#""cause":"no_audio""#));
+    for line in lines {
+        let back: Line = serde_json::from_str(line).unwrap();
+        assert_eq!(back.text(), line);
+    }
+}
+
+#[test]
+fn a_reader_of_stdout_that_leaves_is_no_trouble() {
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sink = Stdout::to(Default::default(), speaker(), Box::new(Gone));
+    sink.send(&begin(0));
+    let counts = sink.counts();
+    assert_eq!((counts.sent, counts.dropped, counts.losses), (0, 2, 1));
+}
+
+/// One end of a line; the other is a tty under `link`.
+struct Pty(OwnedFd);
+
+impl Pty {
+    fn new(link: &Path) -> Pty {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let _ = fs::remove_file(link);
+        std::os::unix::fs::symlink(name.to_str().unwrap(), link).unwrap();
+        rustix::io::ioctl_fionbio(&master, true).unwrap();
+        Pty(master)
+    }
+    /// What has come so far.
+    fn read(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut bytes = [0; 4096];
+        while let Ok(len) = rustix::io::read(&self.0, &mut bytes[..]) {
+            if len == 0 {
+                break;
+            }
+            all.extend_from_slice(&bytes[..len]);
+        }
+        all
+    }
+}
+
+/// The kinds of the packets in some bytes, with what was counted.
+fn kinds(decoder: &mut Decoder, bytes: &[u8]) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    for &byte in bytes {
+        if let Some(Ok(packet)) = decoder.feed(byte) {
+            kinds.push(match packet.message {
+                wire::Message::Hello(_) => "hello",
+                wire::Message::Event(_) => "event",
+                wire::Message::Heartbeat(_) => "heartbeat",
+                wire::Message::Reason(_) => "reason",
+            });
+        }
+    }
+    kinds
+}
+
+fn settings(tty: PathBuf) -> serial::Settings {
+    serial::Settings { tty, reasons: true, write_ms: 50, ..Default::default() }
+}
+
+#[test]
+fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let far = Pty::new(&tty);
+    let mut sink = serial::Serial::new(settings(tty), speaker());
+    sink.send(&begin(0));
+    sink.send(&Message::Heartbeat(Heartbeat::default()));
+    let text = "é".repeat(150);
+    sink.send(&Message::Reason(Arc::new(Reason { episode: 0, at_ms: 0, text, answer: None })));
+    sink.close();
+    let mut decoder = Decoder::new();
+    let seen = kinds(&mut decoder, &far.read());
+    assert_eq!(seen, ["hello", "event", "heartbeat", "reason", "reason"]);
+    assert_eq!((decoder.counts().errors(), decoder.counts().gaps), (0, 0));
+    assert_eq!(sink.counts().sent, 5);
+}
+
+#[test]
+fn a_tty_that_vanishes_costs_what_was_sent_meanwhile_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let mut sink = serial::Serial::new(settings(tty.clone()), speaker());
+    sink.send(&begin(0));
+    assert_eq!(sink.counts().losses, 1, "a tty that is not there is said once");
+
+    let mut decoder = Decoder::new();
+    let far = Pty::new(&tty);
+    let mut seen = Vec::new();
+    until("the first hello", || {
+        sink.tick();
+        seen.extend(kinds(&mut decoder, &far.read()));
+        seen == ["hello"]
+    });
+    sink.send(&begin(1));
+    assert_eq!(kinds(&mut decoder, &far.read()), ["event"]);
+
+    drop(far);
+    until("the loss", || {
+        sink.tick();
+        sink.counts().losses == 2
+    });
+    sink.send(&begin(2));
+    sink.send(&begin(3));
+    let far = Pty::new(&tty);
+    let mut seen = Vec::new();
+    until("the second hello", || {
+        sink.tick();
+        seen.extend(kinds(&mut decoder, &far.read()));
+        !seen.is_empty()
+    });
+    sink.send(&begin(4));
+    seen.extend(kinds(&mut decoder, &far.read()));
+    assert_eq!(seen, ["hello", "event"]);
+    let counts = decoder.counts();
+    assert_eq!((counts.errors(), counts.gaps, counts.missed), (0, 1, 2));
+    assert_eq!((sink.counts().dropped, sink.counts().losses), (3, 2));
+}
+
+#[test]
+fn a_line_that_stands_still_costs_packets_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let far = Pty::new(&tty);
+    let mut sink = serial::Serial::new(serial::Settings { write_ms: 1, ..settings(tty) }, speaker());
+    for seq in 0..1_000 {
+        sink.send(&begin(seq));
+    }
+    assert!(sink.counts().dropped > 0, "nobody read, and all was taken: {:?}", sink.counts());
+    assert_eq!(sink.counts().losses, 0);
+    let mut decoder = Decoder::new();
+    kinds(&mut decoder, &far.read());
+    let before = decoder.counts().packets;
+    sink.send(&begin(1_000));
+    sink.send(&begin(1_001));
+    assert!(!kinds(&mut decoder, &far.read()).is_empty());
+    assert!(decoder.counts().packets > before && decoder.counts().gaps >= 1);
+}
+
+#[test]
+fn what_is_not_a_tty_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    File::create(&path).unwrap();
+    let error = format!("{:#}", serial::open(&path, 9_600).unwrap_err());
+    assert!(error.contains("file is not a tty"), "{error}");
+    let error = format!("{:#}", serial::open(&folder.path().join("none"), 9_600).unwrap_err());
+    assert!(error.contains("none"), "{error}");
+}
+
+#[test]
+fn any_rate_is_set_where_the_tty_has_rates() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let _far = Pty::new(&tty);
+    for baud in [9_600, 115_200, 921_600, 250_000, 1_234_567] {
+        let line = serial::open(&tty, baud).unwrap();
+        assert_eq!(rustix::termios::tcgetattr(&line).unwrap().output_speed(), baud);
+    }
+}
+
+#[test]
+fn long_reasons_are_cut_between_characters() {
+    let text = "aé".repeat(100);
+    let parts = serial::parts(9, &text);
+    assert_eq!(parts.len(), 2);
+    assert_eq!(parts.iter().map(|part| part.text).collect::<String>(), text);
+    assert!(parts.iter().all(|part| part.parts == 2 && part.episode == 9));
+}
