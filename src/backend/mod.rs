@@ -7,8 +7,9 @@
 //! Shapes: row-major, channels last. A picture of `frames x height x width` pixels and `channels` is a matrix of
 //! `frames * height * width` rows. A `Matrix` is `(outputs, inputs)` and computes `x W^T`, as in the checkpoint.
 //! Invariant: a backend never allocates after the model is loaded; buffers are made once, for the largest row count.
-//! Non-finite values: a row of `x` that holds NaN or infinity gives a row of non-finite or NaN-tainted values and leaves every
-//! other row alone; nothing non-finite is silently turned into a plausible number.
+//! Non-finite values: in products and norms a row of `x` that holds NaN or infinity gives a row without one finite number and
+//! leaves every other row alone; attention mixes rows, so there it may reach every row of the call. Nothing non-finite is
+//! silently turned into a plausible number.
 
 use crate::bundle::Tensor;
 use anyhow::Result;

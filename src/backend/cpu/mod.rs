@@ -1,3 +1,626 @@
-//! The CPU as a device.
+//! The CPU as a device: panels of packed weights, one pinned team of threads, kernels for the instruction set at hand.
+//!
+//! Weights are laid out once for the machine (`panels`), activations are f32. Products with Q8_0 and Q4_0 weights quantise x in
+//! blocks of 32 to signed bytes (half a step of `max / 127` per value); F16 and F32 weights meet f32. Attention and cache follow
+//! [`Precision`]. Results do not depend on the number of threads.
+//! `MIEN_CPU` = `plain`, `avx2` or `avx512` masks what the processor could do beyond that.
+//! Limits: scratch memory grows to the largest op seen, then no op allocates.
+// Kernels index registers by row and lane; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
 
+use super::{Act, Backend, Grid, Heads};
+use crate::bundle::{Kind, Tensor};
+use anyhow::{Result, bail};
+use attention::{Attend, Decode, From, PackKeys, Packs};
+use cache::Entry;
+use lanes::{Isa, PANEL, Work};
+use memory::{Memory, Out};
+use panels::Packed;
+use pool::Pool;
+use product::{Chunk, Pack, Product, Then};
+use rows::{Elements, Means, Norm, Taps};
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod cache;
+mod lanes;
+mod math;
+mod memory;
+mod panels;
+mod plain;
+mod pool;
+mod product;
+mod rows;
 pub mod scalar;
+
+pub use cache::Cache;
+pub use memory::Buf;
+pub use panels::Matrix;
+
+/// What the processor can do, best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+}
+
+impl Level {
+    /// Every level of this machine, best last.
+    pub fn available() -> Vec<Level> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Level::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                levels.push(Level::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
+                    levels.push(Level::Avx512);
+                    if has!("avx512bf16") {
+                        levels.push(Level::Avx512Bf16);
+                    }
+                }
+            }
+        }
+        levels
+    }
+
+    /// The best level, or the best that `MIEN_CPU` allows.
+    pub fn detect() -> Result<Level> {
+        let available = Level::available();
+        let Ok(mask) = std::env::var("MIEN_CPU") else {
+            return Ok(available[available.len() - 1]);
+        };
+        match available.iter().rev().find(|level| level.name() == mask) {
+            Some(level) => Ok(*level),
+            None => bail!(
+                "MIEN_CPU={mask} is no level of this machine, which has {}",
+                available.iter().map(|l| l.name()).collect::<Vec<_>>().join(", ")
+            ),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Plain => "plain",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// Rows of a tile for `rows` rows of x.
+    fn tile(self, rows: usize) -> usize {
+        let facts = self.run(Facts);
+        match rows {
+            0 | 1 => 1,
+            rows if rows <= facts.few => facts.few,
+            _ => facts.tile,
+        }
+    }
+
+    fn run<W: Work>(self, work: W) -> W::Out {
+        // SAFETY: a level is made by `available` alone, from what the processor reports.
+        unsafe {
+            match self {
+                Level::Plain => plain::Plain::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2::Avx2::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512::Avx512::<false>::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Bf16 => avx512::Avx512::<true>::enter(work),
+            }
+        }
+    }
+}
+
+/// What the rest of the backend asks of an instruction set.
+struct Facts;
+
+struct IsaFacts {
+    few: usize,
+    tile: usize,
+    offset: bool,
+    bf16: bool,
+}
+
+impl Work for Facts {
+    type Out = IsaFacts;
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) -> IsaFacts {
+        IsaFacts { few: I::FEW, tile: I::TILE, offset: I::OFFSET, bf16: I::BF16 }
+    }
+}
+
+/// How exact attention and cache are; products follow the kind of their weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 throughout: for F32 bundles.
+    F32,
+    /// f32 attention, f16 keys and values: for F16 bundles.
+    F16,
+    /// bf16 products in attention where the processor has them, f16 keys and values: for Q8_0 and Q4_0 bundles.
+    Int8,
+}
+
+impl Precision {
+    /// What suits a bundle whose matrices are of this kind.
+    pub fn of(kind: Kind) -> Precision {
+        match kind {
+            Kind::F32 => Precision::F32,
+            Kind::F16 => Precision::F16,
+            Kind::Q8_0 | Kind::Q4_0 => Precision::Int8,
+        }
+    }
+}
+
+/// The CPU backend.
+pub struct Cpu {
+    level: Level,
+    precision: Precision,
+    pool: Pool,
+    packed: Packed,
+    packs: Packs,
+    scores: Memory,
+    wide: Buf,
+}
+
+/// Rows of one chunk of a job over rows.
+const ROWS: usize = 8;
+/// Values of one chunk of a job over values.
+const VALUES: usize = 1 << 14;
+/// Rows up to which attention over the cache takes one row at a time.
+const FEW_ROWS: usize = 4;
+
+impl Cpu {
+    /// `threads` in all, 0 for one per processor; the best instruction set that `MIEN_CPU` allows.
+    pub fn new(threads: usize, precision: Precision) -> Result<Cpu> {
+        Cpu::with_level(threads, precision, Level::detect()?)
+    }
+
+    /// As [`Cpu::new`] with a level of [`Level::available`].
+    pub fn with_level(threads: usize, precision: Precision, level: Level) -> Result<Cpu> {
+        if !Level::available().contains(&level) {
+            bail!("this processor has no {}", level.name());
+        }
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        };
+        Ok(Cpu {
+            level,
+            precision,
+            pool: Pool::new(threads),
+            packed: Packed::new()?,
+            packs: Packs::new()?,
+            scores: Memory::new(0)?,
+            wide: Buf::new(0)?,
+        })
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn product(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, then: Then, out: &mut [f32]) {
+        let quantised = matches!(w.kind, Kind::Q8_0 | Kind::Q4_0);
+        let start = quantised.then(|| w.start(self.level.run(Facts).offset));
+        self.packed.shape(rows, w.cols, self.level.tile(rows), quantised);
+        let (level, packed, x) = (self.level, &self.packed, x.first(rows * w.cols));
+        self.pool.run(rows.div_ceil(packed.tile), |tile, _| {
+            level.run(Pack { x, rows, cols: w.cols, to: packed, tile, quantised: start });
+        });
+        let bias = bias.map(|b| b.first(w.rows));
+        let product = Product { x: packed, rows, w, bias, then, out: Out(out.as_mut_ptr()) };
+        assert_eq!(out.len(), rows * product.outputs(), "{rows} rows of {} outputs", product.outputs());
+        let cut = product.cut(self.pool.threads());
+        self.pool.run(cut.chunks(), |chunk, _| {
+            level.run(Chunk { product: &product, cut: &cut, chunk });
+        });
+    }
+
+    fn norm(&self, x: &[f32], gain: &[f32], bias: Option<&[f32]>, eps: f32, act: Act, out: &mut [f32]) {
+        let cols = gain.len();
+        let (level, rows, out) = (self.level, x.len() / cols, Out(out.as_mut_ptr()));
+        self.pool.run(rows.div_ceil(ROWS), |chunk, _| {
+            for r in chunk * ROWS..rows.min((chunk + 1) * ROWS) {
+                let x = &x[r * cols..][..cols];
+                level.run(Norm { x, gain, bias, eps, act, out: Out(out.at(r * cols)) });
+            }
+        });
+    }
+
+    /// Attention of packed units: `heads` queries in `batch` runs of `rows`.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_units(
+        &self,
+        q: &[f32],
+        batch: usize,
+        rows: usize,
+        heads: Heads,
+        causal: Option<usize>,
+        out: &mut [f32],
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let (level, packs) = (self.level, &self.packs);
+        let (across, blocks) = (n_heads * head_dim, rows.div_ceil(PANEL));
+        assert_eq!(out.len(), batch * rows * across, "{batch} x {rows} rows of {across}");
+        let out = Out(out.as_mut_ptr());
+        // Four blocks of queries share their keys in the cache of the core.
+        let pieces = blocks.div_ceil(4);
+        self.pool.run(batch * n_heads * pieces, |chunk, _| {
+            let (b, h, piece) = (chunk / pieces / n_heads, chunk / pieces % n_heads, chunk % pieces);
+            for block in piece * 4..blocks.min(piece * 4 + 4) {
+                level.run(Attend {
+                    q: &q[b * rows * heads.qkv() + h * head_dim..],
+                    stride: heads.qkv(),
+                    rows,
+                    first: block * PANEL,
+                    head_dim,
+                    packs,
+                    unit: b * n_kv_heads + h / (n_heads / n_kv_heads),
+                    causal,
+                    out: Out(out.at(b * rows * across + h * head_dim)),
+                    out_stride: across,
+                });
+            }
+        });
+    }
+}
+
+impl Backend for Cpu {
+    type Buf = Buf;
+    type Matrix = Matrix;
+    type Cache = Cache;
+
+    fn describe(&self) -> String {
+        format!("cpu, {}, {} threads, {:?} attention", self.level.name(), self.threads(), self.precision)
+    }
+
+    fn alloc(&self, len: usize) -> Result<Buf> {
+        Buf::new(len)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Buf> {
+        let mut buf = Buf::new(values.len())?;
+        buf.first_mut(values.len()).copy_from_slice(values);
+        Ok(buf)
+    }
+
+    fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
+        Matrix::new(parts, self.level.run(Facts).offset, &self.pool)
+    }
+
+    fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {
+        let entry = if self.precision == Precision::F32 { Entry::F32 } else { Entry::F16 };
+        Cache::new(layers, heads, positions_max, entry)
+    }
+
+    fn write(&mut self, src: &[f32], dst: &mut Buf, at: usize) {
+        dst.first_mut(at + src.len())[at..].copy_from_slice(src);
+    }
+
+    fn read(&mut self, src: &Buf, at: usize, dst: &mut [f32]) -> Result<()> {
+        dst.copy_from_slice(&src.first(at + dst.len())[at..]);
+        Ok(())
+    }
+
+    fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {
+        dst.first_mut(dst_at + len)[dst_at..].copy_from_slice(&src.first(src_at + len)[src_at..]);
+    }
+
+    fn linear(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, out: &mut Buf) {
+        self.product(x, rows, w, bias, Then::Store(act), out.first_mut(rows * w.rows));
+    }
+
+    fn linear_add(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, out: &mut Buf) {
+        self.product(x, rows, w, bias, Then::Add, out.first_mut(rows * w.rows));
+    }
+
+    fn linear_gated(&mut self, x: &Buf, rows: usize, w: &Matrix, out: &mut Buf) {
+        let cols = w.rows / 2;
+        assert!(w.rows.is_multiple_of(2), "gate and up need as many rows each, not {} in all", w.rows);
+        if cols.is_multiple_of(PANEL) {
+            return self.product(x, rows, w, None, Then::Gate, out.first_mut(rows * cols));
+        }
+        // The panels of gate and up do not line up: through a wide buffer.
+        let mut wide =
+            std::mem::replace(&mut self.wide, Buf::new(0).expect("an empty buffer needs no memory"));
+        if wide.len() < rows * w.rows {
+            wide = Buf::new(rows * w.rows).unwrap_or_else(|error| panic!("scratch memory: {error:#}"));
+        }
+        self.product(x, rows, w, None, Then::Store(Act::None), wide.first_mut(rows * w.rows));
+        let out = out.first_mut(rows * cols);
+        for (out, row) in out.chunks_exact_mut(cols).zip(wide.first(rows * w.rows).chunks_exact(2 * cols)) {
+            let (gate, up) = row.split_at(cols);
+            for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+                *o = g / (1.0 + (-g).exp()) * u;
+            }
+        }
+        self.wide = wide;
+    }
+
+    fn embed(&mut self, ids: &[u32], w: &Matrix, out: &mut Buf, at: usize) {
+        let out = &mut out.first_mut((at + ids.len()) * w.cols)[at * w.cols..];
+        for (row, id) in out.chunks_exact_mut(w.cols).zip(ids) {
+            w.row(*id as usize, row);
+        }
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &Buf,
+        rows: usize,
+        gain: &Buf,
+        bias: &Buf,
+        eps: f32,
+        act: Act,
+        out: &mut Buf,
+    ) {
+        let len = rows * gain.len();
+        let bias = Some(bias.first(gain.len()));
+        self.norm(x.first(len), gain.first(gain.len()), bias, eps, act, out.first_mut(len));
+    }
+
+    fn rms_norm(&mut self, x: &Buf, rows: usize, gain: &Buf, eps: f32, out: &mut Buf) {
+        let len = rows * gain.len();
+        self.norm(x.first(len), gain.first(gain.len()), None, eps, Act::None, out.first_mut(len));
+    }
+
+    fn attend(&mut self, qkv: &Buf, batch: usize, rows: usize, heads: Heads, out: &mut Buf) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let qkv = qkv.first(batch * rows * heads.qkv());
+        let bf16 = self.level.run(Facts).bf16 && self.precision == Precision::Int8;
+        self.packs.shape(batch * n_kv_heads, rows, head_dim, bf16);
+        let (level, packs, panels) = (self.level, &self.packs, rows.div_ceil(PANEL));
+        self.pool.run(batch * n_kv_heads, |unit, _| {
+            let (b, kv) = (unit / n_kv_heads, unit % n_kv_heads);
+            let keys = &qkv[b * rows * heads.qkv() + (n_heads + kv) * head_dim..];
+            let from = From::Rows { keys, values: &keys[n_kv_heads * head_dim..], stride: heads.qkv() };
+            for panel in 0..panels {
+                level.run(PackKeys { from, packs, unit, panel, head_dim });
+            }
+        });
+        self.attend_units(qkv, batch, rows, heads, None, out.first_mut(batch * rows * n_heads * head_dim));
+    }
+
+    fn rope_store(
+        &mut self,
+        qkv: &mut Buf,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Cache,
+        layer: usize,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        cache.prepare(theta);
+        let (cache, half) = (&*cache, head_dim / 2);
+        let qkv = Out(qkv.first_mut(rows * heads.qkv()).as_mut_ptr());
+        self.pool.run(rows.div_ceil(ROWS), |chunk, _| {
+            for r in chunk * ROWS..rows.min((chunk + 1) * ROWS) {
+                // SAFETY: row `r` lies in `qkv` and belongs to this chunk alone.
+                let row = unsafe { std::slice::from_raw_parts_mut(qkv.at(r * heads.qkv()), heads.qkv()) };
+                for head in row[..(n_heads + n_kv_heads) * head_dim].chunks_exact_mut(head_dim) {
+                    let (low, high) = head.split_at_mut(half);
+                    for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(cache.turns(start + r)) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+                // SAFETY: each position is stored by one chunk, and nobody reads the cache before the job is done.
+                unsafe { cache.store(layer, start + r, &row[n_heads * head_dim..]) };
+            }
+        });
+    }
+
+    fn attend_cached(
+        &mut self,
+        qkv: &Buf,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &Cache,
+        layer: usize,
+        out: &mut Buf,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        let keys = start + rows;
+        assert!(keys <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        let (qkv, level) = (qkv.first(rows * heads.qkv()), self.level);
+        let out = out.first_mut(rows * n_heads * head_dim);
+        if rows <= FEW_ROWS {
+            let group = n_heads / n_kv_heads;
+            let each = group * keys.next_multiple_of(PANEL);
+            self.scores.reserve(rows * n_kv_heads * cache.positions_max.next_multiple_of(PANEL) * group * 4);
+            let (scores, out) = (Out(self.scores.ptr()), Out(out.as_mut_ptr()));
+            self.pool.run(rows * n_kv_heads, |chunk, _| {
+                let (r, head) = (chunk / n_kv_heads, chunk % n_kv_heads);
+                level.run(Decode {
+                    q: &qkv[r * heads.qkv() + head * group * head_dim..][..group * head_dim],
+                    cache,
+                    layer,
+                    head,
+                    keys: start + r + 1,
+                    heads,
+                    scores: scores.at(chunk * each),
+                    out: Out(out.at((r * n_heads + head * group) * head_dim)),
+                });
+            });
+            return;
+        }
+        let bf16 = level.run(Facts).bf16 && self.precision == Precision::Int8;
+        self.packs.shape(n_kv_heads, keys, head_dim, bf16);
+        let (packs, panels) = (&self.packs, keys.div_ceil(PANEL));
+        self.pool.run(n_kv_heads * panels, |chunk, _| {
+            let (unit, panel) = (chunk / panels, chunk % panels);
+            let from = From::Cache { cache, layer, head: unit };
+            level.run(PackKeys { from, packs, unit, panel, head_dim });
+        });
+        self.attend_units(qkv, 1, rows, heads, Some(start), out);
+    }
+
+    fn unfold_patches(&mut self, pixels: &Buf, grid: Grid, patch: usize, out: &mut Buf) {
+        assert_eq!(grid.channels, 3, "pictures are RGB");
+        let (across, down) = (grid.width / patch, grid.height / patch);
+        let cols = 3 * patch * patch;
+        let pixels = pixels.first(grid.rows() * 3);
+        let out = out.first_mut(grid.frames * down * across * cols);
+        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+            let (f, py, px) = (row / (down * across), row / across % down, row % across);
+            for (line, out) in out.chunks_exact_mut(patch).enumerate() {
+                let (c, y) = (line / patch, line % patch);
+                let from = ((f * 3 + c) * grid.height + py * patch + y) * grid.width + px * patch;
+                out.copy_from_slice(&pixels[from..from + patch]);
+            }
+        }
+    }
+
+    fn unfold_rows(&mut self, x: &Buf, rows: usize, cols: usize, stride: usize, out: &mut Buf) {
+        let x = x.first(rows * cols);
+        let out = out.first_mut(rows.div_ceil(stride) * 3 * cols);
+        for (i, out) in out.chunks_exact_mut(cols).enumerate() {
+            match (i / 3 * stride + i % 3).checked_sub(1).filter(|from| *from < rows) {
+                Some(from) => out.copy_from_slice(&x[from * cols..][..cols]),
+                None => out.fill(0.0),
+            }
+        }
+    }
+
+    fn unfold_time(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        let Grid { frames, height, width, channels } = grid;
+        let (down, across) = (height / 2, width / 2);
+        let x = x.first(grid.rows() * channels);
+        let out = out.first_mut(frames * down * across * 8 * channels);
+        for (i, out) in out.chunks_exact_mut(channels).enumerate() {
+            let (row, tap) = (i / 8, i % 8);
+            let (t, py, px) = (row / (down * across), row / across % down, row % across);
+            match (t + tap / 4).checked_sub(1) {
+                Some(t) => {
+                    let from = (t * height + py * 2 + tap / 2 % 2) * width + px * 2 + tap % 2;
+                    out.copy_from_slice(&x[from * channels..][..channels]);
+                }
+                None => out.fill(0.0),
+            }
+        }
+    }
+
+    fn depthwise(&mut self, x: &Buf, grid: Grid, w: &Buf, out: &mut Buf) {
+        let Grid { frames, height, width, channels } = grid;
+        let (x, w) = (x.first(grid.rows() * channels), w.first(9 * channels));
+        let out = Out(out.first_mut(grid.rows() * channels).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(frames * height, |line, _| {
+            let (f, y) = (line / height, line % height);
+            for px in 0..width {
+                let mut taps = [(&x[..0], &w[..0]); 9];
+                let mut count = 0;
+                for (dy, dx) in (0..3).flat_map(|dy| (0..3).map(move |dx| (dy, dx))) {
+                    let (sy, sx) = (y + dy, px + dx);
+                    if (1..=height).contains(&sy) && (1..=width).contains(&sx) {
+                        let pixel = (f * height + sy - 1) * width + sx - 1;
+                        taps[count] =
+                            (&x[pixel * channels..][..channels], &w[(dy * 3 + dx) * channels..][..channels]);
+                        count += 1;
+                    }
+                }
+                level.run(Taps { taps: &taps[..count], out: Out(out.at((line * width + px) * channels)) });
+            }
+        });
+    }
+
+    fn squeeze(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        self.pool_rows(x, grid.rows(), grid.channels, grid.height * grid.width, out);
+    }
+
+    fn excite(&mut self, x: &mut Buf, grid: Grid, s: &Buf) {
+        let (pixels, channels) = (grid.height * grid.width, grid.channels);
+        let s = s.first(grid.frames * channels);
+        let x = Out(x.first_mut(grid.rows() * channels).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(grid.frames * grid.height, |line, _| {
+            let s = &s[line / grid.height * channels..][..channels];
+            for r in line * grid.width..(line + 1) * grid.width {
+                debug_assert_eq!(r / pixels, line / grid.height);
+                level.run(Elements::Excite { s, x: Out(x.at(r * channels)) });
+            }
+        });
+    }
+
+    fn halve(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        let Grid { frames, height, width, channels } = grid;
+        assert!(height % 2 == 0 && width % 2 == 0, "a picture of {height} x {width} cannot be halved");
+        let x = x.first(grid.rows() * channels);
+        let across = width / 2;
+        let out = Out(out.first_mut(grid.rows() / 4 * channels).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(frames * height / 2, |line, _| {
+            for px in 0..across {
+                level.run(Means {
+                    x: &x[(line * 2 * width + px * 2) * channels..],
+                    counts: [2, 2],
+                    strides: [width * channels, channels],
+                    cols: channels,
+                    out: Out(out.at((line * across + px) * channels)),
+                });
+            }
+        });
+    }
+
+    fn pool_rows(&mut self, x: &Buf, rows: usize, cols: usize, group: usize, out: &mut Buf) {
+        let x = x.first(rows * cols);
+        let out = Out(out.first_mut(rows / group * cols).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(rows / group, |g, _| {
+            level.run(Means {
+                x: &x[g * group * cols..],
+                counts: [group, 1],
+                strides: [cols, 0],
+                cols,
+                out: Out(out.at(g * cols)),
+            });
+        });
+    }
+
+    fn add(&mut self, a: &Buf, b: &Buf, len: usize, act: Act, out: &mut Buf) {
+        let (a, period) = (a.first(len), b.len().min(len).max(1));
+        let b = b.first(b.len().min(len));
+        let out = Out(out.first_mut(len).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(len.div_ceil(VALUES), |chunk, _| {
+            let (mut at, end) = (chunk * VALUES, len.min((chunk + 1) * VALUES));
+            while at < end {
+                let run = (end - at).min(period - at % period);
+                let (a, b) = (&a[at..at + run], &b[at % period..][..run]);
+                level.run(Elements::Add { a, b, act, out: Out(out.at(at)) });
+                at += run;
+            }
+        });
+    }
+
+    fn mix(&mut self, parts: [&Buf; 3], weights: [f32; 3], len: usize, out: &mut Buf) {
+        let parts = parts.map(|p| p.first(len));
+        let out = Out(out.first_mut(len).as_mut_ptr());
+        let level = self.level;
+        self.pool.run(len.div_ceil(VALUES), |chunk, _| {
+            let (at, end) = (chunk * VALUES, len.min((chunk + 1) * VALUES));
+            let parts = parts.map(|p| &p[at..end]);
+            level.run(Elements::Mix { parts, weights, out: Out(out.at(at)) });
+        });
+    }
+}

@@ -1,0 +1,408 @@
+//! Attention in one pass over the keys: tiles, running maximum and sum, no score matrix.
+//!
+//! Sixteen queries lie in the lanes. Scores of a stretch of keys come as `(keys, 16)` from a product tile, become weights lane by
+//! lane, and meet the values in a second tile `(dims, 16)`; when the maximum of a lane grows, its sum and output shrink.
+//! Shapes: one unit is one key/value head of one batch: keys `(key tile, head_dim, HEAD_TILE)`, values
+//! `(dim tile, keys, HEAD_TILE)`, queries `(head_dim, 16)`; with bf16, pairs of inputs lie in one u32.
+//! Limits: `head_dim` is even and at most `DIMS_MAX`.
+
+use super::{
+    cache::{Cache, Entry},
+    lanes::{Isa, Lanes, PANEL, Work},
+    math::exp,
+    memory::{Memory, Out},
+};
+use crate::backend::Heads;
+
+pub const DIMS_MAX: usize = 128;
+/// Keys of one stretch; scores and weights of a stretch stay in the first level cache.
+const STRETCH: usize = 256;
+/// Below every score that counts, and finite.
+const LOW: f32 = -1e30;
+
+/// Lanes below the first are masked: a window of 16 into it masks as many as it starts before the zeros.
+static MASKS: [f32; 32] = {
+    let mut masks = [0.0; 32];
+    let mut i = 0;
+    while i < 16 {
+        masks[i] = LOW;
+        i += 1;
+    }
+    masks
+};
+
+/// Keys and values of all units, packed for the tiles.
+pub struct Packs {
+    memory: Memory,
+    keys: usize,
+    unit_bytes: usize,
+    values_at: usize,
+    pub bf16: bool,
+}
+
+impl Packs {
+    pub fn new() -> anyhow::Result<Packs> {
+        Ok(Packs { memory: Memory::new(0)?, keys: 0, unit_bytes: 0, values_at: 0, bf16: false })
+    }
+
+    pub fn shape(&mut self, units: usize, keys: usize, head_dim: usize, bf16: bool) {
+        assert!(
+            head_dim <= DIMS_MAX && head_dim.is_multiple_of(2),
+            "head_dim {head_dim} is odd or beyond {DIMS_MAX}"
+        );
+        let size = if bf16 { 2 } else { 4 };
+        let padded = keys.next_multiple_of(PANEL);
+        self.keys = keys;
+        self.bf16 = bf16;
+        self.values_at = padded * head_dim * size;
+        self.unit_bytes = self.values_at + padded * head_dim.next_multiple_of(PANEL) * size;
+        self.memory.reserve(units * self.unit_bytes);
+    }
+
+    fn unit_keys(&self, unit: usize) -> *mut u8 {
+        self.memory.ptr::<u8>().wrapping_add(unit * self.unit_bytes)
+    }
+    fn unit_values(&self, unit: usize) -> *mut u8 {
+        self.unit_keys(unit).wrapping_add(self.values_at)
+    }
+    fn padded(&self) -> usize {
+        self.keys.next_multiple_of(PANEL)
+    }
+}
+
+#[repr(align(64))]
+struct Lines<const N: usize>([f32; N]);
+
+/// Where the keys and values of a unit come from.
+#[derive(Clone, Copy)]
+pub enum From<'a> {
+    /// Rows `stride` values apart: first key, first value.
+    Rows { keys: &'a [f32], values: &'a [f32], stride: usize },
+    /// A head of the cache.
+    Cache { cache: &'a Cache, layer: usize, head: usize },
+}
+
+impl From<'_> {
+    /// `head_dim` values of key `j`, into `out` with `stride`.
+    #[inline(always)]
+    unsafe fn key(&self, j: usize, head_dim: usize, out: *mut f32, out_stride: usize) {
+        unsafe {
+            match *self {
+                From::Rows { keys, stride, .. } => {
+                    let row = &keys[j * stride..][..head_dim];
+                    for (d, v) in row.iter().enumerate() {
+                        *out.add(d * out_stride) = *v;
+                    }
+                }
+                From::Cache { cache, layer, head } => {
+                    for d in 0..head_dim {
+                        *out.add(d * out_stride) = cache.key(layer, head, j, d);
+                    }
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn value(&self, j: usize, head_dim: usize, out: *mut f32) {
+        unsafe {
+            match *self {
+                From::Rows { values, stride, .. } => {
+                    out.copy_from_nonoverlapping(values[j * stride..][..head_dim].as_ptr(), head_dim)
+                }
+                From::Cache { cache, layer, head } => cache.value_row(layer, head, j, out),
+            }
+        }
+    }
+}
+
+/// Packs sixteen keys and their values.
+pub struct PackKeys<'a> {
+    pub from: From<'a>,
+    pub packs: &'a Packs,
+    pub unit: usize,
+    /// Index of the sixteen.
+    pub panel: usize,
+    pub head_dim: usize,
+}
+
+impl Work for PackKeys<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let PackKeys { from, packs, unit, panel, head_dim } = self;
+        let width = I::HEAD_TILE;
+        let mut keys = Lines([0f32; DIMS_MAX * PANEL]);
+        let mut values = Lines([0f32; DIMS_MAX * PANEL]);
+        let first = panel * PANEL;
+        let wide = head_dim.next_multiple_of(PANEL);
+        // SAFETY: the sixteen lie in the padded unit, this call alone writes them, and the local arrays hold DIMS_MAX dims.
+        unsafe {
+            for m in 0..PANEL.min(packs.keys - first) {
+                from.key(first + m, head_dim, keys.0.as_mut_ptr().add(m), PANEL);
+                from.value(first + m, head_dim, values.0.as_mut_ptr().add(m * wide));
+            }
+            if packs.bf16 {
+                let to = packs.unit_keys(unit).cast::<u32>().add(first * head_dim / 2);
+                for d in 0..head_dim / 2 {
+                    let at = keys.0.as_ptr().add(d * 2 * PANEL);
+                    I::pair_bf16(I::F::load(at), I::F::load(at.add(PANEL)), to.add(d * PANEL));
+                }
+                for t in 0..wide / PANEL {
+                    let to =
+                        packs.unit_values(unit).cast::<u32>().add((t * packs.padded() + first) / 2 * PANEL);
+                    for j in 0..PANEL / 2 {
+                        let at = values.0.as_ptr().add(j * 2 * wide + t * PANEL);
+                        I::pair_bf16(I::F::load(at), I::F::load(at.add(wide)), to.add(j * PANEL));
+                    }
+                }
+            } else {
+                let to = packs.unit_keys(unit).cast::<f32>().add(first * head_dim);
+                for (m, d) in (0..PANEL).flat_map(|m| (0..head_dim).map(move |d| (m, d))) {
+                    *to.add((m / width * head_dim + d) * width + m % width) = keys.0[d * PANEL + m];
+                }
+                for t in 0..wide / width {
+                    let to = packs.unit_values(unit).cast::<f32>().add((t * packs.padded() + first) * width);
+                    for (j, d) in (0..PANEL).flat_map(|j| (0..width).map(move |d| (j, d))) {
+                        *to.add(j * width + d) = values.0[j * wide + t * width + d];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen queries of one head over their unit.
+pub struct Attend<'a> {
+    /// First query of the head, rows `stride` apart.
+    pub q: &'a [f32],
+    pub stride: usize,
+    pub rows: usize,
+    pub first: usize,
+    pub head_dim: usize,
+    pub packs: &'a Packs,
+    pub unit: usize,
+    /// Query row `r` sees the keys up to `start + r`; all keys without.
+    pub causal: Option<usize>,
+    /// First output of the head, rows `out_stride` apart.
+    pub out: Out,
+    pub out_stride: usize,
+}
+
+impl Work for Attend<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Attend { q, stride, rows, first, head_dim, packs, unit, causal, out, out_stride } = self;
+        let (n, width, bf16) = (I::F::N, I::HEAD_TILE, packs.bf16);
+        let lanes = PANEL.min(rows - first);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let mut queries = Lines([0f32; DIMS_MAX * PANEL]);
+        for m in 0..lanes {
+            for (d, v) in q[(first + m) * stride..][..head_dim].iter().enumerate() {
+                queries.0[d * PANEL + m] = v * scale;
+            }
+        }
+        let mut pairs = [0u32; DIMS_MAX / 2 * PANEL];
+        let mut scores = Lines([0f32; STRETCH * PANEL]);
+        let mut weights = [0u32; STRETCH / 2 * PANEL];
+        let mut sums = Lines([0f32; DIMS_MAX * PANEL]);
+        let mut part = Lines([0f32; PANEL * PANEL]);
+        let (mut tops, mut totals, mut shrink) = ([LOW; PANEL], [0f32; PANEL], [0f32; PANEL]);
+        let keys = causal.map_or(packs.keys, |start| (start + first + lanes).min(packs.keys));
+        // SAFETY: local arrays hold STRETCH keys and DIMS_MAX dims; tiles read the padded unit; this call alone writes its rows.
+        unsafe {
+            if bf16 {
+                for d in 0..head_dim / 2 {
+                    let at = queries.0.as_ptr().add(d * 2 * PANEL);
+                    I::pair_bf16(
+                        I::F::load(at),
+                        I::F::load(at.add(PANEL)),
+                        pairs.as_mut_ptr().add(d * PANEL),
+                    );
+                }
+            }
+            let mut from = 0;
+            while from < keys {
+                let count = STRETCH.min(keys - from);
+                for t in 0..count.div_ceil(width) {
+                    let to = scores.0.as_mut_ptr().add(t * width * PANEL);
+                    let tile = (from + t * width) * head_dim;
+                    if bf16 {
+                        let x = packs.unit_keys(unit).cast::<u32>().add(tile / 2);
+                        I::tile_bf16(width, pairs.as_ptr(), x, head_dim / 2, to);
+                    } else {
+                        let x = packs.unit_keys(unit).cast::<f32>().add(tile);
+                        I::tile_f32(width, queries.0.as_ptr(), x, head_dim, to);
+                    }
+                }
+                if let Some(start) = causal {
+                    for j in (start + first).saturating_sub(from)..count {
+                        let hidden = (from + j - start - first).min(PANEL);
+                        for v in (0..PANEL).step_by(n) {
+                            let at = scores.0.as_mut_ptr().add(j * PANEL + v);
+                            let mask = MASKS.as_ptr().add(PANEL - hidden + v);
+                            I::F::load(at).add(I::F::load(mask)).store(at);
+                        }
+                    }
+                }
+                let padded = count.next_multiple_of(2);
+                for v in (0..PANEL).step_by(n) {
+                    let at = scores.0.as_mut_ptr().add(v);
+                    let old = I::F::load(tops.as_ptr().add(v));
+                    let mut top = [old; 4];
+                    for j in 0..count {
+                        top[j % 4] = top[j % 4].max(I::F::load(at.add(j * PANEL)));
+                    }
+                    let top = top[0].max(top[1]).max(top[2].max(top[3]));
+                    let less = exp(old.sub(top));
+                    top.store(tops.as_mut_ptr().add(v));
+                    less.store(shrink.as_mut_ptr().add(v));
+                    let mut total = [I::F::splat(0.0); 2];
+                    for j in (0..padded).step_by(2) {
+                        let a = exp(I::F::load(at.add(j * PANEL)).sub(top));
+                        let b = if j + 1 < count {
+                            exp(I::F::load(at.add((j + 1) * PANEL)).sub(top))
+                        } else {
+                            I::F::splat(0.0)
+                        };
+                        total = [total[0].add(a), total[1].add(b)];
+                        if bf16 {
+                            I::pair_bf16(a, b, weights.as_mut_ptr().add(j / 2 * PANEL));
+                        } else {
+                            a.store(at.add(j * PANEL));
+                            b.store(at.add((j + 1) * PANEL));
+                        }
+                    }
+                    let total = total[0].add(total[1]);
+                    let before = I::F::load(totals.as_ptr().add(v));
+                    before.fma(less, total).store(totals.as_mut_ptr().add(v));
+                }
+                for t in 0..head_dim.div_ceil(width) {
+                    let at = (t * packs.padded() + from) * width;
+                    if bf16 {
+                        let x = packs.unit_values(unit).cast::<u32>().add(at / 2);
+                        I::tile_bf16(width, weights.as_ptr(), x, padded / 2, part.0.as_mut_ptr());
+                    } else {
+                        let x = packs.unit_values(unit).cast::<f32>().add(at);
+                        I::tile_f32(width, scores.0.as_ptr(), x, count, part.0.as_mut_ptr());
+                    }
+                    for i in (0..width * PANEL).step_by(n) {
+                        let to = sums.0.as_mut_ptr().add(t * width * PANEL + i);
+                        let less = I::F::load(shrink.as_ptr().add(i % PANEL));
+                        I::F::load(to).fma(less, I::F::load(part.0.as_ptr().add(i))).store(to);
+                    }
+                }
+                from += count;
+            }
+            for m in 0..lanes {
+                let share = 1.0 / totals[m];
+                let to = out.at((first + m) * out_stride);
+                for d in 0..head_dim {
+                    *to.add(d) = sums.0[d * PANEL + m] * share;
+                }
+            }
+        }
+    }
+}
+
+/// Query heads that one pass over the cache serves.
+const TOGETHER: usize = 8;
+
+/// One row of queries of one key/value head over the cache, as it lies there.
+pub struct Decode<'a> {
+    /// The queries of the heads that share the key/value head, side by side.
+    pub q: &'a [f32],
+    pub cache: &'a Cache,
+    pub layer: usize,
+    pub head: usize,
+    pub keys: usize,
+    pub heads: Heads,
+    /// `(heads of the group, positions)`, this call's own.
+    pub scores: *mut f32,
+    pub out: Out,
+}
+
+impl Work for Decode<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        match self.cache.entry {
+            // SAFETY: the caller's.
+            Entry::F16 => unsafe { self.over::<I, u16>(|p| I::F::load_f16(p)) },
+            // SAFETY: the caller's.
+            Entry::F32 => unsafe { self.over::<I, f32>(|p| I::F::load(p)) },
+        }
+    }
+}
+
+impl Decode<'_> {
+    #[inline(always)]
+    unsafe fn over<I: Isa, T>(self, load: impl Fn(*const T) -> I::F) {
+        let Decode { q, cache, layer, head, keys, heads, scores, out } = self;
+        let (dims, n) = (heads.head_dim, I::F::N);
+        let group = heads.n_heads / heads.n_kv_heads;
+        let padded = keys.next_multiple_of(PANEL);
+        let scale = 1.0 / (dims as f32).sqrt();
+        let (k, v) = (cache.keys::<T>(layer, head), cache.values::<T>(layer, head));
+        // SAFETY: the cache holds whole panels of keys beyond `keys`; `scores` holds `group` rows of `padded`; the tail lanes of a
+        // row of values are loaded by one value at a time.
+        unsafe {
+            for h in (0..group).step_by(TOGETHER) {
+                let together = TOGETHER.min(group - h);
+                for at in (0..padded).step_by(n) {
+                    let panel = k.add(at / PANEL * dims * PANEL + at % PANEL);
+                    let mut acc = [I::F::splat(0.0); TOGETHER];
+                    for d in 0..dims {
+                        let key = load(panel.add(d * PANEL));
+                        for (i, acc) in acc.iter_mut().enumerate().take(together) {
+                            *acc = key.fma(I::F::splat(q[(h + i) * dims + d]), *acc);
+                        }
+                    }
+                    for (i, acc) in acc.into_iter().enumerate().take(together) {
+                        acc.mul(I::F::splat(scale)).store(scores.add((h + i) * padded + at));
+                    }
+                }
+                let mut shares = [0f32; TOGETHER];
+                for (i, share) in shares.iter_mut().enumerate().take(together) {
+                    let row = scores.add((h + i) * padded);
+                    (keys..padded).for_each(|j| *row.add(j) = LOW);
+                    let mut top = I::F::splat(LOW);
+                    for j in (0..padded).step_by(n) {
+                        top = top.max(I::F::load(row.add(j)));
+                    }
+                    let mut lanes = [LOW; PANEL];
+                    top.store(lanes.as_mut_ptr());
+                    let top = lanes.into_iter().fold(LOW, |a, b| if a > b { a } else { b });
+                    let mut total = I::F::splat(0.0);
+                    for j in (0..padded).step_by(n) {
+                        let weight = exp(I::F::load(row.add(j)).sub(I::F::splat(top)));
+                        weight.store(row.add(j));
+                        total = total.add(weight);
+                    }
+                    *share = 1.0 / total.sum();
+                }
+                let whole = dims / n * n;
+                for d in (0..whole).step_by(n) {
+                    let mut acc = [[I::F::splat(0.0); TOGETHER]; 2];
+                    for j in 0..keys {
+                        let value = load(v.add(j * dims + d));
+                        for (i, acc) in acc[j % 2].iter_mut().enumerate().take(together) {
+                            *acc = value.fma(I::F::splat(*scores.add((h + i) * padded + j)), *acc);
+                        }
+                    }
+                    for i in 0..together {
+                        let sum = acc[0][i].add(acc[1][i]).mul(I::F::splat(shares[i]));
+                        sum.store(out.at((h + i) * dims + d));
+                    }
+                }
+                for d in whole..dims {
+                    for (i, share) in shares.iter().enumerate().take(together) {
+                        let weight = |j| *scores.add((h + i) * padded + j);
+                        let sum: f32 = (0..keys).map(|j| weight(j) * cache.value(layer, head, j, d)).sum();
+                        *out.at((h + i) * dims + d) = sum * share;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! AVX2 with FMA and F16C.
+//!
+//! int8 products take the magnitude of the weights and move their sign to x, so that `vpmaddubsw` cannot saturate
+//! (`2 * 128 * 127 < 2^15`); a panel is two vectors of eight outputs.
+
+use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub struct Avx2;
+
+#[derive(Clone, Copy)]
+pub struct Eight(__m256);
+
+// SAFETY: AVX2, FMA and F16C only, legal below `enter`; loads and stores touch 8 values.
+unsafe impl Lanes for Eight {
+    const N: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> Self {
+        unsafe { Eight(_mm256_set1_ps(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        unsafe { Eight(_mm256_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self {
+        unsafe { Eight(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { _mm256_storeu_ps(p, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_add_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_sub_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_mul_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_div_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        unsafe { Eight(_mm256_fmadd_ps(self.0, b.0, c.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_max_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, b: Self) -> Self {
+        unsafe { Eight(_mm256_min_ps(self.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        unsafe { Eight(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        unsafe { Eight(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn pow2(self) -> Self {
+        unsafe {
+            let n = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+            Eight(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(n)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
+
+/// `dot += w x` over four bytes a lane.
+#[inline(always)]
+unsafe fn four(dot: __m256i, w: __m256i, magnitude: __m256i, x: __m256i) -> __m256i {
+    unsafe {
+        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+        _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+}
+
+/// The tile of both quantised kinds: `weights` gives the eight-output half `v` of quad `k` as signed bytes.
+#[inline(always)]
+unsafe fn tile<const M: usize>(
+    scales: *const u16,
+    x: *const u8,
+    blocks: usize,
+    out: *mut f32,
+    weights: impl Fn(usize, usize, usize) -> __m256i,
+) {
+    unsafe {
+        let mut acc = [[Eight::splat(0.0); 2]; M];
+        for b in 0..blocks {
+            let x = x.add(b * M * (BLOCK + 8));
+            let xd = x.add(M * BLOCK).cast::<f32>();
+            for v in 0..2 {
+                let mut dot = [_mm256_setzero_si256(); M];
+                for k in 0..8 {
+                    let w = weights(b, k, v);
+                    let magnitude = _mm256_abs_epi8(w);
+                    for (m, dot) in dot.iter_mut().enumerate() {
+                        let xk = x.add(m * BLOCK + k * 4).cast::<i32>().read_unaligned();
+                        *dot = four(*dot, w, magnitude, _mm256_set1_epi32(xk));
+                    }
+                }
+                let d = Eight::load_f16(scales.add(b * PANEL + v * 8));
+                for m in 0..M {
+                    let s = d.mul(Eight::splat(*xd.add(m)));
+                    acc[m][v] = Eight(_mm256_cvtepi32_ps(dot[m])).fma(s, acc[m][v]);
+                }
+            }
+        }
+        store_tile(acc, out);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_q8<const M: usize>(
+    scales: *const u16,
+    w: *const u8,
+    x: *const u8,
+    blocks: usize,
+    out: *mut f32,
+) {
+    unsafe {
+        tile::<M>(scales, x, blocks, out, |b, k, v| {
+            _mm256_loadu_si256(w.add(b * PANEL * BLOCK + k * 64 + v * 32).cast())
+        })
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_q4<const M: usize>(
+    scales: *const u16,
+    w: *const u8,
+    x: *const u8,
+    blocks: usize,
+    out: *mut f32,
+) {
+    unsafe {
+        tile::<M>(scales, x, blocks, out, |b, k, v| {
+            let pair = _mm256_loadu_si256(w.add(b * PANEL * BLOCK / 2 + k % 4 * 64 + v * 32).cast());
+            let nibble = if k < 4 { pair } else { _mm256_srli_epi16::<4>(pair) };
+            _mm256_sub_epi8(_mm256_and_si256(nibble, _mm256_set1_epi8(15)), _mm256_set1_epi8(8))
+        })
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_f32_of<const M: usize>(w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe { tile_f32::<Eight, M, 2>(w, x, depth, out) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_f16_of<const M: usize>(w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe { tile_f16::<Eight, M, 2>(w, x, depth, out) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn enter<W: Work>(work: W) -> W::Out {
+    unsafe { work.run::<Avx2>() }
+}
+
+macro_rules! by_rows {
+    ($rows:expr, $f:ident ( $($arg:expr),* )) => {
+        match $rows {
+            1 => $f::<1>($($arg),*),
+            4 => $f::<4>($($arg),*),
+            6 => $f::<6>($($arg),*),
+            rows => unreachable!("no tile of {rows} rows"),
+        }
+    };
+}
+
+// SAFETY: `enter` states the features, which the caller has checked; tiles enable what they use.
+unsafe impl Isa for Avx2 {
+    type F = Eight;
+    const TILE: usize = 6;
+    const HEAD_TILE: usize = 4;
+    const OFFSET: bool = false;
+    const BF16: bool = false;
+
+    #[inline(always)]
+    unsafe fn enter<W: Work>(work: W) -> W::Out {
+        unsafe { enter(work) }
+    }
+    #[inline(always)]
+    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
+        unsafe { by_rows!(rows, tile_f32_of(w, x, depth, out)) }
+    }
+    #[inline(always)]
+    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
+        unsafe { by_rows!(rows, tile_f16_of(w, x, depth, out)) }
+    }
+    #[inline(always)]
+    unsafe fn tile_q8(
+        rows: usize,
+        scales: *const u16,
+        w: *const u8,
+        x: *const u8,
+        blocks: usize,
+        out: *mut f32,
+    ) {
+        unsafe { by_rows!(rows, tile_q8(scales, w, x, blocks, out)) }
+    }
+    #[inline(always)]
+    unsafe fn tile_q4(
+        rows: usize,
+        scales: *const u16,
+        w: *const u8,
+        x: *const u8,
+        blocks: usize,
+        out: *mut f32,
+    ) {
+        unsafe { by_rows!(rows, tile_q4(scales, w, x, blocks, out)) }
+    }
+    #[inline(always)]
+    unsafe fn quantise(x: *const f32, q: *mut i8) -> (f32, i32) {
+        unsafe { super::plain::quantise_plain(x, q) }
+    }
+}

@@ -1,0 +1,137 @@
+//! Keys and values of every decoder layer, laid out for one query that reads them all.
+//!
+//! Shapes, per layer and head: keys `(positions / 16, head_dim, 16)`, values `(positions, head_dim)`; f16, or f32 where exactness is
+//! asked for. Positions are padded to 16.
+//! Limits: f16 holds magnitudes up to 65504; beyond, a key or value becomes infinite.
+
+use super::{lanes::PANEL, memory::Memory, scalar::rope_angle};
+use crate::backend::Heads;
+use anyhow::Result;
+use half::f16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    F16,
+    F32,
+}
+
+pub struct Cache {
+    pub heads: Heads,
+    pub positions_max: usize,
+    pub entry: Entry,
+    keys: Memory,
+    values: Memory,
+    /// cos and sin of every position and pair, for `theta`.
+    turns: Vec<(f32, f32)>,
+    theta: f32,
+}
+
+impl Cache {
+    pub fn new(layers: usize, heads: Heads, positions_max: usize, entry: Entry) -> Result<Cache> {
+        let padded = positions_max.next_multiple_of(PANEL);
+        let size = if entry == Entry::F16 { 2 } else { 4 };
+        let bytes = layers * heads.n_kv_heads * padded * heads.head_dim * size;
+        Ok(Cache {
+            heads,
+            positions_max,
+            entry,
+            keys: Memory::new(bytes)?,
+            values: Memory::new(bytes)?,
+            turns: vec![(0.0, 0.0); positions_max * heads.head_dim / 2],
+            theta: f32::NAN,
+        })
+    }
+
+    fn head_at(&self, layer: usize, head: usize) -> usize {
+        let padded = self.positions_max.next_multiple_of(PANEL);
+        (layer * self.heads.n_kv_heads + head) * padded * self.heads.head_dim
+    }
+
+    fn key_at(&self, layer: usize, head: usize, position: usize, d: usize) -> usize {
+        self.head_at(layer, head) + (position / PANEL * self.heads.head_dim + d) * PANEL + position % PANEL
+    }
+
+    fn value_at(&self, layer: usize, head: usize, position: usize) -> usize {
+        self.head_at(layer, head) + position * self.heads.head_dim
+    }
+
+    pub fn keys<T>(&self, layer: usize, head: usize) -> *const T {
+        self.keys.ptr::<T>().wrapping_add(self.head_at(layer, head))
+    }
+
+    pub fn values<T>(&self, layer: usize, head: usize) -> *const T {
+        self.values.ptr::<T>().wrapping_add(self.head_at(layer, head))
+    }
+
+    fn get(&self, memory: &Memory, at: usize) -> f32 {
+        assert!(at < memory.bytes() / if self.entry == Entry::F16 { 2 } else { 4 }, "entry {at}");
+        // SAFETY: below the size of the memory, which was zeroed at birth.
+        unsafe {
+            match self.entry {
+                Entry::F16 => f16::from_bits(*memory.ptr::<u16>().add(at)).to_f32(),
+                Entry::F32 => *memory.ptr::<f32>().add(at),
+            }
+        }
+    }
+
+    pub fn key(&self, layer: usize, head: usize, position: usize, d: usize) -> f32 {
+        self.get(&self.keys, self.key_at(layer, head, position, d))
+    }
+
+    pub fn value(&self, layer: usize, head: usize, position: usize, d: usize) -> f32 {
+        self.get(&self.values, self.value_at(layer, head, position) + d)
+    }
+
+    /// # Safety
+    /// `out` holds `head_dim` values.
+    pub unsafe fn value_row(&self, layer: usize, head: usize, position: usize, out: *mut f32) {
+        for d in 0..self.heads.head_dim {
+            // SAFETY: the caller's contract.
+            unsafe { *out.add(d) = self.value(layer, head, position, d) };
+        }
+    }
+
+    /// Makes the table of turns for `theta`, once.
+    pub fn prepare(&mut self, theta: f32) {
+        if self.theta == theta {
+            return;
+        }
+        let half = self.heads.head_dim / 2;
+        for (at, turn) in self.turns.iter_mut().enumerate() {
+            let (sin, cos) = f64::from(rope_angle(at / half, at % half, half * 2, theta)).sin_cos();
+            *turn = (cos as f32, sin as f32);
+        }
+        self.theta = theta;
+    }
+
+    pub fn turns(&self, position: usize) -> &[(f32, f32)] {
+        let half = self.heads.head_dim / 2;
+        &self.turns[position * half..][..half]
+    }
+
+    /// Stores the key and value rows of one position; `row` is `k | v` of all heads.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes this position of this layer meanwhile.
+    pub unsafe fn store(&self, layer: usize, position: usize, row: &[f32]) {
+        let Heads { n_kv_heads, head_dim, .. } = self.heads;
+        assert!(position < self.positions_max, "position {position} of {}", self.positions_max);
+        assert_eq!(row.len(), 2 * n_kv_heads * head_dim, "k | v of {n_kv_heads} heads of {head_dim}");
+        let put = |memory: &Memory, at: usize, v: f32| {
+            assert!(at < memory.bytes() / if self.entry == Entry::F16 { 2 } else { 4 }, "entry {at}");
+            // SAFETY: below the size of the memory; the caller keeps others away.
+            unsafe {
+                match self.entry {
+                    Entry::F16 => *memory.ptr::<u16>().add(at) = f16::from_f32(v).to_bits(),
+                    Entry::F32 => *memory.ptr::<f32>().add(at) = v,
+                }
+            }
+        };
+        let (keys, values) = row.split_at(n_kv_heads * head_dim);
+        for (i, (k, v)) in keys.iter().zip(values).enumerate() {
+            let (head, d) = (i / head_dim, i % head_dim);
+            put(&self.keys, self.key_at(layer, head, position, d), *k);
+            put(&self.values, self.value_at(layer, head, position) + d, *v);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Weights as the product kernels read them: panels of 16 outputs, inputs in order, so that a kernel streams.
+//!
+//! Shapes, per panel: F32 and F16 `(cols, 16)`. Quantised kinds: scales `(blocks, 16)` f16 and, apart from them, quads of inputs
+//! `(blocks, 8, 16, 4)` bytes for Q8_0 (plus 128 where the instruction set wants unsigned weights) and `(blocks, 4, 16, 4)` for
+//! Q4_0, the low nibble of quad `k` beside the high nibble of quad `k + 4`. Outputs are padded to 16 with zeros.
+//! Limits: as many bytes as the packed tensors have, plus the padding.
+
+use super::{
+    lanes::{BLOCK, PANEL},
+    memory::Memory,
+    pool::Pool,
+    scalar::unpack_row,
+};
+use crate::bundle::{Kind, Tensor};
+use anyhow::{Result, ensure};
+use half::f16;
+
+pub struct Matrix {
+    pub kind: Kind,
+    pub rows: usize,
+    pub cols: usize,
+    /// Q8_0 bytes hold the weight plus 128.
+    offset: bool,
+    scales: Memory,
+    values: Memory,
+}
+
+impl Matrix {
+    pub fn new(parts: &[Tensor<'_>], offset: bool, pool: &Pool) -> Result<Matrix> {
+        let (kind, cols) = (parts[0].kind, parts[0].cols);
+        for part in parts {
+            ensure!(
+                part.kind == kind && part.cols == cols,
+                "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
+                part.name,
+                part.kind,
+                part.cols,
+                parts[0].name
+            );
+            let bytes = part.rows * kind.row_bytes(cols);
+            ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
+            ensure!(cols.is_multiple_of(kind.block().0), "{}: {cols} columns split a block", part.name);
+        }
+        let rows: usize = parts.iter().map(|p| p.rows).sum();
+        let panels = rows.div_ceil(PANEL);
+        let quantised = matches!(kind, Kind::Q8_0 | Kind::Q4_0);
+        let matrix = Matrix {
+            kind,
+            rows,
+            cols,
+            offset: offset && kind == Kind::Q8_0,
+            scales: Memory::new(if quantised { panels * cols / BLOCK * PANEL * 2 } else { 0 })?,
+            values: Memory::new(panels * Self::panel_bytes_of(kind, cols))?,
+        };
+        let row_bytes = kind.row_bytes(cols);
+        // Chunks of panels, so that a chunk is some hundred kilobytes.
+        let per_chunk = (1 << 18) / (row_bytes * PANEL).max(1) + 1;
+        pool.run(panels.div_ceil(per_chunk), |chunk, _| {
+            for panel in chunk * per_chunk..panels.min((chunk + 1) * per_chunk) {
+                let mut sources = [None; PANEL];
+                for (lane, source) in sources.iter_mut().enumerate() {
+                    *source = find_row(parts, panel * PANEL + lane, row_bytes);
+                }
+                matrix.fill(panel, &sources);
+            }
+        });
+        Ok(matrix)
+    }
+
+    /// Bytes of the values of one panel.
+    fn panel_bytes_of(kind: Kind, cols: usize) -> usize {
+        match kind {
+            Kind::F32 => cols * PANEL * 4,
+            Kind::F16 => cols * PANEL * 2,
+            Kind::Q8_0 => cols * PANEL,
+            Kind::Q4_0 => cols * PANEL / 2,
+        }
+    }
+
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    /// Bytes that one pass over the weights reads.
+    pub fn bytes(&self) -> usize {
+        self.scales.bytes() + self.values.bytes()
+    }
+
+    /// What x's sums are multiplied with before a block starts: minus the offset of the stored weights.
+    pub fn start(&self, unsigned: bool) -> i32 {
+        match self.kind {
+            Kind::Q8_0 if self.offset => -128,
+            Kind::Q4_0 if unsigned => -8,
+            _ => 0,
+        }
+    }
+
+    pub fn scales(&self, panel: usize) -> *const u16 {
+        self.scales.ptr::<u16>().wrapping_add(panel * self.cols / BLOCK * PANEL)
+    }
+
+    pub fn values(&self, panel: usize) -> *const u8 {
+        self.values.ptr::<u8>().wrapping_add(panel * Self::panel_bytes_of(self.kind, self.cols))
+    }
+
+    fn fill(&self, panel: usize, sources: &[Option<&[u8]>; PANEL]) {
+        let len = Self::panel_bytes_of(self.kind, self.cols);
+        let blocks = self.cols / BLOCK;
+        // SAFETY: each panel is filled by one call, before the matrix is shared; both ranges lie in their memories.
+        let (values, scales) = unsafe {
+            let quantised = matches!(self.kind, Kind::Q8_0 | Kind::Q4_0);
+            (
+                std::slice::from_raw_parts_mut(self.values(panel).cast_mut(), len),
+                std::slice::from_raw_parts_mut(
+                    self.scales(panel).cast_mut(),
+                    if quantised { blocks * PANEL } else { 0 },
+                ),
+            )
+        };
+        for (lane, source) in sources.iter().enumerate() {
+            let Some(source) = source else { continue };
+            match self.kind {
+                Kind::F32 => scatter::<4>(source, values, lane),
+                Kind::F16 => scatter::<2>(source, values, lane),
+                Kind::Q8_0 | Kind::Q4_0 => {
+                    let (_, block_bytes) = self.kind.block();
+                    let flip = if self.offset { 0x80 } else { 0 };
+                    for (b, block) in source.chunks_exact(block_bytes).enumerate() {
+                        scales[b * PANEL + lane] = u16::from_le_bytes([block[0], block[1]]);
+                        let panel_block = &mut values[b * (block_bytes - 2) * PANEL..];
+                        for (k, quad) in block[2..].chunks_exact(4).enumerate() {
+                            let to = &mut panel_block[(k * PANEL + lane) * 4..][..4];
+                            to.copy_from_slice(&[
+                                quad[0] ^ flip,
+                                quad[1] ^ flip,
+                                quad[2] ^ flip,
+                                quad[3] ^ flip,
+                            ]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One row as f32.
+    pub fn row(&self, r: usize, out: &mut [f32]) {
+        assert!(r < self.rows, "row {r} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "a row holds {} values", self.cols);
+        let (panel, lane) = (r / PANEL, r % PANEL);
+        // SAFETY: the panel's values and scales, never written after `new`.
+        let (values, scales) = unsafe {
+            let quantised = matches!(self.kind, Kind::Q8_0 | Kind::Q4_0);
+            (
+                std::slice::from_raw_parts(self.values(panel), Self::panel_bytes_of(self.kind, self.cols)),
+                std::slice::from_raw_parts(
+                    self.scales(panel),
+                    if quantised { self.cols / BLOCK * PANEL } else { 0 },
+                ),
+            )
+        };
+        match self.kind {
+            Kind::F32 | Kind::F16 => {
+                let size = self.kind.block().1;
+                for (k, o) in out.iter_mut().enumerate() {
+                    unpack_row(
+                        self.kind,
+                        &values[(k * PANEL + lane) * size..][..size],
+                        std::slice::from_mut(o),
+                    );
+                }
+            }
+            Kind::Q8_0 | Kind::Q4_0 => {
+                let bytes = self.kind.block().1 - 2;
+                let flip = if self.offset { 0x80 } else { 0 };
+                for (b, o) in out.chunks_exact_mut(BLOCK).enumerate() {
+                    let d = f16::from_bits(scales[b * PANEL + lane]).to_f32();
+                    for (i, o) in o.iter_mut().enumerate() {
+                        let at = i % bytes;
+                        let byte = values[b * bytes * PANEL + (at / 4 * PANEL + lane) * 4 + at % 4];
+                        *o = match self.kind {
+                            Kind::Q8_0 => d * f32::from((byte ^ flip) as i8),
+                            _ => d * (f32::from(if i < bytes { byte & 15 } else { byte >> 4 }) - 8.0),
+                        };
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn scatter<const SIZE: usize>(source: &[u8], values: &mut [u8], lane: usize) {
+    for (to, from) in values.chunks_exact_mut(PANEL * SIZE).zip(source.chunks_exact(SIZE)) {
+        to[lane * SIZE..][..SIZE].copy_from_slice(from);
+    }
+}
+
+fn find_row<'a>(parts: &[Tensor<'a>], mut row: usize, row_bytes: usize) -> Option<&'a [u8]> {
+    for part in parts {
+        if row < part.rows {
+            return Some(&part.data[row * row_bytes..][..row_bytes]);
+        }
+        row -= part.rows;
+    }
+    None
+}
+
+/// Rows of x as the tiles read them: `tile` rows beside each other, the last tile filled up with zeros.
+///
+/// Shapes, per tile: floats `(cols, tile)`; quantised `(blocks, tile * 32 i8 | tile f32 scales | tile i32 starts)`.
+pub struct Packed {
+    memory: Memory,
+    pub tile: usize,
+    pub tile_bytes: usize,
+}
+
+impl Packed {
+    pub fn new() -> Result<Packed> {
+        Ok(Packed { memory: Memory::new(0)?, tile: 1, tile_bytes: 0 })
+    }
+
+    /// Makes room for `rows` of `cols` in tiles of `tile`.
+    pub fn shape(&mut self, rows: usize, cols: usize, tile: usize, quantised: bool) {
+        self.tile = tile;
+        self.tile_bytes = if quantised { cols / BLOCK * tile * (BLOCK + 8) } else { cols * tile * 4 };
+        self.memory.reserve(rows.div_ceil(tile) * self.tile_bytes);
+    }
+
+    pub fn tile(&self, i: usize) -> *const u8 {
+        self.memory.ptr::<u8>().wrapping_add(i * self.tile_bytes)
+    }
+}
