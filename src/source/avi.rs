@@ -7,6 +7,7 @@
 use super::{
     Frame, Pool,
     clip::{Pictures, Rate, Sound, Step},
+    pcm::Pcm,
     pixels::Jpeg,
     resample::Resampler,
 };
@@ -47,37 +48,6 @@ impl Audio {
     /// Plain PCM: this reader can read it.
     pub fn pcm(&self) -> bool {
         self.format.is_some()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Pcm {
-    U8,
-    I16,
-    I24,
-    I32,
-    F32,
-}
-
-impl Pcm {
-    fn bytes(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::I16 => 2,
-            Self::I24 => 3,
-            Self::I32 | Self::F32 => 4,
-        }
-    }
-
-    fn sample(self, bytes: &[u8]) -> f32 {
-        match (self, bytes) {
-            (Self::U8, &[a]) => (f32::from(a) - 128.0) / 128.0,
-            (Self::I16, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,
-            (Self::I24, &[a, b, c]) => (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0,
-            (Self::I32, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32 / 2_147_483_648.0,
-            (Self::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-            _ => unreachable!("{self:?} has {} bytes, not {}", self.bytes(), bytes.len()),
-        }
     }
 }
 
@@ -344,10 +314,10 @@ impl Sound for AviSound {
             None => false,
         };
         if more {
-            let whole = self.bytes.len() / (self.pcm.bytes() * self.channels) * self.channels;
-            let samples = self.bytes.chunks_exact(self.pcm.bytes()).take(whole);
+            let frame = self.pcm.bytes() * self.channels;
+            let whole = self.bytes.len() / frame * frame;
             self.interleaved.clear();
-            self.interleaved.extend(samples.map(|bytes| self.pcm.sample(bytes)));
+            self.pcm.read(&self.bytes[..whole], &mut self.interleaved);
             self.resampler.push(&self.interleaved, into);
         } else {
             self.resampler.finish(into);

@@ -12,7 +12,7 @@ use super::{
     sample_i16,
     wav::Wav,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::{
     fs::{self, File},
@@ -36,6 +36,14 @@ pub struct Settings {
     /// The rate of a folder of images; files know their own.
     #[serde(default = "frames_per_second")]
     pub frames_per_second: u32,
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<()> {
+        let rate = self.frames_per_second;
+        ensure!((1..=1_000).contains(&rate), "clip: frames_per_second = {rate}: 1 to 1000 can be used");
+        Ok(())
+    }
 }
 
 fn paced() -> bool {
@@ -196,11 +204,7 @@ pub struct Clip {
 impl Clip {
     pub fn open(settings: &Settings, pool: &Pool) -> Result<Self> {
         let path = &settings.path;
-        ensure!(
-            (1..=1_000).contains(&settings.frames_per_second),
-            "frames_per_second = {}: 1 to 1000 can be used",
-            settings.frames_per_second
-        );
+        settings.check()?;
         let kind = Kind::of(path)?;
         Ok(Self {
             gives: kind.gives(),
@@ -312,10 +316,7 @@ impl Source for Clip {
     }
 }
 
-/// Says what is wrong with a clip before anything is played.
+/// Says whether a clip can be played, and what it gives.
 pub fn probe(settings: &Settings) -> Result<Gives> {
-    match Clip::open(settings, &Pool::default()) {
-        Ok(clip) => Ok(clip.gives()),
-        Err(error) => bail!("{error:#}"),
-    }
+    Clip::open(settings, &Pool::default()).map(|clip| clip.gives())
 }

@@ -9,19 +9,30 @@
 //! Limits: buffers go round through a `Pool` of a fixed size; in steady state nothing is allocated.
 
 use anyhow::Result;
+use serde::Deserialize;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 pub mod avi;
+mod away;
+#[cfg(feature = "camera")]
+pub mod camera;
 pub mod clip;
 pub mod ffmpeg;
 pub mod folder;
+#[cfg(feature = "mic")]
+pub mod mic;
+pub mod pcm;
+pub mod pipe;
 pub mod pixels;
 pub mod recording;
 pub mod resample;
+#[cfg(feature = "camera")]
+pub mod v4l2;
 pub mod wav;
+pub mod y4m;
 
 /// Samples in a second of any `Chunk`.
 pub const SAMPLE_RATE: u32 = 16_000;
@@ -96,6 +107,62 @@ pub trait Source: Send {
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>>;
 
     fn counts(&self) -> Counts;
+}
+
+/// Any source, as a config names it: `kind = "camera"` and that kind's own keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Settings {
+    #[cfg(feature = "camera")]
+    Camera(camera::Settings),
+    #[cfg(feature = "mic")]
+    Mic(mic::Settings),
+    Clip(clip::Settings),
+    Pipe(pipe::Settings),
+}
+
+impl Settings {
+    /// Opens the source. A device or producer that is absent is waited for; what cannot be used is an error.
+    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
+        Ok(match self {
+            #[cfg(feature = "camera")]
+            Self::Camera(settings) => Box::new(camera::Camera::open(settings, pool)?),
+            #[cfg(feature = "mic")]
+            Self::Mic(settings) => Box::new(mic::Mic::open(settings, pool)?),
+            Self::Clip(settings) => Box::new(clip::Clip::open(settings, pool)?),
+            Self::Pipe(settings) => Box::new(pipe::Pipe::open(settings, pool)?),
+        })
+    }
+
+    /// Refuses impossible values by name; touches no device.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            #[cfg(feature = "camera")]
+            Self::Camera(settings) => settings.check(),
+            #[cfg(feature = "mic")]
+            Self::Mic(settings) => settings.check(),
+            Self::Clip(settings) => settings.check(),
+            Self::Pipe(settings) => settings.check(),
+        }
+    }
+
+    /// Refuses by name what is missing or cannot be used now.
+    pub fn probe(&self) -> Result<()> {
+        match self {
+            #[cfg(feature = "camera")]
+            Self::Camera(settings) => camera::probe(settings),
+            #[cfg(feature = "mic")]
+            Self::Mic(settings) => mic::probe(settings),
+            Self::Clip(settings) => clip::probe(settings).map(drop),
+            Self::Pipe(settings) => pipe::probe(settings),
+        }
+    }
+}
+
+/// Now on the clock of live readings.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Buffers that go round: a source takes one, whoever is done with a reading gives it back.

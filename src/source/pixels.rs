@@ -52,6 +52,13 @@ pub fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
     [clamp(c + 409 * e + 128), clamp(c - 100 * d - 208 * e + 128), clamp(c + 516 * d + 128)]
 }
 
+/// One pixel of full range, `c = 256 y`, as JPEG has it: `r = c + 359 e`, `g = c - 88 d - 183 e`, `b = c + 454 d`, `+ 128 >> 8`.
+pub fn rgb_full_range(y: u8, u: u8, v: u8) -> [u8; 3] {
+    let (c, d, e) = (256 * i32::from(y), i32::from(u) - 128, i32::from(v) - 128);
+    let clamp = |value: i32| ((value + 128) >> 8).clamp(0, 255) as u8;
+    [clamp(c + 359 * e), clamp(c - 88 * d - 183 * e), clamp(c + 454 * d)]
+}
+
 /// `(height, width / 2, 4)` bytes `y0 u y1 v`. An odd last column has its own pair.
 pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [u8]) -> Result<(), Broken> {
     let row = width.div_ceil(2) * 4;

@@ -1,0 +1,538 @@
+//! A V4L2 camera: chosen by path, link, serial number or name, in the mode nearest to what is wished, as RGB.
+//!
+//! Formats: YUYV, NV12, RGB24, MJPEG; where two give the wished size and rate, in this order.
+//! Units: `captured_ns` is the driver's stamp on the monotonic clock, or the time of arrival where the driver has none.
+//! Loss: no frame for `stall_ms` (`first_frame_ms` after opening), a failed call, an unplugged device. The node is closed at
+//! once, so that its number is free again, and looked for anew, by the same choice, after 0.25 s, then twice as long each time, up
+//! to 5 s.
+
+use super::{
+    Counts, Frame, Gives, Modality, Pool, Reading, Source,
+    away::Away,
+    monotonic_ns,
+    pixels::{self, Broken, Jpeg},
+    v4l2::{Format, FourCc, Node, Offer, Queue, Taken},
+};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// A stamp this far from now is not of this clock.
+const STAMP_OFF_NS: u64 = 10_000_000_000;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// A path (`/dev/video0`, `/dev/v4l/by-id/...`), a by-id or by-path name, a USB serial number, a bus, or a card name. Empty:
+    /// the only camera there is.
+    pub device: String,
+    pub width: u32,
+    pub height: u32,
+    pub frames_per_second: u32,
+    /// How long the first frame may take.
+    pub first_frame_ms: u32,
+    /// How long any later frame may take.
+    pub stall_ms: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            device: String::new(),
+            width: 640,
+            height: 480,
+            frames_per_second: 30,
+            first_frame_ms: 15_000,
+            stall_ms: 2_000,
+        }
+    }
+}
+
+impl Settings {
+    pub fn check(&self) -> Result<()> {
+        let within = |name: &str, value: u32, least: u32, most: u32| {
+            ensure!(
+                (least..=most).contains(&value),
+                "camera: {name} = {value}: {least} to {most} can be used"
+            );
+            Ok(())
+        };
+        within("width", self.width, 16, 8_192)?;
+        within("height", self.height, 16, 8_192)?;
+        within("frames_per_second", self.frames_per_second, 1, 240)?;
+        within("first_frame_ms", self.first_frame_ms, 100, 120_000)?;
+        within("stall_ms", self.stall_ms, 100, 120_000)
+    }
+}
+
+/// A camera that is there.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub path: PathBuf,
+    pub card: String,
+    pub bus: String,
+    pub driver: String,
+    pub serial: Option<String>,
+    /// Names under `/dev/v4l/by-id` and `/dev/v4l/by-path` that lead here.
+    pub links: Vec<PathBuf>,
+    pub offers: Vec<Offer>,
+}
+
+impl Found {
+    fn goes_by(&self, name: &str) -> bool {
+        let link = |link: &PathBuf| link.file_name().is_some_and(|file| file == name);
+        [&self.card, &self.bus].into_iter().any(|own| own == name)
+            || self.serial.as_deref() == Some(name)
+            || self.links.iter().any(link)
+    }
+
+    fn describe(&self) -> String {
+        let own = self.links.first().unwrap_or(&self.path);
+        let serial = self.serial.as_deref().unwrap_or("none");
+        format!("{} (card \"{}\", serial {serial}, bus {})", own.display(), self.card, self.bus)
+    }
+}
+
+/// Every node that takes pictures.
+pub fn list() -> Vec<Found> {
+    let Ok(entries) = fs::read_dir("/dev") else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| number(path).is_some());
+    paths.sort_by_key(|path| number(path));
+    paths.iter().filter_map(|path| look_at(path)).collect()
+}
+
+fn number(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix("video")?.parse().ok()
+}
+
+fn look_at(path: &Path) -> Option<Found> {
+    let node = Node::open(path).ok()?;
+    let caps = node.caps().ok().filter(|caps| caps.captures)?;
+    Some(Found {
+        path: path.to_owned(),
+        card: caps.card,
+        bus: caps.bus,
+        driver: caps.driver,
+        serial: serial(path),
+        links: links(path),
+        offers: node.offers(),
+    })
+}
+
+/// The serial number of the USB device that a node belongs to.
+fn serial(path: &Path) -> Option<String> {
+    let device = Path::new("/sys/class/video4linux").join(path.file_name()?).join("device");
+    let interface = fs::canonicalize(device).ok()?;
+    let serial = fs::read_to_string(interface.parent()?.join("serial")).ok()?;
+    Some(serial.trim().to_string()).filter(|serial| !serial.is_empty())
+}
+
+fn links(path: &Path) -> Vec<PathBuf> {
+    let folders = ["/dev/v4l/by-id", "/dev/v4l/by-path"];
+    let mut links: Vec<PathBuf> = folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+        .filter(|link| fs::canonicalize(link).is_ok_and(|target| target == path))
+        .collect();
+    links.sort();
+    links
+}
+
+/// Why a camera is not to be had.
+enum Miss {
+    /// Not there now; it may come.
+    Away(anyhow::Error),
+    /// Trying again does not help.
+    Refused(anyhow::Error),
+}
+
+fn choose_device(name: &str) -> Result<PathBuf, Miss> {
+    if name.starts_with('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let all = list();
+    let mut fitting: Vec<&Found> =
+        all.iter().filter(|found| name.is_empty() || found.goes_by(name)).collect();
+    let names = |found: &[&Found]| found.iter().map(|found| found.describe()).collect::<Vec<_>>().join("; ");
+    match (fitting.pop(), fitting.is_empty(), name) {
+        (Some(found), true, _) => Ok(found.path.clone()),
+        (None, _, "") => Err(Miss::Away(anyhow!("there is no camera; plug one in, or see `mien doctor`"))),
+        (None, _, name) => {
+            let there = names(&all.iter().collect::<Vec<_>>());
+            let there = if there.is_empty() { "none".into() } else { there };
+            Err(Miss::Away(anyhow!("no camera goes by \"{name}\"; there: {there}")))
+        }
+        (Some(last), false, name) => {
+            fitting.push(last);
+            let what =
+                if name.is_empty() { "device is not set".into() } else { format!("device = \"{name}\"") };
+            Err(Miss::Refused(anyhow!(
+                "{what}, and {} cameras fit: {}; name one of them by its path or link",
+                fitting.len(),
+                names(&fitting)
+            )))
+        }
+    }
+}
+
+/// Formats that can be turned into RGB, the cheapest first.
+const FORMATS: [FourCc; 5] = [*b"YUYV", *b"NV12", *b"RGB3", *b"MJPG", *b"JPEG"];
+
+/// A mode to ask for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mode {
+    pub format: FourCc,
+    pub width: u32,
+    pub height: u32,
+    pub frames_per_second: Option<f64>,
+}
+
+/// The mode nearest to the wish: the size itself, else the smallest that covers it, else the largest; then the rate; then the
+/// cheapest format. `None` where no format can be used.
+pub fn choose(offers: &[Offer], width: u32, height: u32, frames_per_second: u32) -> Option<Mode> {
+    let fit = |wish: u32, min: u32, max: u32, step: u32| {
+        let wish = wish.clamp(min, max.max(min));
+        let up = min + (wish - min).div_ceil(step) * step;
+        if up <= max { up } else { wish - (wish - min) % step }
+    };
+    let modes = offers.iter().filter_map(|offer| {
+        let rank = FORMATS.iter().position(|format| *format == offer.format)?;
+        let mode = Mode {
+            format: offer.format,
+            width: fit(width, offer.min.0, offer.max.0, offer.step.0),
+            height: fit(height, offer.min.1, offer.max.1, offer.step.1),
+            frames_per_second: offer.frames_per_second,
+        };
+        let covers = mode.width >= width && mode.height >= height;
+        let area = u64::from(mode.width) * u64::from(mode.height);
+        let size = if covers { area } else { u64::MAX - area };
+        let slow = mode.frames_per_second.is_some_and(|rate| rate < 0.9 * f64::from(frames_per_second));
+        (area > 0).then_some(((!covers, size, slow, rank), mode))
+    });
+    modes.min_by_key(|(key, _)| *key).map(|(_, mode)| mode)
+}
+
+/// What a camera offers, for a person.
+pub fn describe_offers(offers: &[Offer]) -> String {
+    let one = |offer: &Offer| {
+        let format = String::from_utf8_lossy(&offer.format).trim().to_string();
+        let size = |(width, height): (u32, u32)| format!("{width}x{height}");
+        let sizes = match offer.min == offer.max {
+            true => size(offer.max),
+            false => format!("{} to {}", size(offer.min), size(offer.max)),
+        };
+        match offer.frames_per_second {
+            Some(rate) => format!("{format} {sizes} at {rate:.0}/s"),
+            None => format!("{format} {sizes}"),
+        }
+    };
+    if offers.is_empty() {
+        return "nothing".into();
+    }
+    offers.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A camera that is streaming.
+struct Streaming {
+    queue: Queue,
+    format: Format,
+    /// When the last good frame came, or the stream was opened.
+    fresh: Instant,
+    sequence: Option<u32>,
+}
+
+fn open(settings: &Settings) -> Result<(Streaming, PathBuf), Miss> {
+    let path = choose_device(&settings.device)?;
+    let name = path.display();
+    let away = |error: std::io::Error, doing: &str| {
+        Miss::Away(anyhow::Error::from(error).context(format!("camera {name}: {doing}")))
+    };
+    let node = Node::open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Miss::Away(anyhow!(
+            "camera {name} may not be opened by this user; add the user to the group `video`"
+        )),
+        _ => away(error, "cannot be opened"),
+    })?;
+    let caps = node.caps().map_err(|error| away(error, "is no V4L2 device"))?;
+    if !caps.captures {
+        return Err(Miss::Away(anyhow!("camera {name} ({}) takes no pictures now", caps.card)));
+    }
+    let offers = node.offers();
+    let mode = choose(&offers, settings.width, settings.height, settings.frames_per_second).ok_or_else(|| {
+        Miss::Refused(anyhow!(
+            "camera {name} ({}) offers no usable format: it offers {}; usable are YUYV, NV12, RGB3 and MJPG",
+            caps.card,
+            describe_offers(&offers)
+        ))
+    })?;
+    let format = node
+        .set_format(mode.format, mode.width, mode.height)
+        .map_err(|error| away(error, "does not take the chosen format"))?;
+    if !FORMATS.contains(&format.format) || format.width == 0 || format.height == 0 {
+        return Err(Miss::Refused(anyhow!("camera {name} answers with an unusable format: {format:?}")));
+    }
+    if let Err(error) = node.set_rate(settings.frames_per_second) {
+        log::debug!("camera={name} sets no rate: {error}");
+    }
+    let queue = Queue::start(node).map_err(|error| away(error, "does not start"))?;
+    log::info!(
+        "camera={name} card=\"{}\" format={} width={} height={}",
+        caps.card,
+        String::from_utf8_lossy(&format.format),
+        format.width,
+        format.height
+    );
+    Ok((Streaming { queue, format, fresh: Instant::now(), sequence: None }, path))
+}
+
+/// Says whether the camera of these settings is there and usable, and opens nothing for long.
+pub fn probe(settings: &Settings) -> Result<()> {
+    settings.check()?;
+    match open(settings) {
+        Ok(_) => Ok(()),
+        Err(Miss::Away(error) | Miss::Refused(error)) => Err(error),
+    }
+}
+
+pub struct Camera {
+    settings: Settings,
+    pool: Pool,
+    jpeg: Jpeg,
+    streaming: Option<Streaming>,
+    away: Away,
+    /// A frame that waits for the gap before it to be told.
+    next: Option<Frame>,
+    counts: Counts,
+}
+
+impl Camera {
+    /// A camera that is absent is waited for; one that cannot be used is an error.
+    pub fn open(settings: &Settings, pool: &Pool) -> Result<Self> {
+        settings.check()?;
+        let mut camera = Self {
+            settings: settings.clone(),
+            pool: pool.clone(),
+            jpeg: Jpeg::default(),
+            streaming: None,
+            away: Away::new("camera", Modality::Video),
+            next: None,
+            counts: Counts::default(),
+        };
+        match open(settings) {
+            Ok((streaming, _)) => camera.streaming = Some(streaming),
+            Err(Miss::Refused(error)) => return Err(error),
+            Err(Miss::Away(error)) => camera.away.begin(&error),
+        }
+        Ok(camera)
+    }
+
+    fn lose(&mut self, why: &anyhow::Error) -> Option<Reading> {
+        self.streaming = None;
+        self.counts.losses += 1;
+        self.away.begin(why);
+        None
+    }
+
+    fn turn(&mut self, taken: &Taken) -> Result<Frame, Broken> {
+        let Some(Streaming { queue, format, .. }) = &self.streaming else { return Err(Broken::Short) };
+        if taken.damaged {
+            return Err(Broken::Truncated);
+        }
+        let captured_ns = stamp(taken);
+        let (data, width, height) = (queue.bytes(taken), format.width as usize, format.height as usize);
+        if matches!(&format.format, b"MJPG" | b"JPEG") {
+            let picture = self.jpeg.decode(data, &self.pool)?;
+            return Ok(Frame { captured_ns, height: picture.height, width: picture.width, rgb: picture.rgb });
+        }
+        let mut rgb = self.pool.rgb(width * height * 3);
+        let packed = match &format.format {
+            b"YUYV" => width.div_ceil(2) * 4,
+            b"NV12" => width.div_ceil(2) * 2,
+            _ => width * 3,
+        };
+        let stride = if format.stride == 0 { packed } else { format.stride as usize };
+        let turned = match &format.format {
+            b"YUYV" => pixels::yuyv(data, stride, width, height, &mut rgb),
+            b"NV12" => pixels::nv12(data, stride, width, height, &mut rgb),
+            _ => pixels::rgb24(data, stride, width, height, &mut rgb),
+        };
+        match turned {
+            Ok(()) => Ok(Frame { captured_ns, height: format.height, width: format.width, rgb }),
+            Err(broken) => {
+                self.pool.give_rgb(rgb);
+                Err(broken)
+            }
+        }
+    }
+
+    fn see(&mut self, taken: Taken) -> Result<Option<Reading>> {
+        let turned = self.turn(&taken);
+        let Some(streaming) = &mut self.streaming else { return Ok(None) };
+        let missed = streaming.sequence.map_or(0, |last| taken.sequence.wrapping_sub(last.wrapping_add(1)));
+        // A driver that starts its numbers again has lost nothing that we could count.
+        let gap = (1..1 << 16).contains(&missed);
+        streaming.sequence = Some(taken.sequence);
+        self.counts.gaps += u64::from(gap);
+        if let Err(error) = streaming.queue.give_back(taken) {
+            return Ok(self.lose(&anyhow::Error::from(error).context("a buffer could not be given back")));
+        }
+        let frame = match turned {
+            Ok(frame) => frame,
+            Err(broken) => {
+                self.counts.broken += 1;
+                log::debug!("camera frame={} left out: {broken}", taken.sequence);
+                return Ok(None);
+            }
+        };
+        streaming.fresh = Instant::now();
+        self.away.end();
+        if gap {
+            let at_ns = frame.captured_ns;
+            self.next = Some(frame);
+            return Ok(Some(Reading::Lost { modality: Modality::Video, at_ns }));
+        }
+        self.counts.readings += 1;
+        Ok(Some(Reading::Frame(frame)))
+    }
+}
+
+fn stamp(taken: &Taken) -> u64 {
+    let now_ns = monotonic_ns();
+    taken.captured_ns.filter(|&ns| ns != 0 && ns.abs_diff(now_ns) < STAMP_OFF_NS).unwrap_or(now_ns)
+}
+
+impl Source for Camera {
+    fn gives(&self) -> Gives {
+        Gives { video: true, audio: false }
+    }
+
+    fn read(&mut self, wait: Duration) -> Result<Option<Reading>> {
+        if let Some(frame) = self.next.take() {
+            self.counts.readings += 1;
+            return Ok(Some(Reading::Frame(frame)));
+        }
+        let Some(streaming) = &mut self.streaming else {
+            let Some(reading) = self.away.wait(wait) else {
+                match open(&self.settings) {
+                    Ok((streaming, _)) => self.streaming = Some(streaming),
+                    Err(Miss::Away(error) | Miss::Refused(error)) => self.away.again(&error),
+                }
+                return Ok(None);
+            };
+            return Ok(reading);
+        };
+        let limit_ms = match streaming.sequence {
+            None => self.settings.first_frame_ms,
+            Some(_) => self.settings.stall_ms,
+        };
+        match streaming.queue.take(wait) {
+            Ok(Some(taken)) => return self.see(taken),
+            Ok(None) => {}
+            Err(error) => return Ok(self.lose(&anyhow::Error::from(error).context("the stream failed"))),
+        }
+        if streaming.fresh.elapsed() > Duration::from_millis(limit_ms.into()) {
+            return Ok(self.lose(&anyhow!("no frame for {limit_ms} ms")));
+        }
+        Ok(None)
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+/// The card that a path leads to, for messages.
+pub fn card(path: &Path) -> Result<String> {
+    let node = Node::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match node.caps() {
+        Ok(caps) => Ok(caps.card),
+        Err(error) => bail!("{} is no V4L2 device: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixed(format: &FourCc, width: u32, height: u32, rate: f64) -> Offer {
+        let size = (width, height);
+        Offer { format: *format, min: size, max: size, step: (1, 1), frames_per_second: Some(rate) }
+    }
+
+    fn chosen(offers: &[Offer], width: u32, height: u32, rate: u32) -> (FourCc, u32, u32) {
+        let mode = choose(offers, width, height, rate).unwrap();
+        (mode.format, mode.width, mode.height)
+    }
+
+    #[test]
+    fn the_mode_nearest_to_the_wish_is_chosen() {
+        let webcam = [
+            fixed(b"MJPG", 1_280, 720, 30.0),
+            fixed(b"MJPG", 640, 480, 30.0),
+            fixed(b"YUYV", 1_280, 720, 10.0),
+            fixed(b"YUYV", 640, 480, 30.0),
+            fixed(b"YUYV", 320, 240, 30.0),
+            fixed(b"H264", 640, 480, 60.0),
+        ];
+        assert_eq!(chosen(&webcam, 640, 480, 30), (*b"YUYV", 640, 480), "raw where raw is fast enough");
+        assert_eq!(chosen(&webcam, 1_280, 720, 30), (*b"MJPG", 1_280, 720), "else JPEG");
+        assert_eq!(chosen(&webcam, 1_280, 720, 10), (*b"YUYV", 1_280, 720));
+        assert_eq!(chosen(&webcam, 500, 300, 30), (*b"YUYV", 640, 480), "the smallest that covers");
+        assert_eq!(chosen(&webcam, 1_920, 1_080, 30), (*b"MJPG", 1_280, 720), "else the largest");
+        assert_eq!(choose(&[fixed(b"H264", 640, 480, 30.0)], 640, 480, 30), None);
+        assert_eq!(choose(&[fixed(b"YUYV", 0, 0, 30.0)], 640, 480, 30), None);
+    }
+
+    #[test]
+    fn ranges_are_kept_to_their_steps() {
+        let range = Offer {
+            format: *b"NV12",
+            min: (32, 32),
+            max: (1_000, 500),
+            step: (16, 8),
+            frames_per_second: None,
+        };
+        assert_eq!(chosen(&[range], 640, 480, 30), (*b"NV12", 640, 480));
+        assert_eq!(chosen(&[range], 641, 481, 30), (*b"NV12", 656, 488));
+        assert_eq!(chosen(&[range], 2_000, 2_000, 30), (*b"NV12", 992, 496));
+        assert_eq!(chosen(&[range], 16, 16, 30), (*b"NV12", 32, 32));
+    }
+
+    #[test]
+    fn offers_are_told() {
+        let offers = [fixed(b"H264", 640, 480, 30.0), fixed(b"GREY", 320, 240, 60.0)];
+        assert_eq!(describe_offers(&offers), "H264 640x480 at 30/s, GREY 320x240 at 60/s");
+        assert_eq!(describe_offers(&[]), "nothing");
+    }
+
+    #[test]
+    fn a_camera_that_is_absent_is_waited_for_and_told_as_lost() {
+        let settings = Settings { device: "/dev/no-such-camera".into(), ..Settings::default() };
+        assert!(format!("{:#}", probe(&settings).unwrap_err()).contains("/dev/no-such-camera"));
+        let mut camera = Camera::open(&settings, &Pool::default()).unwrap();
+        let start = Instant::now();
+        let mut lost = 0;
+        while start.elapsed() < Duration::from_millis(1_200) {
+            let asked = Instant::now();
+            match camera.read(Duration::from_millis(50)).unwrap() {
+                Some(Reading::Lost { modality: Modality::Video, .. }) => lost += 1,
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+            assert!(asked.elapsed() < Duration::from_millis(200));
+        }
+        assert!((2..=4).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_device_that_is_no_camera_is_told() {
+        let settings = Settings { device: "/dev/null".into(), ..Settings::default() };
+        assert!(format!("{:#}", probe(&settings).unwrap_err()).contains("no V4L2 device"));
+    }
+}
