@@ -9,7 +9,7 @@ use crate::{
     policy,
     privacy::{self, Device},
     sink::{serial, stdout},
-    source::clip,
+    source::{clip, pipe},
     window,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -22,11 +22,13 @@ use std::{
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 10] = [
     "model.bundle",
     "clip.path",
     "privacy.mute_file",
     "state_file",
+    "pipe.video",
+    "pipe.audio",
     "sink.mqtt.password_file",
     "sink.mqtt.ca",
     "sink.mqtt.client_cert",
@@ -44,7 +46,12 @@ pub struct Config {
     pub state_file: PathBuf,
     pub model: Model,
     pub window: window::Settings,
+    #[cfg(feature = "camera")]
+    pub camera: Option<crate::source::camera::Settings>,
+    #[cfg(feature = "mic")]
+    pub mic: Option<crate::source::mic::Settings>,
     pub clip: Option<clip::Settings>,
+    pub pipe: Option<pipe::Settings>,
     pub policy: policy::Limits,
     pub sink: Sinks,
     pub privacy: privacy::Settings,
@@ -144,6 +151,7 @@ impl Config {
             self.clip.is_none() || self.devices().len() == 1,
             "[clip] stands beside another source: a recording is played alone"
         );
+        self.devices().iter().try_for_each(Device::check)?;
         if let Some(serial) = self.serial() {
             serial.check()?;
         }
@@ -175,7 +183,14 @@ impl Config {
 
     /// Every source that is not switched off.
     pub fn devices(&self) -> Vec<Device> {
-        self.clip.iter().cloned().map(Device::Clip).collect()
+        let mut devices = Vec::new();
+        #[cfg(feature = "camera")]
+        devices.extend(self.camera.iter().cloned().map(Device::Camera));
+        #[cfg(feature = "mic")]
+        devices.extend(self.mic.iter().cloned().map(Device::Mic));
+        devices.extend(self.clip.iter().cloned().map(Device::Clip));
+        devices.extend(self.pipe.iter().cloned().map(Device::Pipe));
+        devices
     }
 
     pub fn stdout(&self) -> Option<&stdout::Settings> {

@@ -6,7 +6,11 @@
 //! Invariant: no camera or microphone is opened but by [`Gate::open`], and never while muted; whoever holds a source asks
 //! [`Gate::muted`] before each reading and drops the source, which closes the device.
 
-use crate::source::{Pool, Source, clip};
+#[cfg(feature = "camera")]
+use crate::source::camera;
+#[cfg(feature = "mic")]
+use crate::source::mic;
+use crate::source::{Pool, Source, clip, pipe};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     path::PathBuf,
@@ -77,13 +81,47 @@ impl Settings {
 /// Where readings come from.
 #[derive(Clone, Debug)]
 pub enum Device {
+    #[cfg(feature = "camera")]
+    Camera(camera::Settings),
+    #[cfg(feature = "mic")]
+    Mic(mic::Settings),
     Clip(clip::Settings),
+    Pipe(pipe::Settings),
 }
 
 impl Device {
     pub fn name(&self) -> &'static str {
         match self {
+            #[cfg(feature = "camera")]
+            Device::Camera(_) => "camera",
+            #[cfg(feature = "mic")]
+            Device::Mic(_) => "mic",
             Device::Clip(_) => "clip",
+            Device::Pipe(_) => "pipe",
+        }
+    }
+
+    /// Refuses impossible values by name; touches no device.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            #[cfg(feature = "camera")]
+            Device::Camera(settings) => settings.check(),
+            #[cfg(feature = "mic")]
+            Device::Mic(settings) => settings.check(),
+            Device::Clip(settings) => settings.check(),
+            Device::Pipe(settings) => settings.check(),
+        }
+    }
+
+    /// Refuses by name what is missing or cannot be used now.
+    pub fn probe(&self) -> Result<()> {
+        match self {
+            #[cfg(feature = "camera")]
+            Device::Camera(settings) => camera::probe(settings),
+            #[cfg(feature = "mic")]
+            Device::Mic(settings) => mic::probe(settings),
+            Device::Clip(settings) => clip::probe(settings).map(drop),
+            Device::Pipe(settings) => pipe::probe(settings),
         }
     }
 }
@@ -120,6 +158,11 @@ impl Gate {
                     .with_context(|| format!("opening the clip {}", settings.path.display()))?;
                 Ok(Box::new(clip))
             }
+            #[cfg(feature = "camera")]
+            Device::Camera(settings) => Ok(Box::new(camera::Camera::open(settings, pool)?)),
+            #[cfg(feature = "mic")]
+            Device::Mic(settings) => Ok(Box::new(mic::Mic::open(settings, pool)?)),
+            Device::Pipe(settings) => Ok(Box::new(pipe::Pipe::open(settings, pool)?)),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Settings {
         ensure!((1..=60_000).contains(&hop_ms), "hop_ms = {hop_ms}: 1 to 60000 can be used");
         ensure!(lateness_ms <= 10_000, "lateness_ms = {lateness_ms}: 0 to 10000 can be used");
         ensure!(
-            u64::from(hop_ms) * frames as u64 % u64::from(window_ms) == 0,
+            (u64::from(hop_ms) * frames as u64).is_multiple_of(u64::from(window_ms)),
             "hop_ms = {hop_ms} is no multiple of window_ms / {frames} = {} ms: overlapping windows would share no pictures",
             f64::from(window_ms) / frames as f64
         );
@@ -272,7 +272,7 @@ impl Windows {
 
     fn show(&mut self, at_ns: u64, frame: Frame) {
         let number = at_ns * self.frames as u64 / self.window_ns();
-        let from_middle = self.from_middle(number, at_ns);
+        let off_middle = self.off_middle(number, at_ns);
         if number < self.first_cell() || frame.captured_ns < self.origin_ns.unwrap_or(0) {
             self.counts.frames_late += 1;
             self.pool.give_rgb(frame.rgb);
@@ -281,12 +281,12 @@ impl Windows {
         self.data_ns = self.data_ns.max(at_ns + 1);
         let origin_ns = self.origin_ns.unwrap_or(0);
         let held_ns = self.cell_mut(number).picture.as_ref().map(|(_, held)| held.captured_ns - origin_ns);
-        let held_from_middle = held_ns.map(|held_ns| self.from_middle(number, held_ns));
+        let held_off_middle = held_ns.map(|held_ns| self.off_middle(number, held_ns));
         let id = self.next_id;
         let cell = self.cell_mut(number);
         cell.seen += 1;
-        let unused = match held_from_middle {
-            Some(held) if held <= from_middle => Some(frame.rgb),
+        let unused = match held_off_middle {
+            Some(held) if held <= off_middle => Some(frame.rgb),
             _ => cell.picture.replace((id, frame)).map(|(_, old)| old.rgb),
         };
         self.next_id += 1;
@@ -296,7 +296,7 @@ impl Windows {
     }
 
     /// Distance of a time from the middle of a cell, in units of `1 / (2 * frames)` ns.
-    fn from_middle(&self, number: u64, at_ns: u64) -> u64 {
+    fn off_middle(&self, number: u64, at_ns: u64) -> u64 {
         (at_ns * 2 * self.frames as u64).abs_diff((2 * number + 1) * self.window_ns())
     }
 

@@ -156,7 +156,8 @@ fn missing(error: std::io::Error, program: &str, path: &Path) -> anyhow::Error {
 
 fn parse_rate(text: &str) -> Option<Rate> {
     let (num, den) = text.split_once('/')?;
-    let rate = Rate::new(num.parse().ok()?, den.parse().ok()?);
+    let (num, den): (u32, u32) = (num.parse().ok()?, den.parse().ok()?);
+    let rate = Rate { num, den };
     (1.0..=240.0).contains(&rate.per_second()).then_some(rate)
 }
 

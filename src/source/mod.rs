@@ -9,7 +9,6 @@
 //! Limits: buffers go round through a `Pool` of a fixed size; in steady state nothing is allocated.
 
 use anyhow::Result;
-use serde::Deserialize;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -107,56 +106,6 @@ pub trait Source: Send {
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>>;
 
     fn counts(&self) -> Counts;
-}
-
-/// Any source, as a config names it: `kind = "camera"` and that kind's own keys.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Settings {
-    #[cfg(feature = "camera")]
-    Camera(camera::Settings),
-    #[cfg(feature = "mic")]
-    Mic(mic::Settings),
-    Clip(clip::Settings),
-    Pipe(pipe::Settings),
-}
-
-impl Settings {
-    /// Opens the source. A device or producer that is absent is waited for; what cannot be used is an error.
-    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
-        Ok(match self {
-            #[cfg(feature = "camera")]
-            Self::Camera(settings) => Box::new(camera::Camera::open(settings, pool)?),
-            #[cfg(feature = "mic")]
-            Self::Mic(settings) => Box::new(mic::Mic::open(settings, pool)?),
-            Self::Clip(settings) => Box::new(clip::Clip::open(settings, pool)?),
-            Self::Pipe(settings) => Box::new(pipe::Pipe::open(settings, pool)?),
-        })
-    }
-
-    /// Refuses impossible values by name; touches no device.
-    pub fn check(&self) -> Result<()> {
-        match self {
-            #[cfg(feature = "camera")]
-            Self::Camera(settings) => settings.check(),
-            #[cfg(feature = "mic")]
-            Self::Mic(settings) => settings.check(),
-            Self::Clip(settings) => settings.check(),
-            Self::Pipe(settings) => settings.check(),
-        }
-    }
-
-    /// Refuses by name what is missing or cannot be used now.
-    pub fn probe(&self) -> Result<()> {
-        match self {
-            #[cfg(feature = "camera")]
-            Self::Camera(settings) => camera::probe(settings),
-            #[cfg(feature = "mic")]
-            Self::Mic(settings) => mic::probe(settings),
-            Self::Clip(settings) => clip::probe(settings).map(drop),
-            Self::Pipe(settings) => pipe::probe(settings),
-        }
-    }
 }
 
 /// Now on the clock of live readings.
