@@ -9,7 +9,7 @@
 use super::{
     cache::{Cache, Entry},
     lanes::{Isa, Lanes, PANEL, Work},
-    math::exp,
+    math::{exp, exp2},
     memory::{Memory, Out},
 };
 use crate::backend::Heads;
@@ -83,33 +83,52 @@ pub enum From<'a> {
 }
 
 impl From<'_> {
-    /// `head_dim` values of key `j`, into `out` with `stride`.
+    /// Sixteen keys from `first` on as `(head_dim, 16)`, zeros after `count`.
     #[inline(always)]
-    unsafe fn key(&self, j: usize, head_dim: usize, out: *mut f32, out_stride: usize) {
+    unsafe fn keys<I: Isa>(&self, first: usize, count: usize, head_dim: usize, to: *mut f32) {
         unsafe {
             match *self {
                 From::Rows { keys, stride, .. } => {
-                    let row = &keys[j * stride..][..head_dim];
-                    for (d, v) in row.iter().enumerate() {
-                        *out.add(d * out_stride) = *v;
-                    }
+                    let rows = &keys[first * stride..][..(count - 1) * stride + head_dim];
+                    I::transpose(rows.as_ptr(), stride, count, head_dim, 1.0, to);
                 }
                 From::Cache { cache, layer, head } => {
-                    for d in 0..head_dim {
-                        *out.add(d * out_stride) = cache.key(layer, head, j, d);
+                    let at = first * head_dim;
+                    for i in (0..head_dim * PANEL).step_by(I::F::N) {
+                        let key = match cache.entry {
+                            Entry::F16 => I::F::load_f16(cache.keys::<u16>(layer, head).add(at + i)),
+                            Entry::F32 => I::F::load(cache.keys::<f32>(layer, head).add(at + i)),
+                        };
+                        key.store(to.add(i));
+                    }
+                    for (d, m) in (0..head_dim).flat_map(|d| (count..PANEL).map(move |m| (d, m))) {
+                        *to.add(d * PANEL + m) = 0.0;
                     }
                 }
             }
         }
     }
+    /// The values of key `j`.
     #[inline(always)]
-    unsafe fn value(&self, j: usize, head_dim: usize, out: *mut f32) {
+    unsafe fn value<I: Isa>(&self, j: usize, head_dim: usize, to: *mut f32) {
         unsafe {
             match *self {
                 From::Rows { values, stride, .. } => {
-                    out.copy_from_nonoverlapping(values[j * stride..][..head_dim].as_ptr(), head_dim)
+                    to.copy_from_nonoverlapping(values[j * stride..][..head_dim].as_ptr(), head_dim)
                 }
-                From::Cache { cache, layer, head } => cache.value_row(layer, head, j, out),
+                From::Cache { cache, layer, head } => {
+                    let (at, whole) = (j * head_dim, head_dim / I::F::N * I::F::N);
+                    for d in (0..whole).step_by(I::F::N) {
+                        let value = match cache.entry {
+                            Entry::F16 => I::F::load_f16(cache.values::<u16>(layer, head).add(at + d)),
+                            Entry::F32 => I::F::load(cache.values::<f32>(layer, head).add(at + d)),
+                        };
+                        value.store(to.add(d));
+                    }
+                    for d in whole..head_dim {
+                        *to.add(d) = cache.value(layer, head, j, d);
+                    }
+                }
             }
         }
     }
@@ -137,9 +156,10 @@ impl Work for PackKeys<'_> {
         let wide = head_dim.next_multiple_of(PANEL);
         // SAFETY: the sixteen lie in the padded unit, this call alone writes them, and the local arrays hold DIMS_MAX dims.
         unsafe {
-            for m in 0..PANEL.min(packs.keys - first) {
-                from.key(first + m, head_dim, keys.0.as_mut_ptr().add(m), PANEL);
-                from.value(first + m, head_dim, values.0.as_mut_ptr().add(m * wide));
+            let count = PANEL.min(packs.keys - first);
+            from.keys::<I>(first, count, head_dim, keys.0.as_mut_ptr());
+            for m in 0..count {
+                from.value::<I>(first + m, head_dim, values.0.as_mut_ptr().add(m * wide));
             }
             if packs.bf16 {
                 let to = packs.unit_keys(unit).cast::<u32>().add(first * head_dim / 2);
@@ -195,13 +215,10 @@ impl Work for Attend<'_> {
         let Attend { q, stride, rows, first, head_dim, packs, unit, causal, out, out_stride } = self;
         let (n, width, bf16) = (I::F::N, I::HEAD_TILE, packs.bf16);
         let lanes = PANEL.min(rows - first);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        // Scores in powers of two.
+        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
         let mut queries = Lines([0f32; DIMS_MAX * PANEL]);
-        for m in 0..lanes {
-            for (d, v) in q[(first + m) * stride..][..head_dim].iter().enumerate() {
-                queries.0[d * PANEL + m] = v * scale;
-            }
-        }
+        let q = &q[first * stride..][..(lanes - 1) * stride + head_dim];
         let mut pairs = [0u32; DIMS_MAX / 2 * PANEL];
         let mut scores = Lines([0f32; STRETCH * PANEL]);
         let mut weights = [0u32; STRETCH / 2 * PANEL];
@@ -211,6 +228,7 @@ impl Work for Attend<'_> {
         let keys = causal.map_or(packs.keys, |start| (start + first + lanes).min(packs.keys));
         // SAFETY: local arrays hold STRETCH keys and DIMS_MAX dims; tiles read the padded unit; this call alone writes its rows.
         unsafe {
+            I::transpose(q.as_ptr(), stride, lanes, head_dim, scale, queries.0.as_mut_ptr());
             if bf16 {
                 for d in 0..head_dim / 2 {
                     let at = queries.0.as_ptr().add(d * 2 * PANEL);
@@ -254,23 +272,23 @@ impl Work for Attend<'_> {
                         top[j % 4] = top[j % 4].max(I::F::load(at.add(j * PANEL)));
                     }
                     let top = top[0].max(top[1]).max(top[2].max(top[3]));
-                    let less = exp(old.sub(top));
+                    let less = exp2::<I::F, false>(old.sub(top));
                     top.store(tops.as_mut_ptr().add(v));
                     less.store(shrink.as_mut_ptr().add(v));
                     let mut total = [I::F::splat(0.0); 2];
                     for j in (0..padded).step_by(2) {
-                        let a = exp(I::F::load(at.add(j * PANEL)).sub(top));
-                        let b = if j + 1 < count {
-                            exp(I::F::load(at.add((j + 1) * PANEL)).sub(top))
-                        } else {
-                            I::F::splat(0.0)
-                        };
-                        total = [total[0].add(a), total[1].add(b)];
+                        let at = at.add(j * PANEL);
+                        let next = if j + 1 < count { I::F::load(at.add(PANEL)) } else { I::F::splat(LOW) };
+                        let (a, b) = (I::F::load(at).sub(top), next.sub(top));
                         if bf16 {
+                            let (a, b) = (exp2::<I::F, true>(a), exp2::<I::F, true>(b));
                             I::pair_bf16(a, b, weights.as_mut_ptr().add(j / 2 * PANEL));
+                            total = [total[0].add(a), total[1].add(b)];
                         } else {
-                            a.store(at.add(j * PANEL));
-                            b.store(at.add((j + 1) * PANEL));
+                            let (a, b) = (exp2::<I::F, false>(a), exp2::<I::F, false>(b));
+                            a.store(at);
+                            b.store(at.add(PANEL));
+                            total = [total[0].add(a), total[1].add(b)];
                         }
                     }
                     let total = total[0].add(total[1]);

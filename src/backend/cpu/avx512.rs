@@ -78,6 +78,10 @@ unsafe impl Lanes for Sixteen {
     unsafe fn sum(self) -> f32 {
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
+    #[inline(always)]
+    unsafe fn scale2(self, n: Self) -> Self {
+        unsafe { Sixteen(_mm512_scalef_ps(self.0, n.0)) }
+    }
 }
 
 /// Four bytes for every lane.
@@ -195,6 +199,35 @@ unsafe fn tile_bf16<const M: usize>(w: *const u32, x: *const u32, pairs: usize, 
     }
 }
 
+/// Sixteen rows to sixteen columns: pairs, fours, then quarters of registers.
+#[inline(always)]
+unsafe fn transpose16(r: [__m512; 16]) -> [__m512; 16] {
+    unsafe {
+        let mut four = [_mm512_setzero_ps(); 16];
+        for g in 0..4 {
+            let (a, b, c, d) = (r[g * 4], r[g * 4 + 1], r[g * 4 + 2], r[g * 4 + 3]);
+            let (ab, cd) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+            four[g * 4] = _mm512_shuffle_ps::<0x44>(ab, cd);
+            four[g * 4 + 1] = _mm512_shuffle_ps::<0xee>(ab, cd);
+            let (ab, cd) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+            four[g * 4 + 2] = _mm512_shuffle_ps::<0x44>(ab, cd);
+            four[g * 4 + 3] = _mm512_shuffle_ps::<0xee>(ab, cd);
+        }
+        // four[g * 4 + i] holds columns i, i + 4, i + 8, i + 12 of rows 4 g .. 4 g + 3.
+        let mut out = [_mm512_setzero_ps(); 16];
+        for i in 0..4 {
+            let (a, b, c, d) = (four[i], four[4 + i], four[8 + i], four[12 + i]);
+            let (ab, cd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
+            out[i] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+            out[i + 8] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+            let (ab, cd) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            out[i + 4] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+            out[i + 12] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+        }
+        out
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn enter_plain<W: Work>(work: W) -> W::Out {
     unsafe { work.run::<Avx512<false>>() }
@@ -290,12 +323,38 @@ unsafe impl<const BF: bool> Isa for Avx512<BF> {
     #[inline(always)]
     unsafe fn pair_bf16(a: Sixteen, b: Sixteen, out: *mut u32) {
         unsafe {
-            let wide = |v: __m512| {
-                let half: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
-                _mm512_cvtepu16_epi32(half)
-            };
-            let pair = _mm512_or_si512(wide(a.0), _mm512_slli_epi32::<16>(wide(b.0)));
-            _mm512_storeu_si512(out.cast(), pair);
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b.0, a.0));
+            // Words 0, 16, 1, 17, ..: those of a and b in turn.
+            let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+            let turns = _mm512_or_si512(
+                lanes,
+                _mm512_slli_epi32::<16>(_mm512_add_epi32(lanes, _mm512_set1_epi32(16))),
+            );
+            _mm512_storeu_si512(out.cast(), _mm512_permutexvar_epi16(turns, both));
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(
+        rows: *const f32,
+        stride: usize,
+        count: usize,
+        dims: usize,
+        scale: f32,
+        to: *mut f32,
+    ) {
+        unsafe {
+            for d in (0..dims).step_by(16) {
+                let mask = if dims - d >= 16 { 0xffff } else { (1u16 << (dims - d)) - 1 };
+                let mut r = [_mm512_setzero_ps(); 16];
+                for m in 0..count {
+                    let row = _mm512_maskz_loadu_ps(mask, rows.add(m * stride + d));
+                    r[m] = _mm512_mul_ps(row, _mm512_set1_ps(scale));
+                }
+                let columns = transpose16(r);
+                for (i, column) in columns.into_iter().enumerate().take(dims - d) {
+                    _mm512_storeu_ps(to.add((d + i) * PANEL), column);
+                }
+            }
         }
     }
     #[inline(always)]

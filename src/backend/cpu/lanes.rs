@@ -36,6 +36,11 @@ pub unsafe trait Lanes: Copy {
     /// `2^self` for whole `self` in `-126 ..= 127`; anything for NaN.
     unsafe fn pow2(self) -> Self;
     unsafe fn sum(self) -> f32;
+    /// `self * 2^n` for whole `n` up to 127; below -126 something as small, or zero.
+    #[inline(always)]
+    unsafe fn scale2(self, n: Self) -> Self {
+        unsafe { self.mul(Self::splat(-126.0).max(n).pow2()) }
+    }
 }
 
 /// Generic code to be compiled for one instruction set.
@@ -92,6 +97,24 @@ pub unsafe trait Isa: Copy + 'static {
     /// `out[lane] = bf16(a[lane]) | bf16(b[lane]) << 16`
     unsafe fn pair_bf16(_a: Self::F, _b: Self::F, _out: *mut u32) {
         unreachable!("this instruction set has no bf16 products")
+    }
+    /// `to[d * PANEL + m] = rows[m * stride + d] * scale` for `m < count`, zeros for the other lanes.
+    #[inline(always)]
+    unsafe fn transpose(
+        rows: *const f32,
+        stride: usize,
+        count: usize,
+        dims: usize,
+        scale: f32,
+        to: *mut f32,
+    ) {
+        unsafe {
+            for d in 0..dims {
+                for m in 0..PANEL {
+                    *to.add(d * PANEL + m) = if m < count { *rows.add(m * stride + d) * scale } else { 0.0 };
+                }
+            }
+        }
     }
     /// 32 values to `d * q`: the scale and the sum of q. A block that holds NaN or infinity has a scale that is not
     /// finite and q = 0; below 1e-30 everything counts as zero.

@@ -25,6 +25,33 @@ pub unsafe fn exp<F: Lanes>(x: F) -> F {
     }
 }
 
+/// `2^x` for `x <= 0`, within 2 ulp, or within 1.1e-4 where it is rounded to bf16 anyway (`COARSE`). Far below -126 it is
+/// next to nothing or zero.
+///
+/// # Safety
+/// Below `Isa::enter`.
+#[inline(always)]
+pub unsafe fn exp2<F: Lanes, const COARSE: bool>(x: F) -> F {
+    unsafe {
+        let n = x.round();
+        let r = x.sub(n);
+        let one = F::splat(1.0);
+        let p = if COARSE {
+            let p = F::splat(5.597_713_4e-2);
+            let p = p.fma(r, F::splat(0.242_225_5));
+            p.fma(r, F::splat(0.693_112_5)).fma(r, one)
+        } else {
+            let p = F::splat(1.547_621e-4);
+            let p = p.fma(r, F::splat(1.340_027_3e-3));
+            let p = p.fma(r, F::splat(9.618_004e-3));
+            let p = p.fma(r, F::splat(5.550_327_8e-2));
+            let p = p.fma(r, F::splat(0.240_226_51));
+            p.fma(r, F::splat(std::f32::consts::LN_2)).fma(r, one)
+        };
+        p.scale2(n)
+    }
+}
+
 /// `x / (1 + exp(-x))`
 ///
 /// # Safety
