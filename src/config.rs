@@ -40,6 +40,8 @@ const PATHS: [&str; 10] = [
 pub struct Config {
     /// A config that this one is laid over.
     pub profile: Option<PathBuf>,
+    /// Tables of the profile that this site goes without: `off = ["camera"]`.
+    pub off: Vec<String>,
     /// The device's name to the world; empty: the host's.
     pub device: String,
     /// Remembers what holds over a crash, so that its end can still be told; best on a tmpfs.
@@ -239,6 +241,13 @@ fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
     let Some(profile) = alone.profile else { return Ok(table) };
     let mut under = layered(&folder.join(&profile), depth + 1)
         .with_context(|| format!("the profile of {}", path.display()))?;
+    for name in &alone.off {
+        ensure!(
+            under.remove(name).is_some(),
+            "{}: off names `{name}`, and the profile has no such table",
+            path.display()
+        );
+    }
     lay(&mut under, table);
     Ok(under)
 }

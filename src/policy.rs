@@ -168,6 +168,11 @@ impl Policy {
         self.seq
     }
 
+    /// Whether a window with these modalities is worth scoring.
+    pub fn serves(&self, present: u8) -> bool {
+        self.missing(present).is_none()
+    }
+
     /// Takes one window. A window that is not later than the last one is dropped.
     pub fn push(&mut self, seen: &Observation<'_>) -> Events {
         let mut events = Events::new();

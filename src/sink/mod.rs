@@ -9,6 +9,7 @@
 use crate::wire::{self, Event, Heartbeat, LABELS_MAX};
 use std::sync::Arc;
 
+pub mod clock;
 pub mod json;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;

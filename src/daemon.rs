@@ -1,1 +1,0 @@
-//! Threads, bounded queues, counters, shutdown: the only file that names a thread or a channel.

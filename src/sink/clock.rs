@@ -1,0 +1,25 @@
+//! Wall time for events, and whether anything keeps it right.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wall {
+    pub ms: u64,
+    /// The kernel says that its clock is synchronised.
+    pub synced: bool,
+}
+
+pub fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall { ms: since.as_millis() as u64, synced: synced() }
+}
+
+fn synced() -> bool {
+    // SAFETY: an all-zero `timex` is a valid one, and with `modes` 0 the call only fills it in.
+    let state = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&mut timex)
+    };
+    (0..libc::TIME_ERROR).contains(&state)
+}
