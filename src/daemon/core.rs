@@ -53,7 +53,8 @@ struct Mind<'a> {
     policy: Policy,
     model: config::Model,
     pace: Pace,
-    late_ns: u64,
+    hop_ns: u64,
+    lateness_ns: u64,
     heartbeat_ms: u64,
     expected: u8,
     state_file: StateFile,
@@ -91,7 +92,8 @@ impl<'a> Core<'a> {
             policy,
             model: parts.model.clone(),
             pace: parts.pace,
-            late_ns: u64::from(parts.window.hop_ms + parts.window.lateness_ms) * NS_PER_MS,
+            hop_ns: u64::from(parts.window.hop_ms) * NS_PER_MS,
+            lateness_ns: u64::from(parts.window.lateness_ms) * NS_PER_MS,
             heartbeat_ms: parts.heartbeat_ms,
             expected,
             state_file,
@@ -183,9 +185,9 @@ impl<'a> Core<'a> {
 }
 
 impl Mind<'_> {
-    /// One window: scores, events, and perhaps a reason.
+    /// One window: scores, events, and perhaps a reason. A window whose successor is due as well is late and left out.
     fn see(&mut self, window: &Window<'_>) {
-        if self.pace != Pace::Fast && self.status.newest_ns().saturating_sub(window.end_ns) > self.late_ns {
+        if self.pace != Pace::Fast && self.status.passed(window.end_ns + self.hop_ns, self.lateness_ns) {
             self.beat.late += 1;
             self.status.set_beat(self.beat);
             return;

@@ -28,8 +28,8 @@ const READY_WAIT: Duration = Duration::from_secs(5);
 /// What the threads know of each other.
 pub struct Status {
     started: Instant,
-    /// Time of the newest reading.
-    newest_ns: AtomicU64,
+    /// Time of the newest reading: video, audio.
+    newest_ns: [AtomicU64; 2],
     dropped: AtomicU32,
     shared: Mutex<Shared>,
 }
@@ -67,7 +67,7 @@ impl Status {
         let beat = Heartbeat { label: NO_LABEL, ..Heartbeat::default() };
         Status {
             started: Instant::now(),
-            newest_ns: AtomicU64::new(0),
+            newest_ns: [AtomicU64::new(0), AtomicU64::new(0)],
             dropped: AtomicU32::new(0),
             shared: Mutex::new(Shared { video, audio, beat, busy: None }),
         }
@@ -86,7 +86,7 @@ impl Status {
             Reading::Lost { modality, at_ns } => (modality, Health::Absent, at_ns),
             Reading::End { modality } => (modality, Health::Ended, 0),
         };
-        self.newest_ns.fetch_max(at_ns, Ordering::AcqRel);
+        self.newest_ns[modality as usize].fetch_max(at_ns, Ordering::AcqRel);
         let mut shared = self.lock();
         let edge = match modality {
             Modality::Video => &mut shared.video,
@@ -104,8 +104,13 @@ impl Status {
         }
     }
 
-    pub fn newest_ns(&self) -> u64 {
-        self.newest_ns.load(Ordering::Acquire)
+    /// Whether readings have passed a time: every modality, or one of them by `lateness_ns`.
+    pub fn passed(&self, at_ns: u64, lateness_ns: u64) -> bool {
+        let gives = self.gives();
+        let newest = |modality: Modality| self.newest_ns[modality as usize].load(Ordering::Acquire);
+        let (video, audio) = (newest(Modality::Video), newest(Modality::Audio));
+        let all = (!gives.video || video >= at_ns) && (!gives.audio || audio >= at_ns);
+        all || video.max(audio) >= at_ns + lateness_ns
     }
 
     pub fn drop_one(&self) {

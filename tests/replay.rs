@@ -1,0 +1,431 @@
+//! The daemon over recordings with a model of a few lines: recorded in, exact out; and what it does when time presses.
+
+use mien::{
+    config::{self, Explain},
+    daemon::{self, Pace, Plan, Summary},
+    model::{Decoding, Infer, Input, Observer, Reason, Scores, Stop},
+    policy::Limits,
+    privacy::{self, Device, Gate},
+    sink::{Counts, Message, Sink, Speaker, stdout::Stdout},
+    source::{Gives, Pool, clip},
+    window,
+    wire::{self, Cause, Event, Kind, LINE_BYTES_MAX},
+};
+use std::{
+    f32::consts::TAU,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const LABELS: [&str; 3] = ["neutral", "happy", "fear"];
+const FRAMES_PER_SECOND: u32 = 8;
+
+/// Bright pictures are happy, loud sound is fear.
+#[derive(Default)]
+struct Toy {
+    scores: Vec<f32>,
+    slow: Duration,
+    fails: bool,
+}
+
+impl Infer for Toy {
+    fn describe(&self) -> String {
+        "toy".into()
+    }
+    fn see(&mut self, prompt: &str, input: &Input<'_>) -> anyhow::Result<()> {
+        assert_eq!(prompt, "label");
+        std::thread::sleep(self.slow);
+        anyhow::ensure!(!self.fails, "toys break");
+        let bright = input.frames.map_or(0.0, |frames| {
+            let (_, last) = frames[frames.len() - 1];
+            f32::from(last.rgb[0]) / 255.0
+        });
+        let loud = input.samples.map_or(0.0, |samples| {
+            let tail = &samples[samples.len() - 1_600..];
+            tail.iter().fold(0.0f32, |peak, s| peak.max(s.abs()))
+        });
+        let (happy, fear) = (0.1 + 0.8 * bright * (1.0 - loud), 0.1 + 0.8 * loud);
+        let sum = happy + fear + 0.4;
+        self.scores = vec![0.4 / sum, happy / sum, fear / sum];
+        Ok(())
+    }
+    fn ask(&mut self, prompt: &str) -> anyhow::Result<()> {
+        assert_eq!(prompt, "reason");
+        Ok(())
+    }
+    fn score(&mut self, label_set: &str) -> anyhow::Result<Scores> {
+        assert_eq!(label_set, "toys");
+        Ok(Scores { probabilities: self.scores.clone() })
+    }
+    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Reason> {
+        say("Bright.");
+        Ok(Reason {
+            text: "<think>Bright.</think>".into(),
+            think: Some("Bright.".into()),
+            answer: Some("happy".into()),
+            tokens: 3,
+            stop: Stop::EndOfText,
+        })
+    }
+    fn set_decoding(&mut self, _: Decoding) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn observe(&mut self, _: Option<Box<dyn Observer>>) {}
+}
+
+/// `seconds` of grey pictures and, where asked for, a sound; `bright` and `loud` say how much at a second.
+fn record(
+    folder: &Path,
+    seconds: u32,
+    bright: impl Fn(f32) -> u8,
+    loud: Option<&dyn Fn(f32) -> f32>,
+) -> PathBuf {
+    let clip = folder.join("clip");
+    fs::create_dir_all(&clip).unwrap();
+    for i in 0..seconds * FRAMES_PER_SECOND {
+        let grey = bright(i as f32 / FRAMES_PER_SECOND as f32);
+        image::RgbImage::from_pixel(16, 16, image::Rgb([grey; 3]))
+            .save(clip.join(format!("{i:05}.png")))
+            .unwrap();
+    }
+    if let Some(loud) = loud {
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: 16_000,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut wav = hound::WavWriter::create(clip.join("sound.wav"), spec).unwrap();
+        for i in 0..seconds * 16_000 {
+            let t = i as f32 / 16_000.0;
+            wav.write_sample((loud(t) * (t * 440.0 * TAU).sin() * 32_000.0) as i16).unwrap();
+        }
+        wav.finalize().unwrap();
+    }
+    clip
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a serial line would carry, and the messages themselves.
+#[derive(Clone, Default)]
+struct Tape {
+    bytes: Shared,
+    events: Arc<Mutex<Vec<Event>>>,
+    reasons: Arc<Mutex<Vec<String>>>,
+    seq: u16,
+}
+
+impl Sink for Tape {
+    fn name(&self) -> &'static str {
+        "tape"
+    }
+    fn send(&mut self, message: &Message) {
+        let wired = match message {
+            Message::Event(event) => {
+                self.events.lock().unwrap().push(*event);
+                wire::Message::Event(*event)
+            }
+            Message::Heartbeat(beat) => wire::Message::Heartbeat(*beat),
+            Message::Reason(reason) => return self.reasons.lock().unwrap().push(reason.text.clone()),
+            Message::Scores(_) => return,
+        };
+        let mut packet = [0; LINE_BYTES_MAX];
+        let len = wire::encode(&wired, self.seq, &mut packet).unwrap();
+        self.seq += 1;
+        self.bytes.write_all(&packet[..len]).unwrap();
+    }
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
+}
+
+impl Tape {
+    fn told(&self) -> Vec<(u64, Kind, u8, Cause)> {
+        self.events.lock().unwrap().iter().map(|e| (e.at_ms, e.kind, e.label, e.cause)).collect()
+    }
+    fn has(&self, kind: Kind) -> bool {
+        self.events.lock().unwrap().iter().any(|event| event.kind == kind)
+    }
+}
+
+struct Run {
+    folder: TempDir,
+    clip: PathBuf,
+    gives: Gives,
+    pace: Pace,
+    gate: Arc<Gate>,
+    state_file: PathBuf,
+    explain: Explain,
+    json: Shared,
+    tape: Tape,
+}
+
+impl Run {
+    fn new(seconds: u32, pace: Pace, bright: impl Fn(f32) -> u8, loud: Option<&dyn Fn(f32) -> f32>) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = record(folder.path(), seconds, bright, loud);
+        let privacy = privacy::Settings {
+            purpose: "research".into(),
+            mute_file: folder.path().join("mute"),
+            ..Default::default()
+        };
+        Run {
+            clip,
+            gives: Gives { video: true, audio: loud.is_some() },
+            pace,
+            gate: Arc::new(Gate::new(&privacy).unwrap()),
+            state_file: PathBuf::new(),
+            explain: Explain::Off,
+            json: Shared::default(),
+            tape: Tape::default(),
+            folder,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        let window = window::Settings { window_ms: 1_000, hop_ms: 500, ..Default::default() };
+        let speaker = Arc::new(Speaker {
+            boot: 0,
+            device: "bench".into(),
+            purpose: "research".into(),
+            bundle: "toy".into(),
+            bundle_hash: [7; 8],
+            label_set: "toys".into(),
+            labels: LABELS.map(String::from).into(),
+            window_ms: window.window_ms,
+            hop_ms: window.hop_ms,
+            heartbeat_ms: 1_000,
+        });
+        let stdout = mien::sink::stdout::Settings { scores: true, heartbeats: true, ..Default::default() };
+        let settings = clip::Settings {
+            path: self.clip.clone(),
+            paced: self.pace != Pace::Fast,
+            frames_per_second: FRAMES_PER_SECOND,
+        };
+        Plan {
+            devices: vec![(Device::Clip(settings), self.gives)],
+            gate: Arc::clone(&self.gate),
+            pool: Pool::new(16, 16),
+            pace: self.pace,
+            window,
+            frames: 2,
+            policy: Limits {
+                smooth_ms: 500,
+                enter: 0.5,
+                exit: 0.35,
+                dwell_ms: 500,
+                refractory_ms: 0,
+                patience_ms: 1_000,
+                change: 0.1,
+                ..Default::default()
+            },
+            model: config::Model { labels: "toys".into(), reason: self.explain, ..Default::default() },
+            daemon: config::Daemon { heartbeat_ms: 1_000, ..Default::default() },
+            state_file: self.state_file.clone(),
+            sinks: vec![
+                Box::new(Stdout::to(stdout, Arc::clone(&speaker), Box::new(self.json.clone()))),
+                Box::new(self.tape.clone()),
+            ],
+            speaker,
+        }
+    }
+
+    fn go(&self, toy: Toy) -> anyhow::Result<Summary> {
+        self.go_until(toy, |_| false)
+    }
+
+    /// Runs beside a watcher that may stop it.
+    fn go_until(
+        &self,
+        mut toy: Toy,
+        mut stop_when: impl FnMut(&Run) -> bool + Send,
+    ) -> anyhow::Result<Summary>
+    where
+        Run: Sync,
+    {
+        let stop = Arc::new(AtomicBool::new(false));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                while !over.load(Ordering::Acquire) && Instant::now() < deadline {
+                    if stop_when(self) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                stop.store(true, Ordering::Release);
+            });
+            let summary = daemon::run(self.plan(), &mut toy, &stop);
+            over.store(true, Ordering::Release);
+            summary
+        })
+    }
+}
+
+fn one_smile_and_one_scream() -> Run {
+    let bright = |t: f32| if (2.0..5.0).contains(&t) { 250 } else { 20 };
+    let loud = |t: f32| if (7.0..9.0).contains(&t) { 1.0 } else { 0.02 };
+    Run::new(12, Pace::Fast, bright, Some(&loud))
+}
+
+/// Compares with a stored file; `MIEN_UPDATE_RECORDS=1` writes it instead.
+fn expect(name: &str, got: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    if std::env::var_os("MIEN_UPDATE_RECORDS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        return fs::write(path, got).unwrap();
+    }
+    let stored = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if stored == got {
+        return;
+    }
+    if let (Ok(stored), Ok(got)) = (std::str::from_utf8(&stored), std::str::from_utf8(got)) {
+        for (line, (stored, got)) in stored.lines().zip(got.lines()).enumerate() {
+            assert_eq!(stored, got, "{name} line {}", line + 1);
+        }
+    }
+    panic!("{name}: {} bytes are stored and {} came", stored.len(), got.len());
+}
+
+#[test]
+fn recorded_in_exact_out() {
+    let run = one_smile_and_one_scream();
+    let summary = run.go(Toy::default()).unwrap();
+    let kinds: Vec<_> =
+        run.tape.told().into_iter().map(|(_, kind, label, cause)| (kind, label, cause)).collect();
+    assert!(kinds.contains(&(Kind::Begin, 1, Cause::None)), "{kinds:?}");
+    assert!(kinds.contains(&(Kind::Begin, 2, Cause::None)), "{kinds:?}");
+    assert_eq!((summary.late, summary.dropped), (0, 0));
+    assert_eq!(summary.events as usize, kinds.len());
+    expect("replay.jsonl", &run.json.take());
+    expect("replay.bin", &run.tape.bytes.take());
+}
+
+#[test]
+fn the_same_recording_gives_the_same_bytes_however_slow_the_model_is() {
+    let run = one_smile_and_one_scream();
+    run.go(Toy::default()).unwrap();
+    let (json, bytes) = (run.json.take(), run.tape.bytes.take());
+    let run = Run { json: Shared::default(), tape: Tape::default(), ..run };
+    run.go(Toy { slow: Duration::from_millis(20), ..Toy::default() }).unwrap();
+    assert_eq!(String::from_utf8_lossy(&json), String::from_utf8_lossy(&run.json.take()));
+    assert_eq!(bytes, run.tape.bytes.take());
+}
+
+#[test]
+fn a_recording_without_sound_is_one_with_one_modality() {
+    let run = Run::new(4, Pace::Fast, |_| 255, None);
+    run.go(Toy::default()).unwrap();
+    let events = run.tape.events.lock().unwrap();
+    assert_eq!((events[0].kind, events[0].label), (Kind::Begin, 1));
+    assert!(events.iter().all(|event| event.expected == wire::VIDEO && event.missing() == 0));
+    let last = events.last().unwrap();
+    assert_eq!((last.kind, last.cause), (Kind::Unknown, Cause::InputEnd));
+    assert_eq!(events[events.len() - 2].kind, Kind::End);
+}
+
+#[test]
+fn a_recording_that_cannot_be_read_is_an_error() {
+    let run = Run::new(2, Pace::Fast, |_| 255, None);
+    fs::remove_dir_all(&run.clip).unwrap();
+    let error = format!("{:#}", run.go(Toy::default()).unwrap_err());
+    assert!(error.contains("clip"), "{error}");
+}
+
+#[test]
+fn a_model_that_fails_ends_in_unknown_and_not_in_silence() {
+    let run = Run::new(4, Pace::Fast, |_| 255, None);
+    run.go(Toy { fails: true, ..Toy::default() }).unwrap();
+    assert_eq!(run.tape.told()[0].3, Cause::ModelError);
+}
+
+#[test]
+fn a_label_that_begins_is_explained_when_asked_for() {
+    let run = Run { explain: Explain::OnChange, ..Run::new(4, Pace::Fast, |_| 255, None) };
+    run.go(Toy::default()).unwrap();
+    assert_eq!(*run.tape.reasons.lock().unwrap(), ["Bright."]);
+    let text = String::from_utf8(run.json.take()).unwrap();
+    assert!(text.contains(r#"{"type":"reason","episode":0,"at_ms":"#), "{text}");
+}
+
+#[test]
+fn a_late_model_takes_the_newest_window() {
+    let run = Run::new(6, Pace::Paced, |_| 255, None);
+    let summary = run.go(Toy { slow: Duration::from_millis(1_200), ..Toy::default() }).unwrap();
+    assert!(summary.late >= 3, "{summary:?}");
+    assert!((2..=6).contains(&summary.windows), "{summary:?}");
+    assert_eq!(summary.windows + summary.late, 11, "{summary:?}");
+}
+
+#[test]
+fn a_stop_ends_what_holds() {
+    let run = Run::new(30, Pace::Paced, |_| 255, None);
+    let summary = run.go_until(Toy::default(), |run| run.tape.has(Kind::Begin)).unwrap();
+    let told = run.tape.told();
+    let causes: Vec<_> = told.iter().map(|&(_, kind, _, cause)| (kind, cause)).collect();
+    assert_eq!(
+        causes,
+        [(Kind::Begin, Cause::None), (Kind::End, Cause::Shutdown), (Kind::Unknown, Cause::Shutdown)]
+    );
+    assert!(summary.took < Duration::from_secs(20), "{summary:?}");
+}
+
+#[test]
+fn a_mute_file_closes_the_device_and_ends_what_holds() {
+    let run = Run::new(30, Pace::Paced, |_| 255, None);
+    let mute = run.folder.path().join("mute");
+    run.go_until(Toy::default(), |run| {
+        if run.tape.has(Kind::Begin) && !mute.exists() {
+            fs::write(&mute, "").unwrap();
+        }
+        run.tape.has(Kind::End)
+    })
+    .unwrap();
+    let told = run.tape.told();
+    assert_eq!((told[1].1, told[1].3), (Kind::End, Cause::Muted));
+    assert_eq!((told[2].1, told[2].3), (Kind::Unknown, Cause::Muted));
+}
+
+#[test]
+fn what_a_dead_daemon_left_is_ended_by_its_successor() {
+    let run = Run::new(3, Pace::Fast, |_| 255, None);
+    let run = Run { state_file: run.folder.path().join("holds.json"), ..run };
+    fs::write(&run.state_file, r#"{"episode":41,"label":"fear"}"#).unwrap();
+    run.go(Toy::default()).unwrap();
+    {
+        let events = run.tape.events.lock().unwrap();
+        let first = events[0];
+        assert_eq!((first.kind, first.cause, first.episode, first.label), (Kind::End, Cause::Restart, 41, 2));
+        assert_eq!(
+            events.iter().map(|event| event.seq).collect::<Vec<_>>(),
+            (0..events.len() as u32).collect::<Vec<_>>()
+        );
+    }
+    assert!(!run.state_file.exists(), "a clean end leaves nothing behind");
+}
