@@ -26,7 +26,15 @@ enum Command {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let done = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for = !error.use_stderr();
+            let _ = error.print();
+            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(1) };
+        }
+    };
+    let done = match cli.command {
         Command::Run(args) => command::run::run(args),
         Command::Infer(args) => command::infer::run(args),
         Command::Watch(args) => command::watch::run(args),

@@ -10,7 +10,7 @@
 use crate::source::camera;
 #[cfg(feature = "mic")]
 use crate::source::mic;
-use crate::source::{Pool, Source, clip, pipe};
+use crate::source::{Gives, Pool, Source, clip, pipe};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     path::PathBuf,
@@ -111,6 +111,22 @@ impl Device {
             Device::Clip(settings) => settings.check(),
             Device::Pipe(settings) => settings.check(),
         }
+    }
+
+    /// Modalities it sends; a clip is looked into for that.
+    pub fn gives(&self) -> Result<Gives> {
+        Ok(match self {
+            #[cfg(feature = "camera")]
+            Device::Camera(_) => Gives { video: true, audio: false },
+            #[cfg(feature = "mic")]
+            Device::Mic(_) => Gives { video: false, audio: true },
+            Device::Clip(settings) => {
+                clip::probe(settings).with_context(|| format!("clip.path = {}", settings.path.display()))?
+            }
+            Device::Pipe(settings) => {
+                Gives { video: settings.video.is_some(), audio: settings.audio.is_some() }
+            }
+        })
     }
 
     /// Refuses by name what is missing or cannot be used now.

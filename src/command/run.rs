@@ -8,7 +8,7 @@ use crate::{
     model,
     privacy::{Device, Gate},
     sink::{Sink, Speaker, serial::Serial, stdout::Stdout},
-    source::{Pool, clip},
+    source::Pool,
     wire::LABELS_MAX,
 };
 use anyhow::{Context, Result, ensure};
@@ -64,8 +64,8 @@ fn refused(what: &str, path: &Path) -> Refused {
     Refused(format!("{what} {}", path.display()))
 }
 
-/// Checks config and bundle against each other and opens the exits. Nothing is captured yet.
-pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
+/// The config's model settings with every name looked up in the bundle.
+pub fn answers(config: &Config, bundle: &Bundle) -> Result<config::Model> {
     let mut model = config.model.clone();
     if model.labels.is_empty() {
         let first = bundle.label_sets().first().context("the bundle has no label set")?;
@@ -82,19 +82,22 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
     if model.reason != Explain::Off {
         bundle.prompt(&model.reason_prompt).context("model.reason_prompt")?;
     }
-    let frames = bundle.shape().frames;
-    config.window.check(frames).context("window")?;
+    config.window.check(bundle.shape().frames).context("window")?;
+    Ok(model)
+}
 
+/// Opens the exits. Nothing is captured yet.
+pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
+    let model = answers(config, bundle)?;
+    let set = bundle.label_set(&model.labels)?;
     let mut devices = Vec::new();
     let mut pace = Pace::Live;
     for mut device in config.devices() {
-        let gives = match &mut device {
-            Device::Clip(settings) => {
-                settings.paced &= !fast;
-                pace = if settings.paced { Pace::Paced } else { Pace::Fast };
-                clip::probe(settings).with_context(|| format!("clip.path = {}", settings.path.display()))?
-            }
-        };
+        if let Device::Clip(settings) = &mut device {
+            settings.paced &= !fast;
+            pace = if settings.paced { Pace::Paced } else { Pace::Fast };
+        }
+        let gives = device.gives()?;
         devices.push((device, gives));
     }
     ensure!(!fast || pace == Pace::Fast, "--fast needs a recording: the config has no [clip]");
@@ -117,7 +120,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         devices,
         pace,
         window: config.window,
-        frames,
+        frames: bundle.shape().frames,
         policy: config.policy.clone(),
         model,
         daemon: config.daemon.clone(),

@@ -1,13 +1,13 @@
 //! The thread that owns window, model and policy: readings in, messages out.
 
-use super::{Exits, Item, Pace, Popped, Queue, Summary, edge::now_ns, pulse::Status, state_file::StateFile};
+use super::{Exits, Item, Pace, Popped, Queue, Summary, pulse::Status, state_file::StateFile};
 use crate::{
     config::{self, Explain},
     model::{Infer, Input},
     policy::{Limits, Observation, Policy},
     privacy::Gate,
     sink::{self, Message, Reason, Speaker, clock},
-    source::{Gives, Modality, Pool, Reading},
+    source::{Gives, Modality, Pool, Reading, monotonic_ns},
     window::{self, Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
 };
@@ -82,7 +82,7 @@ impl<'a> Core<'a> {
         let expected = u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO;
         let mut state_file = StateFile::new(parts.state_file.clone());
         let at_ms = match parts.pace {
-            Pace::Live => now_ns() / NS_PER_MS,
+            Pace::Live => monotonic_ns() / NS_PER_MS,
             Pace::Paced | Pace::Fast => 0,
         };
         let orphan = state_file.orphan(&parts.speaker, at_ms, expected);
@@ -293,7 +293,7 @@ impl Mind<'_> {
     fn tell(&mut self, mut event: Event) {
         if self.pace == Pace::Live {
             let wall = clock::wall();
-            let age_ms = (now_ns() / NS_PER_MS).saturating_sub(event.at_ms);
+            let age_ms = (monotonic_ns() / NS_PER_MS).saturating_sub(event.at_ms);
             event.age_ms = u32::try_from(age_ms).unwrap_or(u32::MAX);
             event.wall_ms = wall.ms.saturating_sub(age_ms);
             event.wall_synced = u8::from(wall.synced);
@@ -309,7 +309,7 @@ impl Mind<'_> {
     /// Ends what holds.
     fn close(&mut self, cause: Cause) {
         let at_ms = match self.pace {
-            Pace::Live => now_ns() / NS_PER_MS,
+            Pace::Live => monotonic_ns() / NS_PER_MS,
             Pace::Paced | Pace::Fast => self.end_ns / NS_PER_MS,
         };
         for event in self.policy.close(at_ms, cause) {

@@ -4,9 +4,8 @@ use super::{Item, Pace, Popped, Queue, pulse::Status};
 use crate::{
     privacy::{Device, Gate},
     sink::{Counts, Message, Sink},
-    source::{Gives, Modality, Pool, Reading, Source},
+    source::{Gives, Modality, Pool, Reading, Source, monotonic_ns},
 };
-use rustix::time::{ClockId, clock_gettime};
 use std::{
     sync::{
         Arc,
@@ -19,12 +18,6 @@ use std::{
 const WAIT: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// The machine's monotonic clock, on which devices stamp.
-pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// Tells a sink what comes through its queue, until the queue is closed and empty.
 pub fn tell(mut sink: Box<dyn Sink>, messages: &Queue<Message>) -> (&'static str, Counts) {
@@ -133,7 +126,7 @@ impl Ear {
 
     /// Says that nothing came until now, so that windows go on.
     fn lost(&self) {
-        let at_ns = now_ns();
+        let at_ns = monotonic_ns();
         for (gives, modality) in [(self.gives.video, Modality::Video), (self.gives.audio, Modality::Audio)] {
             if gives {
                 self.push(Reading::Lost { modality, at_ns });

@@ -30,6 +30,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -377,6 +378,58 @@ impl Sink for Mqtt {
         }
         if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// The other side: a client that listens to topics, for `mien watch`.
+pub struct Listener {
+    publications: Receiver<Result<(String, Vec<u8>)>>,
+    _client: Client,
+}
+
+impl Listener {
+    /// Subscribes to a filter; comes back when the broker has agreed.
+    pub fn open(settings: &Settings, filter: &str) -> Result<Listener> {
+        let broker = format!("{}:{}", settings.host, settings.port());
+        let options = settings.options(&format!("mien-watch-{:08x}", salt()))?;
+        let (client, mut connection) = Client::builder(options)
+            .capacity(16)
+            .try_build()
+            .map_err(|error| anyhow::anyhow!("{error:?}"))
+            .context("preparing the MQTT client")?;
+        client.subscribe(filter, QoS::AtLeastOnce).with_context(|| format!("subscribing to {filter}"))?;
+        let (sender, publications) = std::sync::mpsc::sync_channel(64);
+        std::thread::Builder::new()
+            .name("mqtt-listen".into())
+            .spawn(move || {
+                while let Ok(event) = connection.recv() {
+                    let said = match event {
+                        Ok(Event::Incoming(Packet::Publish(publish))) => Ok((
+                            String::from_utf8_lossy(&publish.topic).into_owned(),
+                            publish.payload.to_vec(),
+                        )),
+                        Ok(_) => continue,
+                        Err(error) => {
+                            Err(anyhow::anyhow!("{}", plain(&error)).context(format!("the broker {broker}")))
+                        }
+                    };
+                    let over = said.is_err();
+                    if sender.send(said).is_err() || over {
+                        break;
+                    }
+                }
+            })
+            .context("starting the thread that listens")?;
+        Ok(Listener { publications, _client: client })
+    }
+
+    /// Topic and payload of the next publication, or `None` when nothing came in time.
+    pub fn next(&self, wait: Duration) -> Result<Option<(String, Vec<u8>)>> {
+        match self.publications.recv_timeout(wait) {
+            Ok(said) => said.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the connection to the broker is over"),
         }
     }
 }
