@@ -9,7 +9,7 @@
 use super::{
     cache::{Cache, Entry},
     lanes::{Isa, Lanes, PANEL, Work},
-    math::{exp, exp2},
+    math::exp2,
     memory::{Memory, Out},
 };
 use crate::backend::Heads;
@@ -323,9 +323,6 @@ impl Work for Attend<'_> {
     }
 }
 
-/// Query heads that one pass over the cache serves.
-const TOGETHER: usize = 8;
-
 /// One row of queries of one key/value head over the cache, as it lies there.
 pub struct Decode<'a> {
     /// The queries of the heads that share the key/value head, side by side.
@@ -344,82 +341,97 @@ impl Work for Decode<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        match self.cache.entry {
+        let group = self.heads.n_heads / self.heads.n_kv_heads;
+        let mut from = 0;
+        // Heads that share a pass over the cache hold their sums in registers.
+        while from < group {
             // SAFETY: the caller's.
-            Entry::F16 => unsafe { self.over::<I, u16>(|p| I::F::load_f16(p)) },
-            // SAFETY: the caller's.
-            Entry::F32 => unsafe { self.over::<I, f32>(|p| I::F::load(p)) },
+            from += unsafe {
+                match group - from {
+                    8.. => self.some::<I, 8>(from),
+                    7 => self.some::<I, 7>(from),
+                    4.. => self.some::<I, 4>(from),
+                    2.. => self.some::<I, 2>(from),
+                    _ => self.some::<I, 1>(from),
+                }
+            };
         }
     }
 }
 
 impl Decode<'_> {
     #[inline(always)]
-    unsafe fn over<I: Isa, T>(self, load: impl Fn(*const T) -> I::F) {
-        let Decode { q, cache, layer, head, keys, heads, scores, out } = self;
+    unsafe fn some<I: Isa, const G: usize>(&self, from: usize) -> usize {
+        match self.cache.entry {
+            // SAFETY: the caller's.
+            Entry::F16 => unsafe { self.over::<I, u16, G>(from, |p| I::F::load_f16(p)) },
+            // SAFETY: the caller's.
+            Entry::F32 => unsafe { self.over::<I, f32, G>(from, |p| I::F::load(p)) },
+        }
+        G
+    }
+
+    #[inline(always)]
+    unsafe fn over<I: Isa, T, const G: usize>(&self, from: usize, load: impl Fn(*const T) -> I::F) {
+        let Decode { cache, layer, head, keys, heads, .. } = *self;
         let (dims, n) = (heads.head_dim, I::F::N);
-        let group = heads.n_heads / heads.n_kv_heads;
         let padded = keys.next_multiple_of(PANEL);
-        let scale = 1.0 / (dims as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / (dims as f32).sqrt();
         let (k, v) = (cache.keys::<T>(layer, head), cache.values::<T>(layer, head));
-        // SAFETY: the cache holds whole panels of keys beyond `keys`; `scores` holds `group` rows of `padded`; the tail lanes of a
-        // row of values are loaded by one value at a time.
+        let q = self.q[from * dims..][..G * dims].as_ptr();
+        let (scores, out) = (self.scores.wrapping_add(from * padded), Out(self.out.at(from * dims)));
+        // SAFETY: the cache holds whole panels of keys beyond `keys`; `scores` holds `group` rows of `padded`; whole vectors of
+        // values are loaded only inside their row.
         unsafe {
-            for h in (0..group).step_by(TOGETHER) {
-                let together = TOGETHER.min(group - h);
-                for at in (0..padded).step_by(n) {
-                    let panel = k.add(at / PANEL * dims * PANEL + at % PANEL);
-                    let mut acc = [I::F::splat(0.0); TOGETHER];
-                    for d in 0..dims {
-                        let key = load(panel.add(d * PANEL));
-                        for (i, acc) in acc.iter_mut().enumerate().take(together) {
-                            *acc = key.fma(I::F::splat(q[(h + i) * dims + d]), *acc);
-                        }
-                    }
-                    for (i, acc) in acc.into_iter().enumerate().take(together) {
-                        acc.mul(I::F::splat(scale)).store(scores.add((h + i) * padded + at));
+            for at in (0..padded).step_by(n) {
+                let panel = k.add(at / PANEL * dims * PANEL + at % PANEL);
+                let mut acc = [I::F::splat(0.0); G];
+                for d in 0..dims {
+                    let key = load(panel.add(d * PANEL));
+                    for i in 0..G {
+                        acc[i] = key.fma(I::F::splat(*q.add(i * dims + d)), acc[i]);
                     }
                 }
-                let mut shares = [0f32; TOGETHER];
-                for (i, share) in shares.iter_mut().enumerate().take(together) {
-                    let row = scores.add((h + i) * padded);
-                    (keys..padded).for_each(|j| *row.add(j) = LOW);
-                    let mut top = I::F::splat(LOW);
-                    for j in (0..padded).step_by(n) {
-                        top = top.max(I::F::load(row.add(j)));
-                    }
-                    let mut lanes = [LOW; PANEL];
-                    top.store(lanes.as_mut_ptr());
-                    let top = lanes.into_iter().fold(LOW, |a, b| if a > b { a } else { b });
-                    let mut total = I::F::splat(0.0);
-                    for j in (0..padded).step_by(n) {
-                        let weight = exp(I::F::load(row.add(j)).sub(I::F::splat(top)));
-                        weight.store(row.add(j));
-                        total = total.add(weight);
-                    }
-                    *share = 1.0 / total.sum();
+                for i in 0..G {
+                    acc[i].mul(I::F::splat(scale)).store(scores.add(i * padded + at));
                 }
-                let whole = dims / n * n;
-                for d in (0..whole).step_by(n) {
-                    let mut acc = [[I::F::splat(0.0); TOGETHER]; 2];
-                    for j in 0..keys {
-                        let value = load(v.add(j * dims + d));
-                        for (i, acc) in acc[j % 2].iter_mut().enumerate().take(together) {
-                            *acc = value.fma(I::F::splat(*scores.add((h + i) * padded + j)), *acc);
-                        }
-                    }
-                    for i in 0..together {
-                        let sum = acc[0][i].add(acc[1][i]).mul(I::F::splat(shares[i]));
-                        sum.store(out.at((h + i) * dims + d));
-                    }
+            }
+            let mut shares = [0f32; G];
+            for i in 0..G {
+                let row = scores.add(i * padded);
+                (keys..padded).for_each(|j| *row.add(j) = LOW);
+                let mut top = I::F::splat(LOW);
+                for j in (0..padded).step_by(n) {
+                    top = top.max(I::F::load(row.add(j)));
                 }
-                for d in whole..dims {
-                    for (i, share) in shares.iter().enumerate().take(together) {
-                        let weight = |j| *scores.add((h + i) * padded + j);
-                        let sum: f32 = (0..keys).map(|j| weight(j) * cache.value(layer, head, j, d)).sum();
-                        *out.at((h + i) * dims + d) = sum * share;
+                let mut lanes = [LOW; PANEL];
+                top.store(lanes.as_mut_ptr());
+                let top = I::F::splat(lanes.into_iter().fold(LOW, |a, b| if a > b { a } else { b }));
+                let mut total = I::F::splat(0.0);
+                for j in (0..padded).step_by(n) {
+                    let weight = exp2::<I::F, false>(I::F::load(row.add(j)).sub(top));
+                    weight.store(row.add(j));
+                    total = total.add(weight);
+                }
+                shares[i] = 1.0 / total.sum();
+            }
+            let whole = dims / n * n;
+            for d in (0..whole).step_by(n) {
+                let mut acc = [I::F::splat(0.0); G];
+                for j in 0..keys {
+                    let value = load(v.add(j * dims + d));
+                    for i in 0..G {
+                        acc[i] = value.fma(I::F::splat(*scores.add(i * padded + j)), acc[i]);
                     }
                 }
+                for i in 0..G {
+                    acc[i].mul(I::F::splat(shares[i])).store(out.at(i * dims + d));
+                }
+            }
+            for (i, d) in (0..G).flat_map(|i| (whole..dims).map(move |d| (i, d))) {
+                let weight = |j| *scores.add(i * padded + j);
+                let sum: f32 = (0..keys).map(|j| weight(j) * cache.value(layer, head, j, d)).sum();
+                *out.at(i * dims + d) = sum * shares[i];
             }
         }
     }

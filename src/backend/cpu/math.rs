@@ -44,8 +44,8 @@ pub unsafe fn exp2<F: Lanes, const COARSE: bool>(x: F) -> F {
             let p = F::splat(1.547_621e-4);
             let p = p.fma(r, F::splat(1.340_027_3e-3));
             let p = p.fma(r, F::splat(9.618_004e-3));
-            let p = p.fma(r, F::splat(5.550_327_8e-2));
-            let p = p.fma(r, F::splat(0.240_226_51));
+            let p = p.fma(r, F::splat(5.550_328e-2));
+            let p = p.fma(r, F::splat(0.240_226_5));
             p.fma(r, F::splat(std::f32::consts::LN_2)).fma(r, one)
         };
         p.scale2(n)

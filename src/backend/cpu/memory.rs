@@ -1,51 +1,76 @@
 //! Memory of the CPU backend: zeroed, aligned to cache lines, in huge pages where it is large.
 
 use anyhow::{Context, Result};
-use std::ptr::NonNull;
+use std::{ptr::NonNull, sync::Arc};
 
 /// From this size on memory comes from the kernel directly, in huge pages if it has them.
 const LARGE_BYTES: usize = 1 << 20;
+/// Weights are laid into pieces of this size, so that all but the last lie in whole huge pages.
+const PIECE_BYTES: usize = 32 << 20;
 const LINE: usize = 64;
 
-pub struct Memory {
+/// Bytes of the allocator or of the kernel.
+struct Bytes {
     at: NonNull<u8>,
     bytes: usize,
     mapped: bool,
 }
 
 // SAFETY: owned bytes; sharing follows the borrow of the owner.
-unsafe impl Send for Memory {}
+unsafe impl Send for Bytes {}
 // SAFETY: as above.
-unsafe impl Sync for Memory {}
+unsafe impl Sync for Bytes {}
 
 fn layout(bytes: usize) -> std::alloc::Layout {
     std::alloc::Layout::from_size_align(bytes, LINE).unwrap_or_else(|_| panic!("{bytes} bytes is no size"))
 }
 
-impl Memory {
-    pub fn new(bytes: usize) -> Result<Memory> {
-        let bytes = bytes.next_multiple_of(LINE).max(LINE);
+impl Bytes {
+    fn new(bytes: usize) -> Result<Bytes> {
         if bytes >= LARGE_BYTES {
             use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
             // SAFETY: a fresh private mapping that nobody else knows; advice on all of it.
             let at = unsafe {
-                let at = mmap_anonymous(
-                    std::ptr::null_mut(),
-                    bytes,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    MapFlags::PRIVATE,
-                )
-                .with_context(|| format!("no memory for {bytes} bytes"))?;
+                let protection = ProtFlags::READ | ProtFlags::WRITE;
+                let at = mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE)
+                    .with_context(|| format!("no memory for {bytes} bytes"))?;
                 let _ = madvise(at, bytes, Advice::LinuxHugepage);
                 at
             };
             let at = NonNull::new(at.cast()).context("a mapping at address zero")?;
-            return Ok(Memory { at, bytes, mapped: true });
+            return Ok(Bytes { at, bytes, mapped: true });
         }
         // SAFETY: the layout has a size.
         let at = unsafe { std::alloc::alloc_zeroed(layout(bytes)) };
         let at = NonNull::new(at).with_context(|| format!("no memory for {bytes} bytes"))?;
-        Ok(Memory { at, bytes, mapped: false })
+        Ok(Bytes { at, bytes, mapped: false })
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` with the same size and the same way; nobody uses it any more.
+        unsafe {
+            if self.mapped {
+                let _ = rustix::mm::munmap(self.at.as_ptr().cast(), self.bytes);
+            } else {
+                std::alloc::dealloc(self.at.as_ptr(), layout(self.bytes));
+            }
+        }
+    }
+}
+
+/// A stretch of bytes, alone or as part of a larger piece that lives as long as its last part.
+pub struct Memory {
+    piece: Arc<Bytes>,
+    from: usize,
+    bytes: usize,
+}
+
+impl Memory {
+    pub fn new(bytes: usize) -> Result<Memory> {
+        let bytes = bytes.next_multiple_of(LINE).max(LINE);
+        Ok(Memory { piece: Arc::new(Bytes::new(bytes)?), from: 0, bytes })
     }
 
     pub fn bytes(&self) -> usize {
@@ -61,20 +86,33 @@ impl Memory {
 
     pub fn ptr<T>(&self) -> *mut T {
         const { assert!(align_of::<T>() <= LINE) };
-        self.at.as_ptr().cast()
+        self.piece.at.as_ptr().wrapping_add(self.from).cast()
     }
 }
 
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: made by `new` with the same size and the same way; nobody uses it any more.
-        unsafe {
-            if self.mapped {
-                let _ = rustix::mm::munmap(self.at.as_ptr().cast(), self.bytes);
-            } else {
-                std::alloc::dealloc(self.at.as_ptr(), layout(self.bytes));
-            }
+/// Hands out parts of large pieces, one after the other; nothing is given back before all parts of a piece are gone.
+#[derive(Default)]
+pub struct Arena {
+    piece: Option<Arc<Bytes>>,
+    used: usize,
+}
+
+impl Arena {
+    pub fn take(&mut self, bytes: usize) -> Result<Memory> {
+        let bytes = bytes.next_multiple_of(LINE).max(LINE);
+        if bytes >= PIECE_BYTES {
+            return Memory::new(bytes);
         }
+        let piece = match &self.piece {
+            Some(piece) if self.used + bytes <= piece.bytes => Arc::clone(piece),
+            _ => {
+                let piece = Arc::new(Bytes::new(PIECE_BYTES)?);
+                (self.piece, self.used) = (Some(Arc::clone(&piece)), 0);
+                piece
+            }
+        };
+        self.used += bytes;
+        Ok(Memory { piece, from: self.used - bytes, bytes })
     }
 }
 

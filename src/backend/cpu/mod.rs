@@ -14,11 +14,12 @@ use anyhow::{Result, bail};
 use attention::{Attend, Decode, From, PackKeys, Packs};
 use cache::Entry;
 use lanes::{Isa, PANEL, Work};
-use memory::{Memory, Out};
+use memory::{Arena, Memory, Out};
 use panels::Packed;
 use pool::Pool;
 use product::{Chunk, Pack, Product, Then};
 use rows::{Elements, Means, Norm, Taps};
+use std::cell::RefCell;
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -171,6 +172,7 @@ pub struct Cpu {
     level: Level,
     precision: Precision,
     pool: Pool,
+    weights: RefCell<Arena>,
     packed: Packed,
     packs: Packs,
     scores: Memory,
@@ -203,6 +205,7 @@ impl Cpu {
             level,
             precision,
             pool: Pool::new(threads),
+            weights: RefCell::default(),
             packed: Packed::new()?,
             packs: Packs::new()?,
             scores: Memory::new(0)?,
@@ -300,7 +303,7 @@ impl Backend for Cpu {
     }
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
-        Matrix::new(parts, self.level.run(Facts).offset, &self.pool)
+        Matrix::new(parts, self.level.run(Facts).offset, &mut self.weights.borrow_mut(), &self.pool)
     }
 
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {

@@ -7,7 +7,7 @@
 
 use super::{
     lanes::{BLOCK, PANEL},
-    memory::Memory,
+    memory::{Arena, Memory},
     pool::Pool,
     scalar::unpack_row,
 };
@@ -26,7 +26,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    pub fn new(parts: &[Tensor<'_>], offset: bool, pool: &Pool) -> Result<Matrix> {
+    pub fn new(parts: &[Tensor<'_>], offset: bool, arena: &mut Arena, pool: &Pool) -> Result<Matrix> {
         let (kind, cols) = (parts[0].kind, parts[0].cols);
         for part in parts {
             ensure!(
@@ -49,8 +49,8 @@ impl Matrix {
             rows,
             cols,
             offset: offset && kind == Kind::Q8_0,
-            scales: Memory::new(if quantised { panels * cols / BLOCK * PANEL * 2 } else { 0 })?,
-            values: Memory::new(panels * Self::panel_bytes_of(kind, cols))?,
+            scales: arena.take(if quantised { panels * cols / BLOCK * PANEL * 2 } else { 0 })?,
+            values: arena.take(panels * Self::panel_bytes_of(kind, cols))?,
         };
         let row_bytes = kind.row_bytes(cols);
         // Chunks of panels, so that a chunk is some hundred kilobytes.

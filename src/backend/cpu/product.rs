@@ -102,10 +102,46 @@ impl Chunk<'_> {
     }
 }
 
+/// Panels of one row whose gates wait for their ups.
+const RUN: usize = 32;
+
+impl Chunk<'_> {
+    /// One row of gate and up: a run of gates, then the run of their ups, so that each is read as one stream.
+    #[inline(always)]
+    unsafe fn gate_row<I: Isa>(&self) {
+        let Product { w, out, .. } = *self.product;
+        let panels = self.cut.panels(self.chunk);
+        let mut gates = Tile([0.0; TILE_MAX * PANEL]);
+        let mut run = [0f32; RUN * PANEL];
+        for from in panels.clone().step_by(RUN) {
+            let to = panels.end.min(from + RUN);
+            // SAFETY: as `run`; a run holds RUN panels, which are whole.
+            unsafe {
+                for panel in from..to {
+                    self.multiply::<I>(panel, 0, &mut gates);
+                    run[(panel - from) * PANEL..][..PANEL].copy_from_slice(&gates.0[..PANEL]);
+                }
+                for panel in from..to {
+                    self.multiply::<I>(panel + w.panels() / 2, 0, &mut gates);
+                    for v in (0..PANEL).step_by(I::F::N) {
+                        let gate = I::F::load(run.as_ptr().add((panel - from) * PANEL + v));
+                        let up = I::F::load(gates.0.as_ptr().add(v));
+                        silu(gate).mul(up).store(out.at(panel * PANEL + v));
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Work for Chunk<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
+        if self.product.rows == 1 && matches!(self.product.then, Then::Gate) {
+            // SAFETY: the caller's.
+            return unsafe { self.gate_row::<I>() };
+        }
         let Product { x, rows, w, bias, then, out } = *self.product;
         let cols = self.product.outputs();
         let (mut sums, mut ups) = (Tile([0.0; TILE_MAX * PANEL]), Tile([0.0; TILE_MAX * PANEL]));
