@@ -311,11 +311,11 @@ impl<B: Backend> Infer for Model<B> {
         let guarded = self.decoding.repetition_guard && form.is_none();
         let mut chooser = Chooser::new(self.decoding.sampling, penalty);
         let (mut guard, mut characters) = (Guard::default(), Characters::default());
-        let (mut text, mut pending, mut made) = (String::new(), Vec::new(), 0);
+        let (mut text, mut pending, mut made) = (String::new(), Vec::new(), Vec::new());
         let most = self.max_new_tokens();
         let mut first = true;
         let stop = 'answer: loop {
-            let left = most - made;
+            let left = most - made.len();
             if left == 0 {
                 break Stop::MaxNewTokens;
             }
@@ -343,7 +343,7 @@ impl<B: Backend> Infer for Model<B> {
             };
             for id in ids {
                 chooser.made(id);
-                made += 1;
+                made.push(id);
                 pending.push(id);
                 let mut tell = |some: &str| {
                     text.push_str(some);
@@ -359,9 +359,14 @@ impl<B: Backend> Infer for Model<B> {
             text.push_str(some);
             say(some);
         });
+        let mut pass = Pass::new(&mut self.backend, self.observer.as_deref_mut());
+        if pass.wants("tokens") {
+            let ids: Vec<f32> = made.iter().map(|id| *id as f32).collect();
+            pass.tap_host("tokens", 1, ids.len(), &ids);
+        }
         let part = |tag: &str| between(&text, tag).map(str::to_owned);
         let (think, answer) = (part("think"), part("answer"));
-        Ok(Reason { text: text.trim().to_owned(), think, answer, tokens: made, stop })
+        Ok(Reason { text: text.trim().to_owned(), think, answer, tokens: made.len(), stop })
     }
 
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()> {
