@@ -19,7 +19,11 @@ pub use engine::Model;
 pub use generate::{Decoding, Sampling};
 pub use observe::{Cost, Observer, Stage, Stages, Taps};
 
-use crate::{backend::cpu::scalar::Scalar, bundle::Bundle, source::Frame};
+use crate::{
+    backend::cpu::{Cpu, Precision, scalar::Scalar},
+    bundle::Bundle,
+    source::Frame,
+};
 use anyhow::{Result, bail};
 
 /// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
@@ -104,8 +108,11 @@ impl std::str::FromStr for Device {
 
 /// Loads a bundle onto a device; `threads` 0 takes what the machine has.
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
-    let _ = threads;
     match device {
-        Device::Auto | Device::Cpu | Device::Scalar => Ok(Box::new(Model::load(Scalar, bundle)?)),
+        Device::Auto | Device::Cpu => {
+            let cpu = Cpu::new(threads, Precision::of(bundle.head().quant))?;
+            Ok(Box::new(Model::load(cpu, bundle)?))
+        }
+        Device::Scalar => Ok(Box::new(Model::load(Scalar, bundle)?)),
     }
 }

@@ -3,6 +3,8 @@
 //! Units: `largest` is max |a - b| / max |b|, `rms` is rms(a - b) / rms(b), over all compared values of a stage.
 #![allow(dead_code)]
 
+pub mod fixture;
+
 use mien::{
     bundle::Bundle,
     feature::{image::Resizer, sample_frames},

@@ -1,0 +1,361 @@
+//! The whole model beside transformers and timm (tests/fixtures/expected.json), on every backend, and beside itself.
+
+mod stages;
+
+use mien::{
+    bundle::{Bundle, Kind, LabelSet, Piece, Prompt, head::Head, import::Towers, shape::Spec, write},
+    model::{self, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
+    source::Frame,
+};
+use stages::{
+    Clip,
+    fixture::{self, Layout},
+};
+use std::sync::OnceLock;
+
+/// Largest relative error of an f32 bundle, at every stage.
+const LIMIT: f64 = 1e-4;
+const STEPS: usize = 32;
+
+fn bundle() -> &'static Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| fixture::bundle(Layout::Published, Towers::Auto, Kind::F32))
+}
+
+fn load(device: Device) -> Box<dyn Infer> {
+    model::load(bundle(), device, 2).unwrap()
+}
+
+fn frames(clip: &Clip, picked: [usize; 8]) -> [(u64, &Frame); 8] {
+    picked.map(|i| (i as u64, &clip.frames[i]))
+}
+
+fn check(model: &mut dyn Infer, clip: &Clip, run: &str) {
+    let reference = fixture::reference(run);
+    let ours = stages::run(model, 8, clip, STEPS);
+    let rows = stages::compare(&reference, &ours);
+    let table = stages::table(&rows);
+    assert!(rows.len() >= 4 && rows.iter().all(|r| r.largest.max(r.rms) < LIMIT), "{run}\n{table}");
+    assert_eq!(stages::same_tokens(&reference, &ours), (STEPS, STEPS), "{run}\n{table}");
+}
+
+#[test]
+fn prompts_are_the_reference_s() {
+    let prompt = bundle().prompt("reason").unwrap();
+    for (run, pieces) in [("video_audio", &prompt.video_audio), ("video", &prompt.video)] {
+        let ids: Vec<f32> = pieces
+            .iter()
+            .flat_map(|piece| match piece {
+                Piece::Text(ids) => ids.iter().map(|id| *id as f32).collect(),
+                Piece::Video => vec![-201.0],
+                Piece::Audio => vec![-202.0],
+            })
+            .collect();
+        assert_eq!(ids, fixture::reference(run)["input_ids"].values, "{run}");
+    }
+}
+
+#[test]
+fn video_and_audio_on_the_scalar_reference() {
+    check(&mut *load(Device::Scalar), &fixture::clip(), "video_audio");
+}
+
+#[test]
+fn video_and_audio_on_the_fast_cpu() {
+    check(&mut *load(Device::Cpu), &fixture::clip(), "video_audio");
+}
+
+#[test]
+fn video_alone_on_both() {
+    let clip = Clip { samples: Vec::new(), ..fixture::clip() };
+    check(&mut *load(Device::Scalar), &clip, "video");
+    check(&mut *load(Device::Cpu), &clip, "video");
+}
+
+#[test]
+fn the_towers_that_upstream_reads_are_packed() {
+    let beside = bundle();
+    let same = |layout, towers| {
+        let other = fixture::bundle(layout, towers, Kind::F32);
+        let both = beside.tensors().zip(other.tensors());
+        both.filter(|(a, b)| (a.name, a.data) != (b.name, b.data))
+            .map(|(a, _)| a.name.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let none: Vec<String> = Vec::new();
+    assert_eq!(same(Layout::Poisoned, Towers::Auto), none, "the copies inside are not read");
+    assert_eq!(same(Layout::Alone, Towers::Auto), none, "the copies inside are equal");
+    assert_eq!(same(Layout::Published, Towers::Embedded), none);
+    let poisoned = same(Layout::Poisoned, Towers::Embedded);
+    assert!(poisoned.len() > 20, "{poisoned:?}");
+    assert!(
+        poisoned.iter().all(|name| name.starts_with("vision.") || name.starts_with("audio.")),
+        "{poisoned:?}"
+    );
+}
+
+#[test]
+fn smaller_kinds_stay_near() {
+    for (kind, limit) in [(Kind::F16, 1e-2), (Kind::Q8_0, 0.2), (Kind::Q4_0, 1.5)] {
+        let bundle = fixture::bundle(Layout::Published, Towers::Auto, kind);
+        for device in [Device::Cpu, Device::Scalar] {
+            let mut model = model::load(&bundle, device, 2).unwrap();
+            let ours = stages::run(&mut *model, 8, &fixture::clip(), 1);
+            let mut reference = fixture::reference("video_audio");
+            reference.retain(|name, _| name != "step_logits" && name != "tokens");
+            let rows = stages::compare(&reference, &ours);
+            let table = stages::table(&rows);
+            assert!(rows.iter().all(|r| r.largest < limit), "{} on {device:?}\n{table}", kind.name());
+        }
+    }
+}
+
+fn near(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
+#[test]
+fn a_window_that_slides_is_as_good_as_new() {
+    let clip = fixture::clip();
+    let mut sliding = load(Device::Cpu);
+    let windows = [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        [8, 8, 8, 9, 9, 9, 10, 10],
+        [3, 2, 1, 0, 10, 9, 8, 7],
+        [3, 2, 1, 0, 10, 9, 8, 7],
+    ];
+    for (i, window) in windows.into_iter().enumerate() {
+        let frames = frames(&clip, window);
+        let samples = &clip.samples[i * 1000..];
+        let input = Input { frames: Some(&frames), samples: Some(samples) };
+        sliding.see("label", &input).unwrap();
+        let mut new = load(Device::Cpu);
+        new.see("label", &input).unwrap();
+        let (a, b) = (sliding.score("dfew").unwrap(), new.score("dfew").unwrap());
+        assert!(near(&a.probabilities, &b.probabilities), "{window:?}: {a:?} {b:?}");
+    }
+}
+
+#[test]
+fn one_new_frame_costs_one_frame() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    let taps = Taps::of(["pixel_values"]);
+    model.observe(Some(Box::new(taps.clone())));
+    let mut rows = |window| {
+        let frames = frames(&clip, window);
+        model.see("label", &Input { frames: Some(&frames), samples: None }).unwrap();
+        taps.take().iter().map(|t| t.rows).sum::<usize>()
+    };
+    assert_eq!(rows([0, 1, 2, 3, 4, 5, 6, 7]), 8);
+    assert_eq!(rows([1, 2, 3, 4, 5, 6, 7, 8]), 1);
+    assert_eq!(rows([1, 2, 3, 4, 5, 6, 7, 8]), 0);
+    assert_eq!(rows([1, 2, 3, 4, 5, 6, 7, 0]), 1, "frame 0 was given away");
+}
+
+#[test]
+fn asking_again_is_as_good_as_seeing_again() {
+    let clip = fixture::clip();
+    let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let mut model = load(Device::Cpu);
+    model.set_decoding(Decoding { max_new_tokens: Some(12), ..Decoding::default() }).unwrap();
+    model.see("reason", &input).unwrap();
+    let reason = model.reason(&mut |_| {}).unwrap();
+    model.ask("label").unwrap();
+    let scores = model.score("dfew").unwrap();
+    assert_eq!(model.score("dfew").unwrap(), scores, "scoring leaves the prompt as it was");
+    model.ask("reason").unwrap();
+    model.score("mafw").unwrap();
+    assert_eq!(model.reason(&mut |_| {}).unwrap(), reason);
+    let mut new = load(Device::Cpu);
+    new.see("label", &input).unwrap();
+    assert!(near(&new.score("dfew").unwrap().probabilities, &scores.probabilities));
+}
+
+/// Reads its tensors from a bundle.
+struct Of<'a>(&'a Bundle);
+
+impl write::Values for Of<'_> {
+    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> anyhow::Result<()> {
+        out.extend_from_slice(&self.0.vector(&spec.name)?[first * spec.cols..(first + rows) * spec.cols]);
+        Ok(())
+    }
+}
+
+/// The bundle with other prompts and label sets.
+fn changed(change: impl FnOnce(&mut Head)) -> Bundle {
+    let mut head = bundle().head().clone();
+    change(&mut head);
+    let own_head = bundle().has("decoder.head.weight");
+    Bundle::from_bytes(write::write_bytes(&head, own_head, &mut Of(bundle())).unwrap()).unwrap()
+}
+
+#[test]
+fn scores_are_the_likelihoods_of_the_labels_one_by_one() {
+    let set = LabelSet {
+        name: "own".into(),
+        labels: vec!["a".into(), "b".into(), "c".into()],
+        prefix: vec![60, 61],
+        tokens: vec![vec![300, 17], vec![301, 302, 303, 17], vec![300, 44, 17]],
+        temperature: 0.5,
+    };
+    // Every label is also the end of a prompt, token by token, whose next token's likelihood can be asked for.
+    let with = changed(|head| {
+        let plain = head.prompts[0].clone();
+        for (i, label) in set.tokens.iter().enumerate() {
+            for j in 0..label.len() {
+                let mut pieces = plain.video.clone();
+                pieces.push(Piece::Text([&set.prefix, &label[..j]].concat()));
+                let name = format!("own-{i}-{j}");
+                head.prompts.push(Prompt { name, video: pieces, ..plain.clone() });
+            }
+        }
+        head.label_sets.push(set.clone());
+    });
+    let clip = fixture::clip();
+    let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
+    let input = Input { frames: Some(&frames), samples: None };
+    for device in [Device::Scalar, Device::Cpu] {
+        let mut model = model::load(&with, device, 2).unwrap();
+        let plain = with.prompts()[0].name.clone();
+        model.see(&plain, &input).unwrap();
+        let scores = model.score("own").unwrap().probabilities;
+        model.set_decoding(Decoding { max_new_tokens: Some(1), ..Decoding::default() }).unwrap();
+        let taps = Taps::of(["prefill_logits"]);
+        model.observe(Some(Box::new(taps.clone())));
+        let mut weights = Vec::new();
+        for (i, label) in set.tokens.iter().enumerate() {
+            let mut sum = 0.0;
+            for (j, id) in label.iter().enumerate() {
+                model.ask(&format!("own-{i}-{j}")).unwrap();
+                model.reason(&mut |_| {}).unwrap();
+                let logits = taps.take().remove(0).values;
+                let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+                sum += f64::from(logits[*id as usize]) - total.ln();
+            }
+            weights.push((sum / label.len() as f64 / f64::from(set.temperature)).exp());
+        }
+        let total: f64 = weights.iter().sum();
+        let expected: Vec<f32> = weights.iter().map(|w| (w / total) as f32).collect();
+        assert!(near(&scores, &expected), "{device:?}: {scores:?} beside {expected:?}");
+    }
+}
+
+#[test]
+fn sound_alone_is_seen_and_every_set_sums_to_one() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    model.see("label", &Input { frames: None, samples: Some(&clip.samples) }).unwrap();
+    let mut quiet = load(Device::Cpu);
+    quiet.see("label", &Input { frames: None, samples: Some(&[]) }).unwrap();
+    for set in ["dfew", "mafw", "ravdess"] {
+        let scores = model.score(set).unwrap().probabilities;
+        assert_eq!(scores.len(), bundle().label_set(set).unwrap().labels.len());
+        assert!(
+            (scores.iter().sum::<f32>() - 1.0).abs() < 1e-5 && scores.iter().all(|p| *p > 0.0),
+            "{scores:?}"
+        );
+        assert!(!near(&scores, &quiet.score(set).unwrap().probabilities), "silence and sound look alike");
+    }
+}
+
+#[test]
+fn a_constrained_answer_has_its_form() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
+    model.see("reason", &Input { frames: Some(&frames), samples: None }).unwrap();
+    for (sampling, most) in
+        [(None, 40), (Some(Sampling { temperature: 2.0, top_k: 0, top_p: 1.0, seed: 3 }), 60)]
+    {
+        let constrain_to = Some("mafw".to_owned());
+        model
+            .set_decoding(Decoding {
+                sampling,
+                max_new_tokens: Some(most),
+                constrain_to,
+                ..Decoding::default()
+            })
+            .unwrap();
+        let mut said = String::new();
+        let reason = model.reason(&mut |some| said.push_str(some)).unwrap();
+        assert_eq!(said.trim(), reason.text);
+        assert!(reason.text.starts_with("<think>") && reason.text.ends_with("</answer>"), "{}", reason.text);
+        assert!(reason.text.contains("</think>\n<answer>"), "{}", reason.text);
+        assert_eq!(reason.text.matches('<').count(), 4, "{}", reason.text);
+        let answer = reason.answer.expect("an answer");
+        assert!(bundle().label_set("mafw").unwrap().labels.contains(&answer), "{answer}");
+        assert!(reason.tokens <= most && reason.stop == Stop::EndOfText && reason.think.is_some());
+    }
+    let tight =
+        Decoding { max_new_tokens: Some(5), constrain_to: Some("dfew".into()), ..Decoding::default() };
+    assert!(model.set_decoding(tight).unwrap_err().to_string().contains("dfew"));
+}
+
+#[test]
+fn a_seed_repeats_its_answer() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    model.see("reason", &Input { frames: None, samples: Some(&clip.samples) }).unwrap();
+    let mut draw = |seed| {
+        let sampling = Some(Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed });
+        model.set_decoding(Decoding { sampling, max_new_tokens: Some(16), ..Decoding::default() }).unwrap();
+        model.reason(&mut |_| {}).unwrap().text
+    };
+    let first = draw(1);
+    assert_eq!(draw(1), first);
+    assert_ne!(draw(2), first);
+}
+
+#[test]
+fn whoever_watches_changes_nothing() {
+    let clip = fixture::clip();
+    let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let mut model = load(Device::Cpu);
+    model.set_decoding(Decoding { max_new_tokens: Some(4), ..Decoding::default() }).unwrap();
+    let mut once = |observer: Option<Box<dyn Observer>>| {
+        model.observe(observer);
+        model.see("reason", &input).unwrap();
+        (model.score("dfew").unwrap(), model.reason(&mut |_| {}).unwrap())
+    };
+    let alone = once(None);
+    let stages = Stages::default();
+    assert_eq!(once(Some(Box::new(stages.clone()))), alone);
+    assert_eq!(once(Some(Box::new(Taps::of(stages::STAGES)))), alone);
+    let names: Vec<_> = stages.take().into_iter().map(|s| (s.name, s.calls, s.cost.operations > 0)).collect();
+    let frames_were_known = [
+        ("mel", 1, false),
+        ("audio", 1, true),
+        ("prefill", 1, true),
+        ("score", 1, true),
+        ("decode", 4, true),
+    ];
+    assert_eq!(names, frames_were_known);
+}
+
+#[test]
+fn what_cannot_be_seen_is_refused_by_name() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    let refused = |result: anyhow::Result<()>, word: &str| {
+        let error = format!("{:#}", result.unwrap_err());
+        assert!(error.contains(word), "{error} does not name {word}");
+    };
+    refused(model.ask("label"), "no window");
+    refused(model.score("dfew").map(drop), "no window");
+    refused(model.see("label", &Input { frames: None, samples: None }), "without video and without audio");
+    let good = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
+    refused(model.see("lable", &Input { frames: Some(&good), samples: None }), "`lable`");
+    refused(model.see("label", &Input { frames: Some(&good[..7]), samples: None }), "7 frames");
+    let short = Frame { rgb: vec![0; 5], ..clip.frames[0].clone() };
+    let mut bad = good;
+    bad[3] = (99, &short);
+    refused(model.see("label", &Input { frames: Some(&bad), samples: None }), "frame 99");
+    model.see("label", &Input { frames: Some(&good), samples: None }).unwrap();
+    refused(model.score("emotions").map(drop), "`emotions`");
+    let hot = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+    refused(model.set_decoding(Decoding { sampling: Some(hot), ..Decoding::default() }), "temperature");
+}
