@@ -84,7 +84,7 @@ fn the_towers_that_upstream_reads_are_packed() {
     };
     let none: Vec<String> = Vec::new();
     assert_eq!(same(Layout::Poisoned, Towers::Auto), none, "the copies inside are not read");
-    assert_eq!(same(Layout::Alone, Towers::Auto), none, "the copies inside are equal");
+    assert_eq!(same(Layout::Alone, Towers::Embedded), none, "the copies inside are equal");
     assert_eq!(same(Layout::Published, Towers::Embedded), none);
     let poisoned = same(Layout::Poisoned, Towers::Embedded);
     assert!(poisoned.len() > 20, "{poisoned:?}");

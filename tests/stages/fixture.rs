@@ -20,7 +20,7 @@ pub enum Layout {
     Published,
     /// Tower folders beside it, other values in the copies inside.
     Poisoned,
-    /// No tower folders.
+    /// Tower folders without weights; the copies inside are all there is.
     Alone,
 }
 
@@ -86,11 +86,10 @@ fn copy_folder(from: &Path, to: &Path) {
 pub fn write_checkpoint(root: &Path, layout: Layout) {
     let plan = json("checkpoint.json");
     for (name, tensors) in plan.as_object().expect("folders") {
-        let towers = name != "R1-Omni-0.5B";
-        if towers && layout == Layout::Alone {
+        copy_folder(&folder().join("checkpoint").join(name), &root.join(name));
+        if name != "R1-Omni-0.5B" && layout == Layout::Alone {
             continue;
         }
-        copy_folder(&folder().join("checkpoint").join(name), &root.join(name));
         let made: Vec<_> = tensors
             .as_array()
             .expect("tensors")
