@@ -55,6 +55,8 @@ impl Entry {
 pub struct Container {
     pub keys: BTreeMap<String, Value>,
     pub tensors: Vec<Entry>,
+    /// Where the tensors begin.
+    pub data_at: usize,
 }
 
 impl Kind {
@@ -207,7 +209,7 @@ pub fn parse(file: &[u8]) -> Result<Container> {
             pair[1].name
         );
     }
-    Ok(Container { keys, tensors })
+    Ok(Container { keys, tensors, data_at: data_at.min(file.len() as u64) as usize })
 }
 
 struct Cursor<'a> {

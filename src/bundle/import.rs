@@ -554,9 +554,8 @@ fn hash_all(paths: &[PathBuf], tell: &mut dyn FnMut(Progress<'_>)) -> Result<Vec
             done_bytes += n as u64;
             tell(Progress { doing: "hashing the checkpoint", done_bytes, total_bytes });
         }
-        let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let folder = path.parent().map(folder_name).unwrap_or_default();
-        out.push(format!("{hex}  {folder}/{}", folder_name(path)));
+        out.push(format!("{}  {folder}/{}", write::hex(hash), folder_name(path)));
     }
     Ok(out)
 }

@@ -25,6 +25,7 @@ pub mod write;
 use anyhow::{Context, Result, bail, ensure};
 use head::Head;
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 use std::{collections::HashMap, fs::File, path::Path};
 pub use vocabulary::Vocabulary;
 
@@ -193,6 +194,8 @@ pub struct Bundle {
     head: Head,
     entries: Vec<gguf::Entry>,
     by_name: HashMap<String, usize>,
+    data_at: usize,
+    digest: String,
 }
 
 enum Data {
@@ -269,7 +272,11 @@ impl Bundle {
                 );
             }
         }
-        Ok(Bundle { data, head, entries: container.tensors, by_name })
+        let Some(gguf::Value::Text(digest)) = container.keys.get(write::DIGEST) else {
+            bail!("key `{}` is missing; pack the checkpoint again", write::DIGEST);
+        };
+        let digest = digest.clone();
+        Ok(Bundle { data, head, entries: container.tensors, by_name, data_at: container.data_at, digest })
     }
 
     /// Everything but the tensors.
@@ -334,6 +341,24 @@ impl Bundle {
     /// Every tensor in file order.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.entries.iter().map(|entry| self.view(entry))
+    }
+
+    /// Compares all tensors with the digest in the header. Reads the whole file, so that it is not part of `open`.
+    pub fn verify(&self) -> Result<()> {
+        let mut hash = Sha256::new();
+        hash.update(&self.data.bytes()[self.data_at..]);
+        let found = write::hex(hash);
+        ensure!(
+            found == self.digest,
+            "the tensors are not those that were packed (SHA-256 {found}, not {}): the file is damaged; copy or pack it again",
+            self.digest
+        );
+        Ok(())
+    }
+
+    /// SHA-256 of all tensors as it was when they were packed.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Length of the file.

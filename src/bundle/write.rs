@@ -3,17 +3,21 @@
 //! Invariant: the same head and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
-use super::gguf::{self, Entry};
+use super::gguf::{self, Entry, Value};
 use super::head::Head;
 use super::shape::{self, Spec};
 use super::{block, block::Unfit};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Cursor, Seek, Write};
 use std::path::Path;
 
 /// Values converted at once.
 const RUN_VALUES: usize = 1 << 20;
+
+/// Key of the SHA-256 of all that follows the header.
+pub const DIGEST: &str = "r1-omni.tensors.sha256";
 
 /// Where the values of a bundle come from.
 pub trait Values {
@@ -56,24 +60,32 @@ pub fn write_file(
         plan.file_bytes,
         free.unwrap_or(0)
     );
+    let file_bytes = plan.file_bytes;
     plan.write(unfinished.as_file(), values, tell).with_context(context)?;
     unfinished.as_file().sync_all().with_context(context)?;
     open_to_all(unfinished.as_file()).with_context(context)?;
     unfinished.persist(path).map_err(|e| e.error).with_context(context)?;
-    Ok(plan.file_bytes)
+    Ok(file_bytes)
 }
 
 /// The same into memory.
 pub fn write_bytes(head: &Head, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
     let plan = Plan::new(head, own_head);
-    let mut out = Vec::with_capacity(plan.file_bytes as usize);
+    let mut out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize));
     plan.write(&mut out, values, &mut |_| ())?;
-    Ok(out)
+    Ok(out.into_inner())
+}
+
+/// As it stands in the file.
+pub fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Plan {
+    keys: Vec<(String, Value)>,
+    specs: Vec<Spec>,
+    entries: Vec<Entry>,
     header: Vec<u8>,
-    tensors: Vec<(Spec, Entry)>,
     file_bytes: u64,
 }
 
@@ -81,21 +93,24 @@ impl Plan {
     fn new(head: &Head, own_head: bool) -> Plan {
         let specs = shape::tensors(&head.shape, own_head);
         let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(head.quant)).collect();
-        let (header, file_bytes) = gguf::header(&head.keys(), &mut entries);
-        Plan { header, tensors: specs.into_iter().zip(entries).collect(), file_bytes }
+        let mut keys = head.keys();
+        keys.push((DIGEST.to_owned(), Value::Text(hex(Sha256::new()))));
+        let (header, file_bytes) = gguf::header(&keys, &mut entries);
+        Plan { keys, specs, entries, header, file_bytes }
     }
 
     fn write(
-        &self,
-        out: impl Write,
+        mut self,
+        out: impl Write + Seek,
         values: &mut dyn Values,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
         let mut out = BufWriter::with_capacity(1 << 20, out);
         out.write_all(&self.header)?;
+        let mut hash = Sha256::new();
         let mut done = self.header.len() as u64;
         let (mut run, mut bytes) = (Vec::new(), Vec::new());
-        for (spec, entry) in &self.tensors {
+        for (spec, entry) in self.specs.iter().zip(&self.entries) {
             let rows_at_once = (RUN_VALUES / spec.cols).clamp(1, spec.rows);
             let mut first = 0;
             while first < spec.rows {
@@ -106,33 +121,45 @@ impl Plan {
                     .with_context(|| format!("in tensor `{}`", spec.name))?;
                 assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
                 bytes.clear();
-                if let Err(unfit) = block::encode(entry.kind, &run, &mut bytes) {
-                    let (row, col) = (first + unfit.at() / spec.cols, unfit.at() % spec.cols);
-                    match unfit {
-                        Unfit::NotFinite { .. } => bail!(
-                            "tensor `{}` holds {} in row {row}, column {col}: the checkpoint is damaged; get it again",
-                            spec.name,
-                            run[unfit.at()]
-                        ),
-                        Unfit::TooLarge { .. } => bail!(
-                            "tensor `{}` is too large for {} near row {row}, column {col}; pack with --quant f32",
-                            spec.name,
-                            entry.kind.name()
-                        ),
-                    }
-                }
+                block::encode(entry.kind, &run, &mut bytes)
+                    .map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
+                hash.update(&bytes);
                 out.write_all(&bytes)?;
                 done += bytes.len() as u64;
                 first += rows;
                 tell(Progress { doing: &spec.name, done_bytes: done, total_bytes: self.file_bytes });
             }
-            let padding = done.next_multiple_of(gguf::ALIGNMENT) - done;
-            out.write_all(&[0; gguf::ALIGNMENT as usize][..padding as usize])?;
-            done += padding;
+            let padding =
+                &[0; gguf::ALIGNMENT as usize][..(done.next_multiple_of(gguf::ALIGNMENT) - done) as usize];
+            hash.update(padding);
+            out.write_all(padding)?;
+            done += padding.len() as u64;
         }
         assert_eq!(done, self.file_bytes, "bytes written");
+        self.keys.pop();
+        self.keys.push((DIGEST.to_owned(), Value::Text(hex(hash))));
+        let (header, _) = gguf::header(&self.keys, &mut self.entries);
+        assert_eq!(header.len(), self.header.len(), "the header's length depends on no digest");
+        out.rewind()?;
+        out.write_all(&header)?;
         out.flush()?;
         Ok(())
+    }
+}
+
+fn refuse(unfit: Unfit, spec: &Spec, entry: &Entry, first: usize, run: &[f32]) -> anyhow::Error {
+    let (row, col) = (first + unfit.at() / spec.cols, unfit.at() % spec.cols);
+    match unfit {
+        Unfit::NotFinite { at } => anyhow!(
+            "tensor `{}` holds {} in row {row}, column {col}: the checkpoint is damaged; get it again",
+            spec.name,
+            run[at]
+        ),
+        Unfit::TooLarge { .. } => anyhow!(
+            "tensor `{}` is too large for {} near row {row}, column {col}; pack with --quant f32",
+            spec.name,
+            entry.kind.name()
+        ),
     }
 }
 
