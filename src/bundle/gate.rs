@@ -14,6 +14,7 @@ use tokenizers::{NormalizedString, Normalizer};
 const BERT: &str = "model.bert_model";
 /// Outputs of the first gate layer, whatever the other sizes.
 const GATE_HIDDEN: usize = 3584;
+const TOKENS_MAX: usize = 512;
 
 /// What BERT's tensors do not say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +63,12 @@ impl WordPieces {
         ids.push(self.sep);
         Ok(ids)
     }
+}
+
+/// Tokens of an instruction that BERT sees.
+pub fn tokens_max(weights: &Weights) -> usize {
+    let positions = weights.dims(&format!("{BERT}.embeddings.position_embeddings.weight"));
+    positions.and_then(|dims| dims.first()).map_or(TOKENS_MAX, |&n| n.clamp(2, TOKENS_MAX))
 }
 
 /// Gate weights (video, body, face) of each token list.

@@ -515,7 +515,8 @@ fn gates(
     }
     let words = WordPieces::new(&read_small(&path)?).with_context(|| format!("in {}", path.display()))?;
     used.push(path);
-    let texts: Result<Vec<_>> = instructions.iter().map(|(_, text)| words.ids(text, 512)).collect();
+    let texts: Result<Vec<_>> =
+        instructions.iter().map(|(_, text)| words.ids(text, gate::tokens_max(omni))).collect();
     gate::gates(omni, config, &texts?, &mut |layer, layers| {
         tell(Progress { doing: "branch gates", done_bytes: layer as u64, total_bytes: layers as u64 });
     })

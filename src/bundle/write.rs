@@ -51,7 +51,7 @@ pub fn write_file(
     let mut name = path.file_name().context("the bundle needs a file name")?.to_owned();
     name.push(".part-");
     let unfinished = tempfile::Builder::new().prefix(&name).tempfile_in(folder).with_context(context)?;
-    let plan = Plan::new(head, own_head);
+    let plan = Plan::new(head, own_head)?;
     let free = free_bytes(folder);
     ensure!(
         free.is_none_or(|free| free >= plan.file_bytes),
@@ -70,7 +70,7 @@ pub fn write_file(
 
 /// The same into memory.
 pub fn write_bytes(head: &Head, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
-    let plan = Plan::new(head, own_head);
+    let plan = Plan::new(head, own_head)?;
     let mut out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize));
     plan.write(&mut out, values, &mut |_| ())?;
     Ok(out.into_inner())
@@ -90,13 +90,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(head: &Head, own_head: bool) -> Plan {
+    /// Refuses what no bundle could be opened with.
+    fn new(head: &Head, own_head: bool) -> Result<Plan> {
+        let mut keys = head.keys();
+        Head::read(&keys.iter().cloned().collect())?;
         let specs = shape::tensors(&head.shape, own_head);
         let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(head.quant)).collect();
-        let mut keys = head.keys();
         keys.push((DIGEST.to_owned(), Value::Text(hex(Sha256::new()))));
         let (header, file_bytes) = gguf::header(&keys, &mut entries);
-        Plan { keys, specs, entries, header, file_bytes }
+        Ok(Plan { keys, specs, entries, header, file_bytes })
     }
 
     fn write(
