@@ -27,8 +27,10 @@ use std::{
 const PERIOD_US: u32 = 20_000;
 const BUFFER_US: u32 = 500_000;
 
-/// A measured stamp this far from the expected one is believed at once.
+/// A measured stamp this far after the expected one is believed at once.
 const STAMP_JUMP_NS: u64 = 50_000_000;
+/// Otherwise stamps move towards what is measured by at most this in one read.
+const STAMP_SLEW_NS: i64 = 5_000_000;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -158,6 +160,7 @@ struct Capturing {
     taken: u64,
     /// The stamp of the next device frame as expected from the ones before.
     next_ns: Option<u64>,
+    last_ns: u64,
     fresh: Instant,
 }
 
@@ -258,6 +261,7 @@ fn open(settings: &Settings) -> Result<Capturing, Miss> {
         mono: Vec::with_capacity(SAMPLE_RATE as usize / 5),
         taken: 0,
         next_ns: None,
+        last_ns: 0,
         fresh: Instant::now(),
     })
 }
@@ -335,11 +339,14 @@ impl Capturing {
             Err(error) => return Err(self.sort(error)),
         };
         let stamp_ns = match self.next_ns {
-            Some(expected_ns) if expected_ns.abs_diff(measured_ns) < STAMP_JUMP_NS => {
-                expected_ns.wrapping_add_signed((measured_ns as i64).wrapping_sub(expected_ns as i64) / 16)
+            Some(expected_ns) if measured_ns < expected_ns + STAMP_JUMP_NS => {
+                let off_ns = (measured_ns as i64).wrapping_sub(expected_ns as i64);
+                expected_ns.saturating_add_signed((off_ns / 16).clamp(-STAMP_SLEW_NS, STAMP_SLEW_NS))
             }
             _ => measured_ns,
         };
+        let stamp_ns = stamp_ns.max(self.last_ns);
+        self.last_ns = stamp_ns;
         let ns_of = |frames: u64, rate: u32| frames * 1_000_000_000 / u64::from(rate);
         self.next_ns = Some(stamp_ns + ns_of(frames as u64, self.rate));
         self.interleaved.clear();
