@@ -115,6 +115,7 @@ def plan(seed, split, index):
     tone = heard or sorted(voice.TONES)[rng.integers(4)]
     left_out = None
     if tone != "plain" and rng.random() < 0.4:
+        # One cue of the tone keeps its plain value; never the first, which makes the tone.
         left_out = voice.HEARD[tone][rng.integers(1, 3)][0]
 
     showing = "face" if seen is not None else ("away", "turned")[rng.integers(2)]
@@ -231,9 +232,9 @@ def cues_of(p, begin, end):
         for cue, value, visible, strength in face_cues(p.units, p.place.cover):
             log("face", cue, value, lo, hi, visible, intensity=round(strength, 3))
     if p.spoken:
+        plain = dict(voice.HEARD["plain"])
         for cue, value in voice.HEARD[p.tone]:
-            if cue != p.left_out:
-                log("voice", cue, value, begin, end, not (p.muffled and cue == "timbre"))
+            log("voice", cue, plain[cue] if cue == p.left_out else value, begin, end, not (p.muffled and cue == "timbre"))
         log("words", "words", lexicon.POLARITY[p.text.split()[-1]], begin, end, not p.muffled)
     return out
 

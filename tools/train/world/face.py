@@ -99,8 +99,8 @@ def _depth(x, y):
 class _Body:
     """Named control curves of all frames, in face units, before the pose."""
 
-    def __init__(self, who, units, opening, gaze):
-        self.frames = len(opening)
+    def __init__(self, who, units, opening, gaze, cover):
+        self.frames, self.cover = len(opening), cover
         self.curves = {}
         a = {u: np.asarray(units.get(u, np.zeros(self.frames)), dtype=float) for u in UNITS}
         drop = 0.20 * a[26] + 0.05 * opening
@@ -111,9 +111,11 @@ class _Body:
         self._mouth(who, a, opening, drop)
 
     def _put(self, name, xs, ys, lift=0.0, flat=False, smooth=True):
-        x, y = np.broadcast_arrays(*(np.stack([np.broadcast_to(v, (self.frames,)) for v in side], axis=1) for side in (xs, ys)))
-        z = np.zeros_like(x) if flat else _depth(x, y) + lift
-        points = np.stack([x, y, z], axis=2)
+        points = np.zeros((self.frames, len(xs), 3))
+        for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            points[:, i, 0], points[:, i, 1] = x, y
+        if not flat:
+            points[:, :, 2] = _depth(points[:, :, 0], points[:, :, 1]) + lift
         self.curves[name] = _spline(points) if smooth else points
 
     def _head(self, who, drop):
@@ -160,8 +162,9 @@ class _Body:
         self._put(f"{name} brow top", bx, [y - w for y, w in zip(by, thick)])
         self._put(f"{name} brow bottom", bx, [y + w for y, w in zip(by, thick)])
         self._put(f"{name} frown", [side * 0.05, side * 0.055, side * 0.075], [base - 0.10, base, base + 0.12], smooth=False)
-        self._put(f"{name} glass", [cx + 0.27 * np.cos(v) for v in np.linspace(0, 2 * np.pi, 17)],
-                  [cy + 0.02 + 0.21 * np.sin(v) for v in np.linspace(0, 2 * np.pi, 17)], 0.05, smooth=False)
+        if who.glasses or self.cover == "shades":
+            self._put(f"{name} glass", [cx + 0.27 * np.cos(v) for v in np.linspace(0, 2 * np.pi, 17)],
+                      [cy + 0.02 + 0.21 * np.sin(v) for v in np.linspace(0, 2 * np.pi, 17)], 0.05, smooth=False)
         self._put(f"{name} ear", [side * (0.97 + 0.10 * np.sin(v)) for v in np.linspace(0, np.pi, 7)],
                   [0.05 - 0.20 * np.cos(v) for v in np.linspace(0, np.pi, 7)], flat=True, smooth=False)
 
@@ -204,8 +207,9 @@ class _Body:
         self._put("teeth", [0.75 * wide * v for v in t], [corner + (top - corner) * b + 0.045 * b for b in bow], 0.05)
         low = bottom + 1.2 * thick + 0.07
         self._put("chin", [-0.14, -0.06, 0.0, 0.06, 0.14], [low + 0.035, low + 0.005, low, low + 0.005, low + 0.035])
-        self._put("mask", [-0.80, -0.45, 0.0, 0.45, 0.80, 0.72, 0.4, 0.0, -0.4, -0.72],
-                  [0.12, 0.10, 0.06, 0.10, 0.12, 0.75, 1.02, 1.12, 1.02, 0.75], 0.12, smooth=False)
+        if self.cover == "mask":
+            self._put("mask", [-0.80, -0.45, 0.0, 0.45, 0.80, 0.72, 0.4, 0.0, -0.4, -0.72],
+                      [0.12, 0.10, 0.06, 0.10, 0.12, 0.75, 1.02, 1.12, 1.02, 0.75], 0.12, smooth=False)
 
 
 def _project(curves, pose, size, place):
@@ -244,7 +248,7 @@ def render(rng, who, place, units, opening, pose, gaze, size, showing="face"):
     frames = len(opening)
     light = _light(place, size)
     empty = _backdrop(place, 2 * size)
-    body = _Body(who, units, opening, gaze)
+    body = _Body(who, units, opening, gaze, place.cover)
     points = _project(body.curves, pose, size, place)
     extents = {
         "head": np.concatenate([points["head"].min(axis=1), points["head"].max(axis=1)], axis=1).tolist(),
@@ -264,7 +268,7 @@ def render(rng, who, place, units, opening, pose, gaze, size, showing="face"):
                    {n: v[k] for n, v in extents.items()}, size, showing == "turned")
         image = image.reduce(2)
         if place.blur:
-            image = image.filter(ImageFilter.GaussianBlur(place.blur * size / 128))
+            image = image.filter(ImageFilter.BoxBlur(place.blur * size / 128))
         image = ImageChops.multiply(image, light)
         if grain is not None:
             i, j = rng.integers(0, 16, 2)

@@ -73,7 +73,7 @@ TONES = {
     "subdued": Tone(pitch=0.82, swing=0.08, rate=0.76, corner=0.45, breath=3.0, pause_s=0.16, level=0.5),
 }
 
-# What each tone lets a listener hear: cue, value. One of them may be left out of a clip, never the first.
+# What each tone lets a listener hear: cue, value. One of them may keep its plain value in a clip, never the first.
 HEARD = {
     "plain": (("pitch", "level"), ("range", "medium"), ("rate", "medium"), ("timbre", "clear")),
     "lively": (("range", "wide"), ("pitch", "high"), ("rate", "fast"), ("timbre", "pressed")),

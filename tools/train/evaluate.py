@@ -1,0 +1,127 @@
+"""What a model says of a manifest, and how good that is.
+
+Answers are greedy; scores come from a pass without thinking, over every label of the closed set. Results are one JSON per model and
+manifest, with every answer kept, so that any number can be computed again.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import claims
+import data
+import grpo
+import rewards
+import text
+from world import rule
+
+
+@torch.no_grad()
+def label_scores(model, words, examples, features, labels=rule.LABELS):
+    """Probabilities over labels `(examples, labels)`: mean log likelihood of each label's own tokens, softmaxed."""
+    first = examples[0]
+    asked = [data.Example(e.row, "label", first.video, first.audio, e.label, (), "") for e in examples]
+    whole = [words.ids(f"<answer>{label}</answer>") for label in labels]
+    close = len(words.ids("</answer>")) - 1
+    cut = [w[: len(w) - close] for w in whole]
+    shared = 0
+    while all(len(w) > shared + 1 for w in cut) and len({w[shared] for w in cut}) == 1:
+        shared += 1
+    cache, logits = grpo.prefix(model, words, asked, features)
+    logps, real = grpo.answer_logps(model, cache, logits, cut * len(examples), len(labels), 1.0)
+    own = real.clone()
+    own[:, :shared] = 0
+    mean = (logps * own).sum(dim=1) / own.sum(dim=1)
+    return torch.softmax(mean.reshape(len(examples), len(labels)), dim=1).cpu().numpy()
+
+
+@torch.no_grad()
+def answers(model, words, lines, features, batch=8, max_new=64, kind="reason", name="eval"):
+    """One record per line: what was said, the answer, the scores, and how the claims stand."""
+    model.eval()
+    out = []
+    for at in tqdm(range(0, len(lines), batch), desc=name, unit="batch", leave=False):
+        examples = [data.example(i, lines[i], kind) for i in range(at, min(at + batch, len(lines)))]
+        ids = grpo.sample(model, words, examples, features, 1, max_new, 0.0, 0)
+        scores = label_scores(model, words, examples, features)
+        for e, x, s in zip(examples, ids, scores):
+            said = words.text(x).strip()
+            standing = claims.check(rewards.think_of(said), e.cues)
+            out.append({
+                "id": lines[e.row]["id"], "label": e.label, "subset": lines[e.row].get("subset"), "said": said,
+                "answer": rewards.answer_of(said), "format": rewards.format_reward(said), "scores": [round(float(v), 5) for v in s],
+                "claims": standing.claims, "supported": standing.supported, "contradicted": standing.contradicted,
+                "absent": standing.absent, "cues": standing.cues, "tokens": len(x)})
+    return out
+
+
+def uar(truth, guess, labels):
+    """Mean recall over the labels that are present in the truth."""
+    recalls = [np.mean([g == k for t, g in zip(truth, guess) if t == k]) for k in labels if k in truth]
+    return float(np.mean(recalls)) if recalls else math.nan
+
+
+def ece(confidence, right, bins=10):
+    """Expected calibration error over equal bins of confidence."""
+    confidence, right = np.asarray(confidence), np.asarray(right, float)
+    at = np.minimum((confidence * bins).astype(int), bins - 1)
+    return float(sum(abs(confidence[at == b].mean() - right[at == b].mean()) * np.mean(at == b) for b in range(bins) if np.any(at == b)))
+
+
+def report(records):
+    """The numbers of a set of records. `unknown` clips count in their own line, never in UAR and WAR."""
+    known = [r for r in records if r["label"] in rule.LABELS]
+    made = sum(r["claims"] for r in records)
+    best = [int(np.argmax(r["scores"])) for r in known]
+    out = {
+        "clips": len(records), "uar": uar([r["label"] for r in known], [r["answer"] for r in known], rule.LABELS),
+        "war": float(np.mean([r["label"] == r["answer"] for r in known])), "format": float(np.mean([r["format"] for r in records])),
+        "uar_scores": uar([r["label"] for r in known], [rule.LABELS[b] for b in best], rule.LABELS),
+        "ece": ece([r["scores"][b] for r, b in zip(known, best)], [r["label"] == rule.LABELS[b] for r, b in zip(known, best)]),
+        "claim_precision": sum(r["supported"] for r in records) / made if made else math.nan,
+        "claim_recall": sum(r["supported"] for r in records) / max(1, sum(r["cues"] for r in records)),
+        "contradiction": sum(r["contradicted"] for r in records) / made if made else math.nan,
+        "absent": sum(r["absent"] for r in records) / made if made else math.nan,
+        "tokens": float(np.mean([r["tokens"] for r in records])),
+    }
+    unknown = [r for r in records if r["label"] == rule.UNKNOWN]
+    out["unknown_recall"] = float(np.mean([r["answer"] == rule.UNKNOWN for r in unknown])) if unknown else math.nan
+    for name in ("consistent", "face_decides", "voice_decides", "words_decides", "fusion", "missing"):
+        some = [r for r in known if r["subset"] == name]
+        out[f"uar_{name}"] = uar([r["label"] for r in some], [r["answer"] for r in some], rule.LABELS) if some else math.nan
+    return out
+
+
+def write(path, records, about):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"about": about, "report": report(records), "records": records}, indent=None) + "\n")
+    part.rename(path)
+
+
+ROWS = ("base", "cold", "label", "grpo", "grpo-no-cues", "grpo-paper")
+COLUMNS = (("uar", "UAR"), ("war", "WAR"), ("uar_fusion", "UAR fusion"), ("format", "format"), ("claim_precision", "claims true"),
+           ("contradiction", "contradicted"), ("ece", "ECE"), ("unknown_recall", "unknown"))
+
+
+def table(folder):
+    """The table over stages, sets and seeds, as text, from result files `SEED/STAGE.SET.json`."""
+    out = []
+    for where in ("test", "ood"):
+        out.append(f"{where:14s}" + "".join(f"{title:>16s}" for _, title in COLUMNS))
+        for stage in ROWS:
+            reports = [json.loads(p.read_text())["report"] for p in sorted(Path(folder).glob(f"*/{stage}.{where}.json"))]
+            if reports:
+                cells = []
+                for key, _ in COLUMNS:
+                    v = np.array([math.nan if r[key] is None else r[key] for r in reports], float)
+                    cells.append(f"{100 * v.mean():.1f} ± {100 * v.std(ddof=1):.1f}" if len(v) > 1 else f"{100 * v.mean():.1f}")
+                out.append(f"{stage:14s}" + "".join(f"{c:>16s}" for c in cells))
+    best = max(rule.ceilings("fusion")[(m,)] for m in rule.MODALITIES)
+    out.append(f"percent; mean ± spread over seeds. Best single modality with perfect sight, fusion-necessary clips: {100 * best:.1f}")
+    return "\n".join(out)

@@ -1,0 +1,221 @@
+"""Group relative policy optimisation from verifiable rewards.
+
+For each clip G answers are drawn; answers better than their group's mean become likelier. The prompt, hundreds of rows that
+are the same for the whole group, runs once: its keys and values are shared by sampling, by the reference and by the update, and its
+gradient is the sum over the group. TRL's trainer pads and recomputes the prompt for every answer and takes token ids only,
+no spliced rows; hence this loop, on accelerate.
+
+Losses: `grpo` (mean over tokens, then over answers), `dapo` (mean over all tokens of the batch), `dr_grpo` (sum over tokens, divided by a
+constant).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+import data
+import rewards
+import text
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How answers are drawn, rewarded and learned from."""
+
+    group: int = 8
+    prompts: int = 4                # clips per step
+    temperature: float = 1.0
+    max_new: int = 64
+    loss: str = "dapo"
+    beta: float = 0.0               # weight of the KL term against the reference
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    updates: int = 1                # optimisation steps per drawing
+    aggregation: str = "gdpo"
+    scale: bool = True
+    weights: tuple = (("accuracy", 1.0), ("format", 0.5), ("cues", 0.5), ("brier", 0.0), ("length", 0.25))
+    drop_constant: bool = True
+    mask_truncated: bool = True
+    label_share: float = 0.2        # share of steps that ask for the label alone
+    drop: float = 0.1               # share of steps without video, and without audio
+    paper: bool = False
+
+
+PAPER = Policy(loss="grpo", beta=0.04, aggregation="sum", weights=(("accuracy", 1.0), ("format", 1.0)), drop_constant=False,
+               mask_truncated=False, label_share=0.0, drop=0.0, max_new=512, paper=True)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+def prefix(model, words, examples, features):
+    """Keys and values of the prompts, and the logits of each answer's first token."""
+    first = examples[0]
+    seen, heard = features.batch([e.row for e in examples], first.video, first.audio)
+    instruction = text.INSTRUCTIONS[first.kind]
+    gate = model.gate(words.bert_ids(instruction).to(model.device))
+    rows = model.splice(words.pieces(instruction, first.video, first.audio), *model.rows(seen, heard, gate))
+    out = model(inputs_embeds=rows, use_cache=True, past_key_values=DynamicCache(), logits_to_keep=1)
+    return out.past_key_values, out.logits[:, -1].float()
+
+
+def spread(cache, times):
+    """The cache with every row repeated; the original stays as it is."""
+    out = DynamicCache()
+    for i, (k, v) in enumerate(zip(cache.key_cache, cache.value_cache)):
+        out.update(k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0), i)
+    return out
+
+
+@torch.no_grad()
+def sample(model, words, examples, features, times, max_new, temperature, seed):
+    """`times` answers per example: token ids with the end token where there is one, in the examples' order. Temperature 0 is greedy."""
+    generator = torch.Generator().manual_seed(seed)
+    cache, logits = prefix(model, words, examples, features)
+    cache, logits = spread(cache, times), logits.repeat_interleave(times, dim=0)
+    count = len(logits)
+    out, live = [[] for _ in range(count)], np.ones(count, bool)
+    ends = {words.end, words.pad}
+    for n in range(max_new):
+        if temperature > 0:
+            chances = torch.softmax(logits.cpu() / temperature, dim=1)
+            token = torch.multinomial(chances, 1, generator=generator)
+        else:
+            token = logits.cpu().argmax(dim=1, keepdim=True)
+        for i in np.flatnonzero(live):
+            out[i].append(int(token[i]))
+            live[i] = out[i][-1] not in ends
+        if not live.any() or n == max_new - 1:
+            break
+        step = model(input_ids=token.to(model.device), past_key_values=cache, use_cache=True)
+        cache, logits = step.past_key_values, step.logits[:, -1].float()
+    return out
+
+
+# --- rewards --------------------------------------------------------------------------------------------------------
+def judged(policy, words, example, ids):
+    """Rewards of one answer by name, and what it said."""
+    ended = ids[-1] in (words.end, words.pad)
+    said = words.text(ids).strip()
+    if policy.paper:
+        return {"accuracy": rewards.accuracy_reward(said, example.label, paper=True),
+                "format": rewards.format_reward(said, paper=True)}, said, ended
+    out = {"accuracy": rewards.accuracy_reward(said, example.label), "length": rewards.length_reward(len(ids), 0.75 * policy.max_new, policy.max_new)}
+    if example.kind == "label":
+        alone = said.startswith("<answer>") and said.endswith("</answer>") and said.count("<") == 2
+        return {**out, "format": float(alone), "cues": 0.0}, said, ended
+    return {**out, "format": rewards.format_reward(said), "cues": rewards.cue_reward(said, example.cues)}, said, ended
+
+
+# --- learning -------------------------------------------------------------------------------------------------------
+def answer_logps(model, cache, first, ids, times, temperature):
+    """Log probabilities of every token of every answer `(answers, longest)`, and which are real."""
+    longest = max(map(len, ids))
+    tokens = torch.zeros(len(ids), longest, dtype=torch.long)
+    real = torch.zeros(len(ids), longest)
+    for i, row in enumerate(ids):
+        tokens[i, : len(row)] = torch.tensor(row)
+        real[i, : len(row)] = 1
+    tokens, real = tokens.to(first.device), real.to(first.device)
+    logits = first.repeat_interleave(times, dim=0)[:, None]
+    if longest > 1:
+        rest = model(input_ids=tokens[:, :-1], past_key_values=spread(cache, times), use_cache=True).logits.float()
+        logits = torch.cat([logits, rest], dim=1)
+    logps = torch.log_softmax(logits / (temperature or 1.0), dim=2)
+    return logps.gather(2, tokens[..., None])[..., 0], real
+
+
+def token_losses(policy, logps, old, reference, advantages):
+    """Per-token losses `(answers, longest)` and the KL estimate."""
+    ratio = torch.exp(logps - old)
+    a = advantages[:, None]
+    loss = -torch.minimum(ratio * a, ratio.clamp(1 - policy.clip_low, 1 + policy.clip_high) * a)
+    kl = torch.zeros_like(logps)
+    if reference is not None:
+        d = reference - logps
+        kl = torch.exp(d) - d - 1
+    return loss + policy.beta * kl, kl
+
+
+def reduced(policy, losses, real):
+    """One number of the per-token losses. `real` is zero for tokens that do not count."""
+    if policy.loss == "grpo":
+        return ((losses * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)).mean()
+    if policy.loss == "dapo":
+        return (losses * real).sum() / real.sum().clamp(min=1)
+    if policy.loss == "dr_grpo":
+        return (losses * real).sum() / (len(losses) * policy.max_new)
+    raise ValueError(f"no loss {policy.loss!r}: grpo, dapo or dr_grpo")
+
+
+class Loss(nn.Module):
+    """The policy loss of drawn answers; a module, so that accelerate can wrap it."""
+
+    def __init__(self, model, words, policy, reference=None):
+        super().__init__()
+        self.model, self.words, self.policy = model, words, policy
+        self.reference = [reference]        # in a list: not a part of what is trained or saved
+
+    def forward(self, examples, features, ids, advantages, counted, old=None):
+        p = self.policy
+        cache, first = prefix(self.model, self.words, examples, features)
+        logps, real = answer_logps(self.model, cache, first, ids, p.group, p.temperature)
+        reference = None
+        if p.beta and self.reference[0] is not None:
+            with torch.no_grad():
+                other = self.reference[0]
+                reference, _ = answer_logps(other, *prefix(other, self.words, examples, features), ids, p.group, p.temperature)
+        losses, kl = token_losses(p, logps, logps.detach() if old is None else old, reference, advantages)
+        real = real * counted[:, None]
+        return reduced(p, losses, real), logps.detach(), float((kl * real).sum() / real.sum().clamp(min=1))
+
+
+def train(loop, model, words, lines, features, policy, seed, reference=None):
+    """Runs a `trainer.Loop` with this loss. `reference` is needed where `beta` is not zero."""
+    if policy.beta and reference is None:
+        raise ValueError("beta is not zero: a reference model is needed")
+    loss = loop.prepare(Loss(model, words, policy, reference))
+    device = loop.accelerator.device
+    kinds = {"reason": 1 - policy.label_share, "label": policy.label_share}
+    names, weights = zip(*policy.weights)
+
+    def step(n):
+        rank, ranks = loop.accelerator.process_index, loop.accelerator.num_processes
+        examples = data.draw(lines, kinds, n, seed, policy.prompts, policy.drop, rank, ranks)
+        model.eval()
+        ids = sample(model, words, examples, features, policy.group, policy.max_new, policy.temperature,
+                     (seed * 1_000_003 + n) * ranks + rank)
+        model.train()
+        found = [judged(policy, words, examples[i // policy.group], x) for i, x in enumerate(ids)]
+        if "brier" in names and dict(policy.weights)["brier"]:
+            for i, e in enumerate(examples):
+                group = found[i * policy.group:(i + 1) * policy.group]
+                for own, said, _ in group:
+                    # How sure the group is of this answer stands for the model's probability.
+                    q = np.mean([rewards.answer_of(s) == rewards.answer_of(said) for _, s, _ in group])
+                    own["brier"] = rewards.brier_reward(float(q), own["accuracy"] > 0)
+        table = np.array([[r.get(name, 0.0) for name in names] for r, _, _ in found]).reshape(len(examples), policy.group, -1)
+        gained, useful = rewards.advantages(table, weights, policy.aggregation, policy.scale)
+        ended = np.array([e for _, _, e in found])
+        numbers = {name: float(v) for name, v in zip(names, table.mean(axis=(0, 1)))}
+        numbers |= {"reward": float((table @ np.array(weights)).mean()), "tokens": float(np.mean([len(x) for x in ids])),
+                    "truncated": float(1 - ended.mean()), "useful": float(useful.mean()), "kind": examples[0].kind}
+        keep = [i for i in range(len(examples)) if useful[i] or not policy.drop_constant]
+        if not keep:
+            return None, {**numbers, "loss": 0.0}
+        rows = [i * policy.group + k for i in keep for k in range(policy.group)]
+        examples, ids = [examples[i] for i in keep], [ids[r] for r in rows]
+        advantages = torch.tensor(gained[keep].reshape(-1), dtype=torch.float32, device=device)
+        counted = torch.tensor(ended[rows] if policy.mask_truncated else np.ones(len(rows)), dtype=torch.float32, device=device)
+        old = None
+        for k in range(policy.updates - 1):
+            value, logps, _ = loss(examples, features, ids, advantages, counted, old)
+            old = logps if old is None else old
+            loop.accelerator.backward(value)
+            loop.accelerator.clip_grad_norm_(loop.params, loop.settings.clip)
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+        value, _, kl = loss(examples, features, ids, advantages, counted, old)
+        return value, {**numbers, "loss": float(value.detach()), "kl": kl}
+    loop.run(step)

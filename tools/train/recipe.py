@@ -1,0 +1,233 @@
+"""The whole recipe: world, towers, base, cold start, label-only baseline, GRPO, evaluation. One command per stage, or all.
+
+    python recipe.py all --work DIR --size smoke|small --seed 1
+
+Every stage resumes where it was killed and is left alone where it is done. A stage's folder holds its log, its curves and, when
+done, `model`, a checkpoint in the published layout.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+import checkpoint
+import curves
+import data
+import evaluate
+import grpo
+import sft
+import topology
+import towers
+import trainer
+from world import VERSION
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How much of everything."""
+
+    sizes: topology.Sizes
+    train: int
+    cold: int               # clips of the cold start, a small part of the training clips as in the paper
+    test: int
+    towers: int             # steps
+    base: int
+    cold_steps: int
+    label: int
+    grpo: int
+    batch: int = 16
+    prompts: int = 4
+    group: int = 8
+    max_new: int = 64
+    every: int = 50
+
+
+PLANS = {
+    "smoke": Plan(topology.SMOKE, train=48, cold=24, test=16, towers=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
+                  group=4, max_new=48, every=3),
+    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, towers=3000, base=2500, cold_steps=700, label=1500, grpo=900),
+}
+STAGES = ("world", "towers", "base", "cold", "label", "grpo", "grpo-no-cues", "grpo-paper", "eval")
+
+
+def say(what):
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+
+
+class Run:
+    def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None):
+        self.work, self.plan, self.seed = Path(work), PLANS[size], seed
+        self.manifest, self.start, self.stop_after = manifest, start, stop_after
+        self.clips = self.work / "clips"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    # --- what stages share ------------------------------------------------------------------------------------------
+    def folder(self, stage):
+        return self.work / f"seed-{self.seed}" / stage
+
+    def model_of(self, stage):
+        return self.folder(stage) / "model"
+
+    def done(self, stage):
+        return (self.model_of(stage) / checkpoint.OMNI / "model.safetensors").exists()
+
+    def lines(self, split):
+        path = Path(self.manifest) if self.manifest and split == "train" else self.clips / f"{split}.jsonl"
+        return data.manifest(path)[0], path.parent
+
+    def features(self, model, split):
+        lines, root = self.lines(split)
+        return lines, data.features(model, lines, root, self.work / "features", self.device)
+
+    def loop(self, stage, steps, rate):
+        settings = trainer.Settings(steps, rate, self.plan.every, stop_after=self.stop_after)
+        return trainer.Loop(self.folder(stage), settings, stage)
+
+    def finish(self, stage, loop, model, like):
+        if not loop.finished:
+            say(f"{stage}: stopped at step {loop.step} of {loop.settings.steps}; run again to go on")
+            raise SystemExit(3)
+        if loop.accelerator.is_main_process:
+            checkpoint.save(model, self.model_of(stage), like)
+            curves.draw(self.folder(stage) / "log.jsonl", self.folder(stage) / "curves.png")
+        loop.accelerator.wait_for_everyone()
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+    def world(self):
+        wanted = {"train": self.plan.train, "test": self.plan.test, "ood": self.plan.test, "valid": max(16, self.plan.test // 4)}
+        for split, count in wanted.items():
+            path = self.clips / f"{split}.jsonl"
+            if path.exists() and len(path.read_text().splitlines()) == count:
+                continue
+            subprocess.run([sys.executable, "-m", "world", "make", "--out", str(self.clips), "--split", split, "--count", str(count)],
+                           cwd=HERE, check=True)
+
+    def towers(self):
+        if self.start:
+            say("towers: taken from the given checkpoint")
+            return
+        root = self.folder("towers") / "new"
+        model = checkpoint.create(root, self.plan.sizes, self.seed)
+        lines, clips = self.lines("train")
+        inputs = towers.Inputs(lines, clips, model.sizes, self.work / "inputs")
+        loop = self.loop("towers", self.plan.towers, 2e-3)
+        heads = towers.train(loop, model, lines, inputs, self.seed, self.plan.batch)
+        test, clips = self.lines("valid")
+        told = towers.check(heads, test, towers.Inputs(test, clips, model.sizes, self.work / "inputs"))
+        say(f"towers: all facial cues right in {100 * told['faces']:.1f} %, all voice and word cues in {100 * told['voices']:.1f} % of held-out clips")
+        (self.folder("towers") / "check.json").write_text(json.dumps(told))
+        self.finish("towers", loop, model, root)
+
+    def _sft(self, stage, before, kinds, steps, rate, count=None):
+        model, words = self._load(before)
+        lines, features = self.features(model, "train")
+        lines = lines[:count] if count else lines
+        sft.trainable(model)
+        loop = self.loop(stage, steps, rate)
+        sft.train(loop, model, words, lines, features, kinds, self.seed, self.plan.batch)
+        self.finish(stage, loop, model, self._root(before))
+
+    def _root(self, stage):
+        return Path(self.start) if self.start and stage == "towers" else self.model_of(stage)
+
+    def _load(self, stage):
+        root = self._root(stage)
+        if not (root / checkpoint.OMNI / "config.json").exists():
+            raise SystemExit(f"no model of stage {stage} in {root}: run `{stage}` first, or give --checkpoint")
+        return checkpoint.load(root).to(self.device), checkpoint.Words(root)
+
+    def base(self):
+        self._sft("base", "towers", {"describe": 1.0}, self.plan.base, 2e-3)
+
+    def cold(self):
+        self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, 5e-4, self.plan.cold)
+
+    def label(self):
+        self._sft("label", "base", {"label": 1.0}, self.plan.label, 5e-4)
+
+    def _grpo(self, stage, policy, rate=1e-4):
+        model, words = self._load("cold")
+        policy = dataclasses.replace(policy, prompts=self.plan.prompts, group=policy.group if policy.paper else self.plan.group,
+                                     max_new=self.plan.max_new)
+        lines, features = self.features(model, "train")
+        sft.trainable(model)
+        reference = None
+        if policy.beta:
+            reference = checkpoint.load(self.model_of("cold")).to(self.device).eval().requires_grad_(False)
+        loop = self.loop(stage, self.plan.grpo, rate)
+        grpo.train(loop, model, words, lines, features, policy, self.seed, reference)
+        self.finish(stage, loop, model, self.model_of("cold"))
+
+    def grpo(self):
+        self._grpo("grpo", grpo.Policy())
+
+    def grpo_no_cues(self):
+        self._grpo("grpo-no-cues", grpo.Policy(weights=(("accuracy", 1.0), ("format", 0.5), ("length", 0.25))))
+
+    def grpo_paper(self):
+        self._grpo("grpo-paper", grpo.PAPER)
+
+    def eval(self):
+        for stage in evaluate.ROWS:
+            if not self.done(stage):
+                continue
+            for split in ("test", "ood"):
+                out = self.work / "results" / str(self.seed) / f"{stage}.{split}.json"
+                if out.exists():
+                    continue
+                model, words = self._load(stage)
+                lines, features = self.features(model, split)
+                kind = "label" if stage == "label" else "reason"
+                records = evaluate.answers(model, words, lines, features, max_new=self.plan.max_new, kind=kind, name=f"{stage} {split}")
+                evaluate.write(out, records, {"stage": stage, "set": split, "seed": self.seed, "world": VERSION,
+                                              "sizes": dataclasses.asdict(model.sizes)})
+        print(evaluate.table(self.work / "results"))
+
+    def run(self, stage):
+        if stage not in ("world", "eval") and self.done(stage):
+            say(f"{stage}: done already")
+            return
+        began = time.time()
+        say(stage)
+        getattr(self, stage.replace("-", "_"))()
+        say(f"{stage}: {time.time() - began:.0f} s")
+
+
+def main():
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("stage", choices=("all", "table", "floor", *STAGES))
+    top.add_argument("--work", default="work")
+    top.add_argument("--size", choices=PLANS, default="small")
+    top.add_argument("--seed", type=int, default=1)
+    top.add_argument("--manifest", help="train on this manifest instead of the world's clips")
+    top.add_argument("--checkpoint", help="start from the towers and weights of this checkpoint folder")
+    top.add_argument("--paper", action="store_true", help="with all: GRPO as published, instead of ours")
+    top.add_argument("--stop-after", type=int, help="stop a stage after this many steps, as a kill would")
+    args = top.parse_args()
+    if args.stage == "floor":
+        for name, plan in PLANS.items():
+            floor = plan.sizes.forward_gflop()
+            print(f"{name}: {sum(floor.values()):.2f} GFLOP per clip forward: " + ", ".join(f"{k} {v:.2f}" for k, v in floor.items()))
+        return
+    if args.stage == "table":
+        print(evaluate.table(Path(args.work) / "results"))
+        return
+    run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after)
+    left_out = ("grpo", "grpo-no-cues") if args.paper else ("grpo-paper",)
+    for stage in [s for s in STAGES if s not in left_out] if args.stage == "all" else [args.stage]:
+        if stage in ("world", "eval") and not Accelerator(cpu=not torch.cuda.is_available()).is_main_process:
+            continue
+        run.run(stage)
+
+
+if __name__ == "__main__":
+    main()

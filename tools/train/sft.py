@@ -1,0 +1,65 @@
+"""Supervised training: answers to questions about clips, towers frozen.
+
+Examples of a step share their prompt, so a batch needs no padding before the answer and no mask: what follows an answer is
+never looked at by it. Steps are drawn from the seed and the step's number, so that a run that was killed and resumed ends where it
+would have ended.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import data
+import text
+
+
+class Loss(nn.Module):
+    """The mean negative log likelihood of answers; a module, so that accelerate can wrap it."""
+
+    def __init__(self, model, words):
+        super().__init__()
+        self.model, self.words = model, words
+
+    def forward(self, examples, features):
+        first = examples[0]
+        seen, heard = features.batch([e.row for e in examples], first.video, first.audio)
+        instruction = text.INSTRUCTIONS[first.kind]
+        device = self.model.device
+        visual, audio = self.model.rows(seen, heard, self.model.gate(self.words.bert_ids(instruction).to(device)))
+        prompt = self.model.splice(self.words.pieces(instruction, first.video, first.audio), visual, audio)
+        ids = [self.words.ids(e.target) + [self.words.end] for e in examples]
+        longest = max(map(len, ids))
+        target = torch.full((len(ids), longest), -100, device=device)
+        for i, row in enumerate(ids):
+            target[i, : len(row)] = torch.tensor(row, device=device)
+        answer = self.model.model.embed_tokens(target[:, :-1].clamp(min=0))
+        out = self.model(inputs_embeds=torch.cat([prompt, answer], dim=1), logits_to_keep=longest).logits
+        return F.cross_entropy(out.flatten(0, 1).float(), target.flatten(), ignore_index=-100)
+
+
+def trainable(model):
+    """Everything but the towers, which are frozen as in the published recipe."""
+    for module in (model.vision, model.audio):
+        module.requires_grad_(False)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def cosine(step, steps, warm=0.03, floor=0.05):
+    """Learning rate as a share of its peak."""
+    begin = max(1, round(warm * steps))
+    if step < begin:
+        return (step + 1) / begin
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin)))
+
+
+def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1):
+    """Runs a `trainer.Loop` with this loss."""
+    loss = loop.prepare(Loss(model, words))
+
+    def step(n):
+        some = data.draw(lines, kinds, n, seed, size, drop, loop.accelerator.process_index, loop.accelerator.num_processes)
+        value = loss(some, features)
+        return value, {"loss": float(value.detach())}
+    loop.run(step)

@@ -1,0 +1,72 @@
+"""The whole recipe at smoke size, as a user runs it: killed, resumed, and as published."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def start(work, *args):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "recipe.py", *args, "--size", "smoke", "--work", str(work)], cwd=HERE, env=env,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(run, code=0):
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == code, said[-3000:]
+    return said
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+def steps(work, stage):
+    log = work / "seed-1" / stage / "log.jsonl"
+    return [json.loads(x)["step"] for x in log.read_text().splitlines() if x.endswith("}")] if log.exists() else []
+
+
+def test_everything_from_world_to_table_through_a_kill(work):
+    run = start(work, "all")
+    until = time.time() + 500
+    while not 7 <= len(steps(work, "cold")) and time.time() < until and run.poll() is None:
+        time.sleep(0.05)
+    assert run.poll() is None, run.communicate()[0][-3000:]
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    # Every 3 steps a checkpoint: the seventh step is at most one interval past the last.
+    kept = json.loads((work / "seed-1" / "cold" / "state" / "step.json").read_text())["step"]
+    assert kept >= len(steps(work, "cold")) - 3
+    said = finish(start(work, "all"))
+    assert "base: done already" in said and "claims true" in said
+    assert steps(work, "cold") == list(range(30))
+    for stage in ("towers", "base", "cold", "label", "grpo", "grpo-no-cues"):
+        folder = work / "seed-1" / stage
+        assert (folder / "model" / "R1-Omni-0.5B" / "model.safetensors").exists()
+        assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    results = json.loads((work / "results" / "1" / "grpo.test.json").read_text())
+    assert results["report"]["clips"] == 16 == len(results["records"])
+
+
+def test_the_published_setting_and_a_second_run_that_has_nothing_to_do(work):
+    said = finish(start(work, "all", "--paper"))
+    log = [json.loads(x) for x in (work / "seed-1" / "grpo-paper" / "log.jsonl").read_text().splitlines()]
+    assert len(log) == 3 and all("kl" in x for x in log) and "cues" not in log[0]
+    assert said.count("done already") == 4
+    assert finish(start(work, "grpo-paper")).count("done already") == 1
+
+
+def test_a_stage_that_is_stopped_says_how_to_go_on(work):
+    said = finish(start(work, "label", "--seed", "2"), code=1)
+    assert "run `base` first" in said
+    said = finish(start(work, "towers", "--seed", "2", "--stop-after", "2"), code=3)
+    assert "run again to go on" in said

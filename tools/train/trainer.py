@@ -1,0 +1,106 @@
+"""The loop that every training stage runs in: optimiser, schedule, log, checkpoints, and resuming after a kill.
+
+A stage folder holds `log.jsonl`, one line per step, and `state`, the last whole checkpoint. A kill loses at most `every` steps.
+accelerate carries it from one CPU process to many GPUs.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from tqdm import tqdm
+
+import sft
+
+
+@dataclass
+class Settings:
+    steps: int
+    rate: float
+    every: int = 50
+    clip: float = 1.0
+    decay: float = 0.01
+    stop_after: int | None = None       # ends early, as a kill would: for tests
+
+
+class Loop:
+    def __init__(self, folder, settings, name, accelerator=None):
+        self.folder, self.settings, self.name = Path(folder), settings, name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator = accelerator or Accelerator(
+            cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        self.step = 0
+
+    def prepare(self, module):
+        """Wraps the module that computes the loss; its trainable parameters are the ones optimised."""
+        params = [p for p in module.parameters() if p.requires_grad]
+        shapes = [{"params": [p for p in params if p.ndim > 1], "weight_decay": self.settings.decay},
+                  {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(shapes, lr=self.settings.rate, betas=(0.9, 0.98))
+        self.params = params
+        self.module, self.optimizer = self.accelerator.prepare(module, self.optimizer)
+        state = self.folder / "state"
+        if not state.exists() and (self.folder / "state.old").exists():
+            os.replace(self.folder / "state.old", state)    # killed between the two renames of `save`
+        if (state / "step.json").exists():
+            self.accelerator.load_state(str(state))
+            self.step = json.loads((state / "step.json").read_text())["step"]
+            self._cut_log()
+        return self.module
+
+    def _cut_log(self):
+        """Drops lines of steps that were done after the checkpoint and are done again."""
+        log = self.folder / "log.jsonl"
+        if log.exists() and self.accelerator.is_main_process:
+            keep = [x for x in log.read_text().splitlines() if json.loads(x)["step"] < self.step]
+            log.write_text("".join(f"{x}\n" for x in keep))
+
+    def save(self):
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder / "state.part", ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(self.folder / "state.part"), safe_serialization=False)
+        if self.accelerator.is_main_process:
+            (self.folder / "state.part" / "step.json").write_text(json.dumps({"step": self.step}))
+            old = self.folder / "state.old"
+            shutil.rmtree(old, ignore_errors=True)
+            if (self.folder / "state").exists():
+                os.replace(self.folder / "state", old)
+            os.replace(self.folder / "state.part", self.folder / "state")
+            shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def finished(self):
+        return self.step >= self.settings.steps
+
+    def run(self, advance):
+        """Calls `advance(step)` for `(loss or None, numbers to log)` until all steps are done."""
+        s = self.settings
+        end = min(s.steps, s.stop_after or s.steps)
+        self.module.train()
+        with (self.folder / "log.jsonl").open("a") as log, tqdm(
+                total=s.steps, initial=self.step, desc=self.name, unit="step", disable=not self.accelerator.is_main_process) as bar:
+            while self.step < end:
+                began = time.time()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = s.rate * sft.cosine(self.step, s.steps)
+                loss, numbers = advance(self.step)
+                if loss is not None:
+                    self.accelerator.backward(loss)
+                    numbers["norm"] = float(self.accelerator.clip_grad_norm_(self.params, s.clip))
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                if self.accelerator.is_main_process:
+                    log.write(json.dumps({"step": self.step, **numbers, "seconds": round(time.time() - began, 3)}) + "\n")
+                    log.flush()
+                self.step += 1
+                bar.update(1)
+                bar.set_postfix({k: f"{v:.3g}" for k, v in numbers.items() if k in ("loss", "reward", "accuracy")})
+                if self.step % s.every == 0 or self.step == s.steps:
+                    self.save()
