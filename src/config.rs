@@ -100,7 +100,7 @@ pub struct Daemon {
     pub heartbeat_ms: u32,
     /// Between two status lines in the log.
     pub status_s: u32,
-    /// Readings that wait for the model; the oldest are dropped.
+    /// Readings that wait for the model; the oldest are dropped. 0: as many as one window has.
     pub readings_max: usize,
     /// Messages that wait for each sink; the oldest are dropped.
     pub messages_max: usize,
@@ -123,7 +123,7 @@ impl Default for Model {
 
 impl Default for Daemon {
     fn default() -> Self {
-        Daemon { heartbeat_ms: 1_000, status_s: 60, readings_max: 96, messages_max: 64, stall_s: 120 }
+        Daemon { heartbeat_ms: 1_000, status_s: 60, readings_max: 0, messages_max: 64, stall_s: 120 }
     }
 }
 
@@ -169,7 +169,7 @@ impl Config {
         for (name, value, range) in [
             ("heartbeat_ms", daemon.heartbeat_ms as usize, 100..=60_000),
             ("status_s", daemon.status_s as usize, 1..=86_400),
-            ("readings_max", daemon.readings_max, 8..=4_096),
+            ("readings_max", daemon.readings_max, 0..=4_096),
             ("messages_max", daemon.messages_max, 8..=4_096),
             ("stall_s", daemon.stall_s as usize, 5..=3_600),
         ] {
@@ -181,6 +181,15 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// Readings that wait at most: those of one window, a quarter more, and some.
+    pub fn readings_max(&self, frames: usize) -> usize {
+        let window = 4 * frames + (self.window.window_ms + self.window.lateness_ms) as usize / 100;
+        match self.daemon.readings_max {
+            0 => window * 5 / 4 + 16,
+            readings_max => readings_max,
+        }
     }
 
     /// Every source that is not switched off.

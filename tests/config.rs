@@ -153,7 +153,7 @@ fn impossible_values_are_refused_by_name() {
             "sink.mqtt.client_key",
         ),
         (format!("{GOOD}[sink.mqtt]\nhost = \"b\"\npassword_file = \"p\"\n"), "sink.mqtt.user"),
-        (format!("{GOOD}[daemon]\nreadings_max = 0\n"), "daemon.readings_max"),
+        (format!("{GOOD}[daemon]\nreadings_max = 100000\n"), "daemon.readings_max"),
         (format!("{GOOD}[daemon]\nheartbeat_ms = 5\n"), "daemon.heartbeat_ms"),
         (GOOD.replace("[sink.stdout]", ""), "sink"),
         (GOOD.replace("[sink.stdout]", "[sink.stdout]\nenabled = false"), "sink"),

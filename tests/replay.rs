@@ -245,7 +245,7 @@ impl Run {
                 ..Default::default()
             },
             model: config::Model { labels: "toys".into(), reason: self.explain, ..Default::default() },
-            daemon: config::Daemon { heartbeat_ms: 1_000, ..Default::default() },
+            daemon: config::Daemon { heartbeat_ms: 1_000, readings_max: 64, ..Default::default() },
             state_file: self.state_file.clone(),
             sinks: vec![
                 Box::new(Stdout::to(stdout, Arc::clone(&speaker), Box::new(self.json.clone()))),

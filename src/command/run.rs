@@ -90,6 +90,8 @@ pub fn answers(config: &Config, bundle: &Bundle) -> Result<config::Model> {
 pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
     let model = answers(config, bundle)?;
     let set = bundle.label_set(&model.labels)?;
+    let frames = bundle.shape().frames;
+    let readings_max = config.readings_max(frames);
     let mut devices = Vec::new();
     let mut pace = Pace::Live;
     for mut device in config.devices() {
@@ -116,14 +118,14 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
     });
     Ok(Plan {
         gate: Arc::new(Gate::new(&config.privacy)?),
-        pool: Pool::new(config.daemon.readings_max, config.daemon.readings_max),
+        pool: Pool::new(readings_max, readings_max),
         devices,
         pace,
         window: config.window,
-        frames: bundle.shape().frames,
+        frames,
         policy: config.policy.clone(),
         model,
-        daemon: config.daemon.clone(),
+        daemon: config::Daemon { readings_max, ..config.daemon.clone() },
         state_file: state_file(config),
         sinks: sinks(config, &speaker)?,
         speaker,

@@ -4,7 +4,7 @@ use super::{Item, Pace, Popped, Queue, pulse::Status};
 use crate::{
     privacy::{Device, Gate},
     sink::{Counts, Message, Sink},
-    source::{Gives, Modality, Pool, Reading, Source, monotonic_ns},
+    source::{Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, monotonic_ns},
 };
 use std::{
     sync::{
@@ -18,6 +18,10 @@ use std::{
 const WAIT: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Live chunks are joined up to this many samples (100 ms), so that few wait in the queue.
+const JOINED: usize = 1_600;
+/// Stamps of chunks that follow on differ by less.
+const JITTER_NS: u64 = 20_000_000;
 
 /// Tells a sink what comes through its queue, until the queue is closed and empty.
 pub fn tell(mut sink: Box<dyn Sink>, messages: &Queue<Message>) -> (&'static str, Counts) {
@@ -54,6 +58,7 @@ impl Ear {
         let mut retry_at = Instant::now();
         let mut kept_ns = 0;
         let mut left = self.gives;
+        let mut held: Option<Chunk> = None;
         while !self.done.load(Ordering::Acquire) && (left.video || left.audio) {
             if self.gate.muted() {
                 if source.take().is_some() {
@@ -77,6 +82,17 @@ impl Ear {
                     }
                     Err(error) => Err(error),
                 },
+            };
+            let result = match result {
+                Ok(Some(Reading::Chunk(chunk))) if self.pace == Pace::Live => {
+                    Ok(self.join(&mut held, chunk).map(Reading::Chunk))
+                }
+                other => {
+                    if let Some(chunk) = held.take_if(|_| !matches!(other, Ok(Some(Reading::Frame(_))))) {
+                        self.push(Reading::Chunk(chunk));
+                    }
+                    other
+                }
             };
             match result {
                 Ok(None) => {}
@@ -121,6 +137,23 @@ impl Ear {
                     self.lost();
                 }
             }
+        }
+    }
+
+    /// Adds a chunk to the held one, and returns what is ready to go.
+    fn join(&self, held: &mut Option<Chunk>, chunk: Chunk) -> Option<Chunk> {
+        let follows = |first: &Chunk| {
+            let end_ns =
+                first.captured_ns + first.samples.len() as u64 * 1_000_000_000 / u64::from(SAMPLE_RATE);
+            end_ns.abs_diff(chunk.captured_ns) < JITTER_NS
+        };
+        match held {
+            Some(first) if follows(first) => {
+                first.samples.extend_from_slice(&chunk.samples);
+                self.pool.give_samples(chunk.samples);
+                held.take_if(|first| first.samples.len() >= JOINED)
+            }
+            _ => held.replace(chunk),
         }
     }
 

@@ -1,0 +1,316 @@
+//! The program itself: exit codes, a whole run over a recording, what it says when it is stopped, and `watch` and `draw`.
+
+use mien::bundle::{
+    Kind,
+    synthetic::{self, Preset},
+};
+use mien::wire::{LINE_BYTES_MAX, Message, encode};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+fn mien(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mien")).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with a tiny bundle and a clip, made once.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("tiny.gguf");
+        synthetic::write_file(&bundle, Preset::Tiny, 1, Kind::F32, &mut |_| ()).unwrap();
+        let clip = folder.path().join("clip");
+        fs::create_dir(&clip).unwrap();
+        for i in 0..20u32 {
+            let picture =
+                image::RgbImage::from_fn(32, 24, |x, y| image::Rgb([(x * 8) as u8, (y * 8 + i) as u8, 90]));
+            picture.save(clip.join(format!("{i:03}.png"))).unwrap();
+        }
+        folder
+    });
+    folder.path()
+}
+
+/// A config in the shared folder with more tables.
+fn config(name: &str, more: &str) -> PathBuf {
+    let text = format!(
+        "device = \"bench\"\n[model]\nbundle = \"tiny.gguf\"\n[clip]\npath = \"clip\"\nframes_per_second = 10\n\
+         [window]\nwindow_ms = 1000\nhop_ms = 500\n[privacy]\npurpose = \"research\"\n\
+         [policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 500\n{more}"
+    );
+    let path = folder().join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn usage_errors_end_with_1_and_help_with_0() {
+    for args in [&["bogus"][..], &[], &["run"], &["run", "a", "b"], &["watch", "--count", "x", "y"]] {
+        assert_eq!(mien(args).status.code(), Some(1), "{args:?}");
+    }
+    assert_eq!(mien(&["--help"]).status.code(), Some(0));
+    assert_eq!(mien(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn bad_configs_and_bundles_end_with_78() {
+    let unknown = config("unknown.toml", "[sink.stdout]\ncolour = 1\n");
+    let no_clip = folder().join("no_clip.toml");
+    let good = fs::read_to_string(config("good.toml", "[sink.stdout]\n")).unwrap();
+    fs::write(&no_clip, good.replace("\"clip\"", "\"gone.mp4\"")).unwrap();
+    let no_bundle = folder().join("no_bundle.toml");
+    fs::write(&no_bundle, good.replace("tiny.gguf", "gone.gguf")).unwrap();
+    let broken_bundle = folder().join("broken_bundle.toml");
+    fs::write(folder().join("broken.gguf"), b"GGUF but not really").unwrap();
+    fs::write(&broken_bundle, good.replace("tiny.gguf", "broken.gguf")).unwrap();
+    let no_labels = folder().join("no_labels.toml");
+    fs::write(&no_labels, good.replace("[model]", "[model]\nlabels = \"colours\"")).unwrap();
+    let no_tty = config("no_tty.toml", "[sink.serial]\ntty = \"/dev/nowhere\"\n");
+    for (file, named) in [
+        (&unknown, "`colour`"),
+        (&no_clip, "gone.mp4"),
+        (&no_bundle, "gone.gguf"),
+        (&broken_bundle, "broken.gguf"),
+        (&no_labels, "colours"),
+    ] {
+        for command in ["check-config", "run"] {
+            let output = mien(&[command, path(file)]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{command} {}: {said}", file.display());
+            assert!(said.contains(named), "{command}: {said}");
+        }
+    }
+    let output = mien(&["check-config", path(&no_tty)]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("/dev/nowhere"), "{}", text(&output.stderr));
+    assert_eq!(mien(&["check-config", "--no-devices", path(&no_tty)]).status.code(), Some(0));
+}
+
+#[test]
+fn check_config_prints_the_limits() {
+    let output = mien(&["check-config", path(&config("limits.toml", "[sink.stdout]\n"))]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for row in ["window", "sound ring", "readings queued", "messages queued per sink", "bundle, mapped"] {
+        assert!(said.contains(row), "{row} is missing:\n{said}");
+    }
+}
+
+#[test]
+fn every_profile_and_example_reads() {
+    let board = Path::new(env!("CARGO_MANIFEST_DIR")).join("board");
+    let mut profiles = 0;
+    for entry in fs::read_dir(&board).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|ending| ending != "toml") || file.ends_with("site-example.toml") {
+            continue;
+        }
+        profiles += 1;
+        let site = folder().join("profiled.toml");
+        let text = format!(
+            "profile = \"{}\"\n[model]\nbundle = \"tiny.gguf\"\n[privacy]\npurpose = \"research\"\n",
+            file.display()
+        );
+        fs::write(&site, text).unwrap();
+        mien::config::read(&site).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
+    }
+    assert!(profiles >= 2, "{profiles} profiles in {}", board.display());
+    mien::config::read(&board.join("site-example.toml")).unwrap();
+}
+
+#[test]
+fn a_fast_run_prints_the_same_lines_every_time_and_they_can_be_drawn() {
+    let config = config("fast.toml", "[sink.stdout]\nscores = true\n");
+    let first = mien(&["run", "--fast", path(&config)]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let second = mien(&["run", "--fast", path(&config)]);
+    assert_eq!(text(&first.stdout), text(&second.stdout));
+    let said = text(&first.stdout);
+    assert!(said.starts_with(r#"{"type":"hello""#), "{said}");
+    assert!(said.contains(r#""event":"begin""#) && said.contains(r#""cause":"input_end""#), "{said}");
+    assert!(text(&first.stderr).contains("done: "), "{}", text(&first.stderr));
+
+    let (lines, picture) = (folder().join("fast.jsonl"), folder().join("fast.svg"));
+    fs::write(&lines, &first.stdout).unwrap();
+    let drawn = mien(&["draw", path(&lines), "-o", path(&picture), "--title", "A <test> & more"]);
+    assert_eq!(drawn.status.code(), Some(0), "{}", text(&drawn.stderr));
+    let svg = fs::read_to_string(&picture).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.contains("A &lt;test&gt; &amp; more") && svg.contains("<polyline") && !svg.contains("NaN"));
+
+    let watched = mien(&["watch", "--strict", path(&lines)]);
+    assert_eq!(watched.status.code(), Some(0), "{}", text(&watched.stderr));
+    fs::write(&lines, "nothing to see").unwrap();
+    assert_eq!(mien(&["draw", path(&lines), "-o", path(&picture)]).status.code(), Some(1));
+}
+
+/// A pseudo terminal and the path of its other end.
+fn pty() -> (OwnedFd, PathBuf) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    (master, PathBuf::from(name.to_str().unwrap()))
+}
+
+/// Everything that has come to a descriptor, until `enough` of it.
+fn collect(master: &OwnedFd, mut enough: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
+    rustix::io::ioctl_fionbio(master, true).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut all = Vec::new();
+    let mut bytes = [0; 4096];
+    while !enough(&all) {
+        assert!(Instant::now() < deadline, "only {} bytes came", all.len());
+        match rustix::io::read(master, &mut bytes[..]) {
+            Ok(len) if len > 0 => all.extend_from_slice(&bytes[..len]),
+            _ => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    all
+}
+
+#[test]
+fn a_terminated_daemon_ends_what_holds_on_the_serial_line() {
+    let (far, tty) = pty();
+    let more = format!("[sink.serial]\ntty = \"{}\"\n[daemon]\nheartbeat_ms = 200\n", tty.display());
+    let config = config("serial.toml", &more);
+    let slow =
+        fs::read_to_string(&config).unwrap().replace("frames_per_second = 10", "frames_per_second = 1");
+    fs::write(&config, slow).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["run", path(&config)])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let names = |bytes: &[u8]| -> Vec<String> {
+        mien::command::draw::lines(bytes)
+            .into_iter()
+            .map(|line| match line {
+                mien::sink::json::Line::Event(event) => event.event,
+                mien::sink::json::Line::Hello(_) => "hello".into(),
+                _ => "other".into(),
+            })
+            .collect()
+    };
+    let mut all = collect(&far, |bytes| names(bytes).contains(&"begin".into()));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let mut bytes = [0; 4096];
+    while let Ok(len) = rustix::io::read(&far, &mut bytes[..]) {
+        if len == 0 {
+            break;
+        }
+        all.extend_from_slice(&bytes[..len]);
+    }
+    let names = names(&all);
+    assert_eq!(names[0], "hello");
+    assert_eq!(names[names.len() - 2..], ["end", "unknown"], "{names:?}");
+    assert!(stderr.contains("serial: "), "{stderr}");
+}
+
+/// An event packet with its numbers.
+fn packet(seq: u16) -> Vec<u8> {
+    let event = mien::wire::Event {
+        seq: u32::from(seq),
+        episode: 0,
+        kind: mien::wire::Kind::Begin,
+        label: 0,
+        confidence_permille: 700,
+        track: 0,
+        expected: 3,
+        present: 3,
+        cause: mien::wire::Cause::None,
+        at_ms: 1_000,
+        begin_ms: 1_000,
+        window_ms: 1_000,
+        wall_ms: 0,
+        wall_synced: 0,
+        age_ms: 0,
+    };
+    let mut out = [0; LINE_BYTES_MAX];
+    let len = encode(&Message::Event(event), seq, &mut out).unwrap();
+    out[..len].to_vec()
+}
+
+#[test]
+fn watch_counts_events_errors_and_gaps_on_a_tty() {
+    let (far, tty) = pty();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["watch", path(&tty), "--count", "4", "--seconds", "60", "--strict"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    // Packets sent before the tty is raw are lost; one that is printed says that it is.
+    let mut sent = 0;
+    let reader = std::thread::spawn(move || {
+        out.read_line(&mut first).unwrap();
+        (out, first)
+    });
+    while !reader.is_finished() {
+        assert!(sent < 600, "watch printed nothing");
+        rustix::io::write(&far, &packet(0)).unwrap();
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (mut out, first) = reader.join().unwrap();
+    assert!(first.contains("begin"), "{first}");
+    let mut bent = packet(1);
+    bent[8] ^= 0x10;
+    for bytes in [bent, packet(2), packet(3), packet(5)] {
+        rustix::io::write(&far, &bytes).unwrap();
+    }
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("events=4") && said.contains("crc_errors=1"), "{said}");
+    assert!(said.contains("things were wrong"), "{said}");
+}
+
+#[test]
+fn watch_reads_recordings_of_packets_and_says_when_too_few_came() {
+    let file = folder().join("line.bin");
+    let bytes: Vec<u8> = (0..3).flat_map(packet).collect();
+    fs::write(&file, bytes).unwrap();
+    let output = mien(&["watch", "--strict", "--json", path(&file)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 3);
+    assert!(text(&output.stderr).contains("events=3") && text(&output.stderr).contains("gaps=0"));
+    let output = mien(&["watch", "--count", "4", path(&file)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("3 of 4 events"), "{}", text(&output.stderr));
+    let mut input = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["watch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    input.stdin.take().unwrap().write_all(&packet(9)).unwrap();
+    assert!(text(&input.wait_with_output().unwrap().stdout).contains("begin"));
+}
