@@ -1,0 +1,121 @@
+// attention: one warp's share of a flash attention: 16 queries against a tile of keys in shared memory, on the tensor cores.
+//
+// A query is a pair (row, query head of one key/value head), so that every key is read once for all heads that share it.
+#pragma once
+#include "parts.cuh"
+
+// State of 16 queries of `padded` dimensions. In an accumulator fragment a lane holds queries lane / 4 and lane / 4 + 8.
+template <int padded> struct Queries {
+    unsigned q[padded / 16][4];
+    float out[padded / 8][4];
+    float top[2], sum[2]; // running maximum of the scores (in units of log2) and sum of the weights
+};
+
+// Where the queries come from and go to.
+struct Rows {
+    const float *qkv; // first row, first query head of the key/value head
+    int stride;       // values from row to row
+    int head_dim;
+    int group; // query heads per key/value head
+    int count; // rows * group
+};
+
+DEVICE float query_value(const Rows &rows, int query, int c) {
+    if (query >= rows.count || c >= rows.head_dim) return 0.0f;
+    return rows.qkv[(size_t)(query / rows.group) * rows.stride + query % rows.group * rows.head_dim + c];
+}
+
+template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows, int first) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < padded / 16; ++k)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int query = first + lane / 4 + i % 2 * 8, c = k * 16 + i / 2 * 8 + lane % 4 * 2;
+            state.q[k][i] = pack_f16(query_value(rows, query, c), query_value(rows, query, c + 1));
+        }
+#pragma unroll
+    for (int i = 0; i < padded / 8 * 4; ++i) state.out[i / 4][i % 4] = 0.0f;
+    state.top[0] = state.top[1] = -INFINITY_F;
+    state.sum[0] = state.sum[1] = 0.0f;
+}
+
+// Takes in `keys` keys, of which query i sees the first limit[i]. `scale` is head_dim^-1/2 * log2(e).
+template <int padded, int keys>
+DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const int (&limit)[2], float scale) {
+    const int lane = threadIdx.x % 32, pitch = padded + 8;
+    float s[keys / 8][4];
+#pragma unroll
+    for (int i = 0; i < keys / 8 * 4; ++i) s[i / 4][i % 4] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < padded / 16; ++k)
+#pragma unroll
+        for (int n = 0; n < keys / 16; ++n) {
+            unsigned b[4];
+            load_matrix(b, key + (n * 16 + lane / 16 * 8 + lane % 8) * pitch + k * 16 + lane / 8 % 2 * 8);
+            multiply(s[n * 2], state.q[k], b[0], b[1]);
+            multiply(s[n * 2 + 1], state.q[k], b[2], b[3]);
+        }
+    float top[2] = {state.top[0], state.top[1]};
+#pragma unroll
+    for (int n = 0; n < keys / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const bool seen = n * 8 + lane % 4 * 2 + i % 2 < limit[i / 2];
+            s[n][i] = seen ? s[n][i] * scale : -INFINITY_F;
+            top[i / 2] = fmaxf(top[i / 2], s[n][i]);
+        }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(FULL, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(FULL, top[h], 2));
+        // A query that has seen nothing yet keeps its zeros.
+        const float base = top[h] == -INFINITY_F ? 0.0f : top[h];
+        const float shrink = exp2_fast(state.top[h] - base);
+        state.top[h] = top[h];
+        state.sum[h] *= shrink;
+#pragma unroll
+        for (int n = 0; n < padded / 8; ++n) {
+            state.out[n][h * 2] *= shrink;
+            state.out[n][h * 2 + 1] *= shrink;
+        }
+#pragma unroll
+        for (int n = 0; n < keys / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                s[n][h * 2 + i] = exp2_fast(s[n][h * 2 + i] - base);
+                state.sum[h] += s[n][h * 2 + i];
+            }
+    }
+#pragma unroll
+    for (int k = 0; k < keys / 16; ++k) {
+        const unsigned p[4] = {pack_f16(s[k * 2][0], s[k * 2][1]), pack_f16(s[k * 2][2], s[k * 2][3]),
+                               pack_f16(s[k * 2 + 1][0], s[k * 2 + 1][1]), pack_f16(s[k * 2 + 1][2], s[k * 2 + 1][3])};
+#pragma unroll
+        for (int n = 0; n < padded / 16; ++n) {
+            unsigned b[4];
+            load_matrix_transposed(b, value + (k * 16 + lane % 16) * pitch + n * 16 + lane / 16 * 8);
+            multiply(state.out[n * 2], p, b[0], b[1]);
+            multiply(state.out[n * 2 + 1], p, b[2], b[3]);
+        }
+    }
+}
+
+// The sums of the weights, whole: each lane has added up only its own columns.
+template <int padded> DEVICE void finish(Queries<padded> &state) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        state.sum[h] += __shfl_xor_sync(FULL, state.sum[h], 1);
+        state.sum[h] += __shfl_xor_sync(FULL, state.sum[h], 2);
+    }
+}
+
+// Starts the copy of keys first .. first + keys of a run of `count` (zeros behind its end) by `threads` threads, of which this is `thread`.
+template <int padded, int keys>
+DEVICE void bring(f16 *to, const f16 *from, int first, int count, int thread, int threads) {
+    for (int i = thread; i < keys * (padded / 8); i += threads) {
+        const int row = i / (padded / 8), c = i % (padded / 8) * 8;
+        const bool valid = first + row < count;
+        copy_async(to + row * (padded + 8) + c, from + (size_t)(valid ? first + row : 0) * padded + c, valid);
+    }
+}

@@ -1,0 +1,67 @@
+// parts: what several kernels are made of: activations, sums over a warp and a block, one value of a packed weight.
+#pragma once
+#include "ptx.cuh"
+
+// As the order of backend::Act.
+enum { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU };
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+DEVICE float activate(int act, float x) {
+    if (act == ACT_GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    if (act == ACT_GELU_TANH) return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    if (act == ACT_SILU) return x * sigmoid(x);
+    return x;
+}
+
+// Every lane gets the sum over its warp.
+DEVICE float warp_sum(float x) {
+#pragma unroll
+    for (int step = 16; step; step /= 2) x += __shfl_xor_sync(FULL, x, step);
+    return x;
+}
+
+DEVICE float warp_max(float x) {
+#pragma unroll
+    for (int step = 16; step; step /= 2) x = fmaxf(x, __shfl_xor_sync(FULL, x, step));
+    return x;
+}
+
+// Every thread of the block gets the sum; `room` holds one float per warp and is free again when this returns.
+DEVICE float block_sum(float x, float *room) {
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) room[warp] = x;
+    __syncthreads();
+    float sum = 0.0f;
+    for (int w = 0; w < warps; ++w) sum += room[w];
+    __syncthreads();
+    return sum;
+}
+
+DEVICE float block_max(float x, float *room) {
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    x = warp_max(x);
+    if (threadIdx.x % 32 == 0) room[warp] = x;
+    __syncthreads();
+    float top = room[0];
+    for (int w = 1; w < warps; ++w) top = fmaxf(top, room[w]);
+    __syncthreads();
+    return top;
+}
+
+// NaN where any of the values added up as `x * 0` was not finite, else 0.
+DEVICE float taint(float x) { return x * 0.0f; }
+
+// How a matrix lies in device memory, as backend::cuda::matrix packs it: `width` is cols rounded up to 32, the rest zeros.
+//   F32   f32 (rows, width)
+//   F16   f16 (rows, width)
+//   Q8    i8 (rows, width), scales f16 (rows, width / 32)
+//   Q4    16 bytes per 32 values, low nibbles first, value = scale * (nibble - 8); scales as Q8
+enum { KIND_F32, KIND_F16, KIND_Q8, KIND_Q4 };
+
+struct Weights {
+    const void *values;
+    const f16 *scales;
+    int rows, cols, width, kind;
+};
