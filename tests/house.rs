@@ -6,7 +6,8 @@ const LINES_MAX: usize = 700;
 const BANNED_NAMES: [&str; 6] = ["utils", "util", "helpers", "helper", "manager", "misc"];
 /// Kernels, the mapped file, and the thin edges to the operating system.
 const UNSAFE_ROOMS: [&str; 5] = ["src/backend/", "src/bundle/", "src/source/", "src/sink/", "src/command/"];
-const TOP_LEVEL: [&str; 12] = [
+const TOP_LEVEL: [&str; 13] = [
+    "build.rs",
     "Cargo.toml",
     "Cargo.lock",
     "README.md",

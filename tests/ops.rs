@@ -16,8 +16,10 @@ use mien::{
 
 struct Bound {
     name: String,
-    /// x meets quantised weights as int8.
-    int8: bool,
+    /// Up to so many rows, x meets quantised weights as int8.
+    int8_rows_max: usize,
+    /// Beyond them, x and the weights meet as f16 (but not F32 weights): of the sum of magnitudes.
+    half: f64,
     /// Of the sum of magnitudes.
     sum: f64,
     /// Of the largest value, for attention over f32.
@@ -38,21 +40,46 @@ fn cpus() -> Vec<(Cpu, Bound)> {
                 Precision::F16 => 2e-3,
                 Precision::Int8 => 2e-2,
             };
-            all.push((cpu, Bound { name, int8: true, sum: 4e-6, attention, cached }));
+            all.push((
+                cpu,
+                Bound { name, int8_rows_max: usize::MAX, half: 0.0, sum: 4e-6, attention, cached },
+            ));
         }
     }
     all
 }
 
-/// Runs the block once for the reference and once for every level of the CPU.
+/// The first CUDA device, with every tensor in memory of its own so that an emulated device sees where each ends.
+#[cfg(feature = "cuda")]
+fn cuda() -> (mien::backend::cuda::Cuda, Bound) {
+    use mien::backend::cuda::{Cuda, Options};
+    let cuda = Cuda::with_options(Options { chunk_bytes: 0, ..Options::default() }).unwrap();
+    let name = cuda.describe();
+    // Two roundings to f16; those of attention are relative to the largest value.
+    (cuda, Bound { name, int8_rows_max: 1, half: 1.0e-3, sum: 4e-6, attention: 4e-3, cached: 4e-3 })
+}
+
+/// Runs the block once for the reference, once for every level of the CPU and, where it is built in, once for CUDA.
 macro_rules! on_every_device {
     (|$b:ident, $bound:ident| $body:block) => {{
         {
             let mut $b = Scalar;
-            let $bound = Bound { name: $b.describe(), int8: false, sum: 1e-7, attention: 1e-6, cached: 1e-6 };
+            let $bound = Bound {
+                name: $b.describe(),
+                int8_rows_max: 0,
+                half: 0.0,
+                sum: 1e-7,
+                attention: 1e-6,
+                cached: 1e-6,
+            };
             $body
         }
         for (mut $b, $bound) in cpus() {
+            $body
+        }
+        #[cfg(feature = "cuda")]
+        {
+            let (mut $b, $bound) = cuda();
             $body
         }
     }};
@@ -152,14 +179,15 @@ fn act(a: Act, x: f64) -> f64 {
 }
 
 /// `x W^T` and, for each value, how far a device may be off.
-fn product(x: &[f32], rows: usize, w: &[f64], cols: usize, quantised: bool, b: &Bound) -> Vec<(f64, f64)> {
+fn product(x: &[f32], rows: usize, w: &[f64], cols: usize, kind: Kind, b: &Bound) -> Vec<(f64, f64)> {
     let mut out = Vec::new();
     for x in x.chunks(cols).take(rows) {
         for w in w.chunks(cols) {
             let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * w).sum();
             let magnitudes: f64 = x.iter().zip(w).map(|(x, w)| (f64::from(*x) * w).abs()).sum();
-            let mut off = b.sum * magnitudes + 1e-30;
-            if quantised && b.int8 {
+            let half = if rows > b.int8_rows_max && kind != Kind::F32 { b.half } else { 0.0 };
+            let mut off = (b.sum + half) * magnitudes + 1e-30;
+            if kind.block().0 > 1 && rows <= b.int8_rows_max {
                 for (x, w) in x.chunks(32).zip(w.chunks(32)) {
                     let top = x.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
                     off += top / 254.0 * 1.0001 * w.iter().map(|w| w.abs()).sum::<f64>();
@@ -219,8 +247,7 @@ fn linear() {
                     .unwrap();
                 let a = ACTS[(i + j) % 4];
                 let mut out = b.alloc(rows * outputs + 3).unwrap();
-                let quantised = kind.block().0 > 1;
-                let sums = product(&x, rows, &w, cols, quantised, &bound);
+                let sums = product(&x, rows, &w, cols, kind, &bound);
                 let what = format!("{kind:?} {rows}x{outputs}x{cols} {a:?}");
 
                 b.linear(&xb, rows, &m, Some(&bb), a, &mut out);
@@ -267,9 +294,8 @@ fn linear_gated() {
                     .unwrap();
                 let mut out = b.alloc(rows * outputs).unwrap();
                 b.linear_gated(&xb, rows, &m, &mut out);
-                let quantised = kind.block().0 > 1;
-                let gates = product(&x, rows, &gate, cols, quantised, &bound);
-                let ups = product(&x, rows, &up, cols, quantised, &bound);
+                let gates = product(&x, rows, &gate, cols, kind, &bound);
+                let ups = product(&x, rows, &up, cols, kind, &bound);
                 let want = gates.iter().zip(&ups).map(|((g, g_off), (u, u_off))| {
                     let s = act(Act::Silu, *g);
                     let off = g_off * 1.2 * (u.abs() + u_off) + s.abs() * u_off;

@@ -15,6 +15,8 @@ use crate::bundle::Tensor;
 use anyhow::Result;
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
 /// What follows a product or a norm, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,8 @@ pub use engine::Model;
 pub use generate::{Decoding, Sampling};
 pub use observe::{Cost, Observer, Stage, Stages, Taps};
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::Cuda;
 use crate::{
     backend::cpu::{Cpu, Precision, scalar::Scalar},
     bundle::Bundle,
@@ -89,6 +91,8 @@ pub enum Device {
     Auto,
     /// The multi-threaded CPU backend.
     Cpu,
+    /// The first CUDA device; refused where there is none.
+    Cuda,
     /// The scalar reference: slow, and right.
     Scalar,
 }
@@ -100,16 +104,34 @@ impl std::str::FromStr for Device {
         Ok(match name {
             "auto" => Device::Auto,
             "cpu" => Device::Cpu,
+            "cuda" => Device::Cuda,
             "scalar" => Device::Scalar,
-            other => bail!("`{other}` is no backend; choose auto, cpu or scalar"),
+            other => bail!("`{other}` is no backend; choose auto, cpu, cuda or scalar"),
         })
     }
 }
 
-/// Loads a bundle onto a device; `threads` 0 takes what the machine has.
+/// Loads a bundle onto a device; `threads` 0 takes what the machine has. `Auto` takes a CUDA device where there is one, and says
+/// so where there is none.
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
     match device {
-        Device::Auto | Device::Cpu => {
+        #[cfg(feature = "cuda")]
+        Device::Auto => match Cuda::open() {
+            Ok(cuda) => Ok(Box::new(Model::load(cuda, bundle)?)),
+            Err(why) => {
+                log::warn!("backend=cpu cuda=\"{why:#}\"");
+                load(bundle, Device::Cpu, threads)
+            }
+        },
+        #[cfg(feature = "cuda")]
+        Device::Cuda => Ok(Box::new(Model::load(Cuda::open()?, bundle)?)),
+        #[cfg(not(feature = "cuda"))]
+        Device::Auto => load(bundle, Device::Cpu, threads),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => bail!(
+            "this program was built without CUDA; `tools/kernels build` and then `cargo build --release --features cuda` add it"
+        ),
+        Device::Cpu => {
             let cpu = Cpu::new(threads, Precision::of(bundle.head().quant))?;
             Ok(Box::new(Model::load(cpu, bundle)?))
         }

@@ -19,10 +19,7 @@ use panels::Packed;
 use pool::Pool;
 use product::{Chunk, Pack, Product, Then};
 use rows::{Elements, Means, Norm, Taps};
-use std::{
-    cell::RefCell,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::cell::RefCell;
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -30,7 +27,6 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cache;
-mod ceiling;
 mod lanes;
 mod math;
 mod memory;
@@ -42,7 +38,6 @@ mod rows;
 pub mod scalar;
 
 pub use cache::Cache;
-pub use ceiling::Ceilings;
 pub use memory::Buf;
 pub use panels::Matrix;
 
@@ -220,11 +215,6 @@ impl Cpu {
 
     pub fn threads(&self) -> usize {
         self.pool.threads()
-    }
-
-    /// Counts the jobs that the team was given; goes on counting while the backend is in use elsewhere.
-    pub fn launches(&self) -> Arc<AtomicU64> {
-        self.pool.jobs()
     }
 
     fn product(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, then: Then, out: &mut [f32]) {

@@ -1,0 +1,285 @@
+//! A CUDA device as the driver shows it: opened, its kernels loaded, its memory taken in chunks, its first failure remembered.
+//!
+//! Limits: one stream; memory is given back when the last user of the device is gone, not before.
+
+use super::images::{self, IMAGES};
+use super::launches::Kernels;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The oldest driver whose kernel images and calls these are: CUDA 12.6, JetPack 6.1.
+const DRIVER_MIN: i32 = 12060;
+/// Beginnings of everything that is taken, and lengths of chunks.
+const ALIGN: usize = 256;
+
+/// An address in device memory.
+pub type Address = u64;
+
+/// What can be chosen when a device is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub ordinal: usize,
+    /// Memory is asked of the driver in pieces of this size; 0 asks for each tensor alone, which lets tools see where it ends.
+    pub chunk_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { ordinal: 0, chunk_bytes: 64 << 20 }
+    }
+}
+
+pub struct Device {
+    context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    pub kernels: Kernels,
+    pub multiprocessors: usize,
+    name: String,
+    memory: Mutex<Memory>,
+    lost: Mutex<Option<String>>,
+}
+
+struct Memory {
+    chunk_bytes: usize,
+    chunks: Vec<Address>,
+    /// Of the last chunk.
+    next: Address,
+    end: Address,
+    taken_bytes: usize,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `12060` as `12.6`.
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+impl Device {
+    /// Opens the device and loads its kernels. Says what is missing where it cannot.
+    pub fn open(options: Options) -> Result<Arc<Device>> {
+        // SAFETY: looks for the driver's library and calls nothing in it.
+        ensure!(
+            unsafe { sys::is_culib_present() },
+            "there is no CUDA driver on this machine (libcuda.so.1 was not found); on a Jetson it comes with JetPack"
+        );
+        let mut driver = 0;
+        // SAFETY: writes one integer, and may be called before anything else.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }
+            .result()
+            .context("asking the CUDA driver for its version")?;
+        ensure!(
+            driver >= DRIVER_MIN,
+            "the CUDA driver is too old: it supports CUDA {}, and CUDA {} is needed (JetPack 6.1, or driver 560, and newer)",
+            version(driver),
+            version(DRIVER_MIN)
+        );
+        let context = CudaContext::new(options.ordinal).map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => anyhow!("the CUDA driver finds no device"),
+            sys::CUresult::CUDA_ERROR_INVALID_DEVICE => {
+                anyhow!("there is no CUDA device {}", options.ordinal)
+            }
+            _ => anyhow!("opening CUDA device {}: {}", options.ordinal, describe(error)),
+        })?;
+        // SAFETY: buffers are not tracked by events, so order is ours to keep: everything runs on one stream.
+        unsafe { context.disable_event_tracking() };
+        let (major, minor) =
+            context.compute_capability().map_err(failed("asking for the compute capability"))?;
+        let arch = major * 10 + minor;
+        let image = images::choose(IMAGES, arch)?;
+        let module = context.load_module(image_of(image)).map_err(|error| {
+            anyhow!(
+                "the CUDA driver (CUDA {}) refuses the kernels {}: {}",
+                version(driver),
+                image.name(),
+                describe(error)
+            )
+        })?;
+        let kernels = Kernels::load(&module).with_context(|| format!("in the kernels {}", image.name()))?;
+        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors =
+            context.attribute(count).map_err(failed("asking for the multiprocessors"))? as usize;
+        let name = format!(
+            "cuda, {}, sm_{arch}, {multiprocessors} multiprocessors, kernels {}, driver for CUDA {}",
+            context.name().map_err(failed("asking for the device's name"))?,
+            image.name(),
+            version(driver)
+        );
+        Ok(Arc::new(Device {
+            stream: context.new_stream().map_err(failed("making a stream"))?,
+            kernels,
+            multiprocessors,
+            name,
+            memory: Mutex::new(Memory {
+                chunk_bytes: options.chunk_bytes,
+                chunks: Vec::new(),
+                next: 0,
+                end: 0,
+                taken_bytes: 0,
+            }),
+            lost: Mutex::new(None),
+            context,
+        }))
+    }
+
+    pub fn describe(&self) -> String {
+        format!("{}, {} MiB taken", self.name, locked(&self.memory).taken_bytes >> 20)
+    }
+
+    /// Memory for `what`, aligned, its content undefined.
+    pub fn take(&self, bytes: usize, what: &str) -> Result<Address> {
+        self.here();
+        let mut memory = locked(&self.memory);
+        let bytes = bytes.max(1).next_multiple_of(if memory.chunk_bytes == 0 { 16 } else { ALIGN });
+        if memory.end - memory.next < bytes as u64 {
+            let wanted = bytes.max(memory.chunk_bytes);
+            // SAFETY: the context is current; the chunk is freed once, when the device is dropped.
+            let chunk = unsafe { result::malloc_sync(wanted) }.map(|at| (at, wanted)).or_else(|_| {
+                // A whole chunk may be too much where the piece itself still fits.
+                // SAFETY: as above.
+                unsafe { result::malloc_sync(bytes) }.map(|at| (at, bytes))
+            });
+            let (at, length) = chunk.map_err(|error| self.no_room(bytes, what, error))?;
+            memory.chunks.push(at);
+            memory.taken_bytes += length;
+            (memory.next, memory.end) = (at, at + length as u64);
+        }
+        let at = memory.next;
+        memory.next += bytes as u64;
+        Ok(at)
+    }
+
+    fn no_room(&self, bytes: usize, what: &str, error: DriverError) -> anyhow::Error {
+        let room = match result::mem_get_info() {
+            Ok((free, total)) => format!("{free} of {total} bytes are free"),
+            Err(error) => format!("the free memory cannot be asked: {}", describe(error)),
+        };
+        if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            anyhow!(
+                "no room on the device for {what}: {bytes} bytes, {room}; take a smaller bundle (--quant q4_0) or a smaller context"
+            )
+        } else {
+            anyhow!("taking {bytes} bytes of device memory for {what}: {}; {room}", describe(error))
+        }
+    }
+
+    /// Memory that may be given back for more of it, outside the chunks.
+    pub fn take_alone(&self, bytes: usize, what: &str) -> Result<Address> {
+        self.here();
+        // SAFETY: the context is current; the caller gives the memory back.
+        let at = unsafe { result::malloc_sync(bytes) }.map_err(|error| self.no_room(bytes, what, error))?;
+        locked(&self.memory).taken_bytes += bytes;
+        Ok(at)
+    }
+
+    pub fn give_alone(&self, at: Address, bytes: usize) {
+        self.here();
+        self.note("waiting to give memory back", self.stream.synchronize());
+        // SAFETY: `at` is from `take_alone`, and nothing on the stream uses it any more.
+        self.note("giving memory back", unsafe { result::free_sync(at) });
+        locked(&self.memory).taken_bytes -= bytes;
+    }
+
+    /// Makes the context current on this thread.
+    fn here(&self) {
+        self.note("binding the device to a thread", self.context.bind_to_thread());
+    }
+
+    /// Remembers the first failure; what follows it is noise.
+    pub fn note(&self, what: &str, done: Result<(), DriverError>) {
+        if let Err(error) = done {
+            locked(&self.lost)
+                .get_or_insert_with(|| format!("the CUDA device was lost in {what}: {}", describe(error)));
+        }
+    }
+
+    /// Fails once anything has failed.
+    pub fn check(&self) -> Result<()> {
+        match &*locked(&self.lost) {
+            Some(why) => bail!("{why}"),
+            None => Ok(()),
+        }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        locked(&self.lost).is_some()
+    }
+
+    /// Copies `src` to the device; it may be reused when this returns.
+    pub fn upload<T>(&self, src: &[T], to: Address) {
+        if src.is_empty() || self.is_lost() {
+            return;
+        }
+        self.here();
+        // SAFETY: the destination was taken for at least this many bytes (the callers check). From pageable memory the call returns
+        // after the source has been read.
+        let done = unsafe { result::memcpy_htod_async(to, src, self.stream.cu_stream()) };
+        self.note("a copy to it", done);
+    }
+
+    /// Waits for the device and copies out.
+    pub fn download<T>(&self, from: Address, dst: &mut [T]) -> Result<()> {
+        self.check()?;
+        self.here();
+        // SAFETY: the source was taken for at least this many bytes (the callers check); the wait below ends the use of `dst`.
+        let done = unsafe { result::memcpy_dtoh_async(dst, from, self.stream.cu_stream()) };
+        self.note("a copy from it", done);
+        self.note("waiting for it", self.stream.synchronize());
+        self.check()
+    }
+
+    pub fn copy(&self, from: Address, to: Address, bytes: usize) {
+        if bytes == 0 || self.is_lost() {
+            return;
+        }
+        self.here();
+        // SAFETY: both ranges lie in memory that was taken (the callers check).
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        self.note("a copy on it", done);
+    }
+
+    pub fn zero(&self, at: Address, bytes: usize) {
+        self.here();
+        // SAFETY: the range lies in memory that was taken (the callers check).
+        let done = unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) };
+        self.note("clearing its memory", done);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.here();
+        self.note("waiting for it at the end", self.stream.synchronize());
+        for &chunk in &locked(&self.memory).chunks {
+            // SAFETY: the chunk came from the driver, and nobody holds an address in it any more. A device that is gone has
+            // freed it already: there is nobody to tell.
+            let _ = unsafe { result::free_sync(chunk) };
+        }
+    }
+}
+
+fn image_of(image: &images::Image) -> Ptx {
+    if image.binary {
+        Ptx::from_binary(image.bytes.to_vec())
+    } else {
+        Ptx::from_src(String::from_utf8_lossy(image.bytes).into_owned())
+    }
+}
+
+fn describe(error: DriverError) -> String {
+    match (error.error_name(), error.error_string()) {
+        (Ok(name), Ok(text)) if name != text => {
+            format!("{} ({})", text.to_string_lossy(), name.to_string_lossy())
+        }
+        (Ok(name), _) => name.to_string_lossy().into_owned(),
+        _ => format!("{:?}", error.0),
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(DriverError) -> anyhow::Error {
+    move |error| anyhow!("{what}: {}", describe(error))
+}

@@ -1,0 +1,105 @@
+//! The kernels of `kernels/`, each behind a function of its own signature: the driver takes arguments without types.
+
+use super::device::{Address, Device};
+use anyhow::{Result, anyhow};
+use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg};
+use std::sync::Arc;
+
+/// A packed matrix, as `struct Weights` of kernels/parts.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    pub values: Address,
+    pub scales: Address,
+    pub rows: i32,
+    pub cols: i32,
+    pub width: i32,
+    pub kind: i32,
+}
+
+// SAFETY: plain numbers in C layout, the same on both sides.
+unsafe impl DeviceRepr for Weights {}
+
+/// Blocks of a launch.
+pub type Blocks = (usize, usize, usize);
+
+macro_rules! kernels {
+    ($($name:ident [$threads:literal] ($($arg:ident: $type:ty),*);)*) => {
+        pub struct Kernels { $($name: CudaFunction),* }
+
+        impl Kernels {
+            pub fn load(module: &Arc<CudaModule>) -> Result<Self> {
+                Ok(Kernels { $($name: {
+                    let found = module.load_function(stringify!($name));
+                    found.map_err(|error| anyhow!("no kernel {}: {error:?}", stringify!($name)))?
+                }),* })
+            }
+        }
+
+        #[allow(clippy::too_many_arguments)]
+        impl Device {
+            $(pub fn $name(&self, blocks: Blocks, $($arg: $type),*) {
+                if self.is_lost() || blocks.0 * blocks.1 * blocks.2 == 0 {
+                    return;
+                }
+                let narrow = |n: usize| u32::try_from(n).expect("a grid of fewer than 2^32 blocks");
+                let config = LaunchConfig {
+                    grid_dim: (narrow(blocks.0), narrow(blocks.1), narrow(blocks.2)),
+                    block_dim: ($threads, 1, 1),
+                    shared_mem_bytes: 0,
+                };
+                let mut launch = self.stream.launch_builder(&self.kernels.$name);
+                $(launch.arg(&$arg);)*
+                // SAFETY: the arguments are those of the kernel (this table repeats its signature, and the op tests run every row of
+                // it), and the addresses among them were taken for the sizes that go with them.
+                let done = unsafe { launch.launch(config) };
+                self.note(stringify!($name), done.map(drop));
+            })*
+        }
+    };
+}
+
+kernels! {
+    layer_norm[128](x: Address, gain: Address, bias: Address, out: Address, cols: i32, eps: f32, act: i32);
+    rms_norm[128](x: Address, gain: Address, out: Address, cols: i32, eps: f32);
+    narrow[128](x: Address, out: Address, scale: Address, cols: i32, width: i32);
+    quantise[128](x: Address, q: Address, s: Address, cols: i32, width: i32);
+    linear_row_q8[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
+    linear_row_q4[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
+    linear_row_f16[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
+    linear_row_f32[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
+    linear_tile_f16[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
+    linear_tile_q8[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
+    linear_tile_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
+    linear_f32[256](x: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
+    embed[128](ids: Address, w: Weights, out: Address);
+    rope_store[64](qkv: Address, frequency: Address, keys: Address, values: Address, n_heads: i32, n_kv: i32, head_dim: i32,
+        padded: i32, positions_max: i32, start: i32, position: Address);
+    heads[128](qkv: Address, keys: Address, values: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32);
+    attend_16[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
+        pitch: i32, start: i32, scale: f32);
+    attend_32[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
+        pitch: i32, start: i32, scale: f32);
+    attend_64[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
+        pitch: i32, start: i32, scale: f32);
+    attend_128[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
+        pitch: i32, start: i32, scale: f32);
+    attend_split_16[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
+        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+    attend_split_32[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
+        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+    attend_split_64[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
+        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+    attend_split_128[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
+        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+    attend_join[64](parts: Address, out: Address, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32, splits: i32);
+    unfold_patches[256](x: Address, out: Address, height: i32, width: i32, patch: i32, count: i64);
+    unfold_rows[256](x: Address, out: Address, rows: i32, cols: i32, stride: i32, count: i64);
+    unfold_time[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);
+    depthwise[256](x: Address, w: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);
+    excite[256](x: Address, s: Address, pixels: i32, channels: i32, count: i64);
+    halve[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);
+    pool_rows[256](x: Address, out: Address, cols: i32, group: i32);
+    add[256](a: Address, b: Address, out: Address, act: i32, repeat: i64, count: i64);
+    mix[256](p0: Address, p1: Address, p2: Address, g0: f32, g1: f32, g2: f32, out: Address, count: i64);
+}

@@ -1,0 +1,537 @@
+//! The ops on a CUDA device: typed launches of `kernels/` on one stream.
+//!
+//! Activations are f32 in device memory. Many rows meet weights on the tensor cores as f16, each row scaled by a power of two; a single
+//! row meets quantised weights as int8 in blocks of 32 (half a step of `max / 127` per value) and other weights as f32. F32 weights
+//! stay f32 everywhere. Keys and values are f16.
+//! Failures of launches are remembered; `read` is where they surface, and after the first nothing is launched any more.
+//! Limits: heads of up to 128 dimensions. Scratch memory grows with `alloc`, so no op allocates on a model whose widths are
+//! multiples of 32.
+
+use super::{Act, Backend, Grid, Heads};
+use crate::bundle::Tensor;
+use anyhow::{Result, ensure};
+use device::{Address, Device};
+use launches::Weights;
+use std::sync::{Arc, Mutex, PoisonError};
+
+mod device;
+mod images;
+mod launches;
+mod pack;
+
+pub use device::Options;
+
+/// Blocks over which one attention over the cache is split at most.
+const SPLITS_MAX: usize = 64;
+/// Queries of one key/value head that a split attention takes.
+const SPLIT_QUERIES: usize = 16;
+
+/// What follows a product, as in kernels/linear_row.cu.
+#[derive(Clone, Copy)]
+enum Mode {
+    Store = 0,
+    Add = 1,
+    Gated = 2,
+}
+
+/// The device.
+pub struct Cuda {
+    device: Arc<Device>,
+    scratch: Mutex<Scratch>,
+    ids: Address,
+    ids_max: usize,
+}
+
+/// Room for what an op makes on its way: x in another format, keys and values of a tower.
+struct Scratch {
+    at: Address,
+    bytes: usize,
+}
+
+/// f32 values on the device.
+pub struct Buf {
+    at: Address,
+    len: usize,
+}
+
+pub struct Matrix(Weights);
+
+/// Keys and values as f16, `(layer, kv head, position, padded head_dim)` each.
+pub struct Cache {
+    heads: Heads,
+    padded: usize,
+    positions_max: usize,
+    keys: Address,
+    values: Address,
+    layer_bytes: u64,
+    parts: Address,
+    frequency: Address,
+    /// The base that `frequency` was filled for; NaN before.
+    theta: f32,
+}
+
+impl Buf {
+    fn over(&self, values: usize, what: &str) -> Address {
+        assert!(values <= self.len, "{what} holds {} values, {values} needed", self.len);
+        self.at
+    }
+}
+
+/// Dimensions of a head as the kernels hold it.
+fn padded(head_dim: usize) -> usize {
+    let padded = head_dim.next_power_of_two().max(16);
+    assert!(padded <= 128, "heads of {head_dim} dimensions; the kernels hold up to 128");
+    padded
+}
+
+fn size(n: usize) -> i32 {
+    i32::try_from(n).expect("the sizes of a bundle are checked to stay far below 2^31")
+}
+
+fn act_number(act: Act) -> i32 {
+    match act {
+        Act::None => 0,
+        Act::Gelu => 1,
+        Act::GeluTanh => 2,
+        Act::Silu => 3,
+    }
+}
+
+fn attention_scale(heads: Heads) -> f32 {
+    (std::f64::consts::LOG2_E / (heads.head_dim as f64).sqrt()) as f32
+}
+
+impl Cuda {
+    /// Opens the first device.
+    pub fn open() -> Result<Cuda> {
+        Cuda::with_options(Options::default())
+    }
+
+    pub fn with_options(options: Options) -> Result<Cuda> {
+        let device = Device::open(options)?;
+        let ids_max = 1 << 15;
+        let ids = device.take(4 * ids_max, "token ids")?;
+        Ok(Cuda { device, scratch: Mutex::new(Scratch { at: 0, bytes: 0 }), ids, ids_max })
+    }
+
+    /// At least `bytes` of memory, whose content lasts until the next call.
+    fn scratch(&self, bytes: usize) -> Result<Address> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.bytes < bytes {
+            if scratch.bytes > 0 {
+                self.device.give_alone(scratch.at, scratch.bytes);
+                *scratch = Scratch { at: 0, bytes: 0 };
+            }
+            *scratch = Scratch { at: self.device.take_alone(bytes, "scratch")?, bytes };
+        }
+        Ok(scratch.at)
+    }
+
+    /// The same inside an op.
+    fn scratch_now(&self, bytes: usize) -> Option<Address> {
+        match self.scratch(bytes) {
+            Ok(at) => Some(at),
+            Err(error) => {
+                log::error!("{error:#}");
+                self.device.note(
+                    "growing its scratch memory",
+                    Err(cudarc::driver::DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)),
+                );
+                None
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn product(&self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, mode: Mode, out: &Buf) {
+        let (w, device) = (w.0, &self.device);
+        let (cols, width) = (w.cols as usize, w.width as usize);
+        let outputs = if let Mode::Gated = mode { w.rows as usize / 2 } else { w.rows as usize };
+        let x = x.over(rows * cols, "x");
+        let bias = bias.map_or(0, |b| b.over(outputs, "the bias"));
+        let out = out.over(rows * outputs, "out");
+        let (mode, act) = (mode as i32, act_number(act));
+        if rows == 0 {
+            return;
+        }
+        if rows == 1 {
+            let blocks = (outputs.div_ceil(8), 1, 1);
+            match w.kind {
+                0 => return device.linear_row_f32(blocks, w, x, bias, out, mode, act),
+                1 => return device.linear_row_f16(blocks, w, x, bias, out, mode, act),
+                _ => {}
+            }
+            let Some(q) = self.scratch_now(width + width / 8) else { return };
+            let s = q + width as u64;
+            device.quantise((width.div_ceil(128), 1, 1), x, q, s, w.cols, w.width);
+            if w.kind == 2 {
+                device.linear_row_q8(blocks, w, q, s, bias, out, mode, act);
+            } else {
+                device.linear_row_q4(blocks, w, q, s, bias, out, mode, act);
+            }
+            return;
+        }
+        if w.kind == 0 {
+            let blocks = (outputs.div_ceil(32), rows.div_ceil(32), 1);
+            return device.linear_f32(blocks, x, w, bias, out, size(rows), mode, act);
+        }
+        let half_bytes = 2 * rows * width;
+        let Some(half) = self.scratch_now(half_bytes + 4 * rows) else { return };
+        let scale = half + half_bytes as u64;
+        device.narrow((rows, 1, 1), x, half, scale, w.cols, w.width);
+        let across = if mode == Mode::Gated as i32 { outputs.div_ceil(32) } else { outputs.div_ceil(64) };
+        let blocks = (across, rows.div_ceil(64), 1);
+        let tile = match w.kind {
+            1 => Device::linear_tile_f16,
+            2 => Device::linear_tile_q8,
+            _ => Device::linear_tile_q4,
+        };
+        tile(device, blocks, half, scale, w, bias, out, size(rows), mode, act);
+    }
+
+    /// Attention of `rows` rows in each of `batch` runs over keys and values of `pitch` positions a head.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        qkv: Address,
+        keys: Address,
+        values: Address,
+        batch: usize,
+        rows: usize,
+        heads: Heads,
+        pitch: usize,
+        start: i32,
+        out: Address,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let attend = match padded(head_dim) {
+            16 => Device::attend_16,
+            32 => Device::attend_32,
+            64 => Device::attend_64,
+            _ => Device::attend_128,
+        };
+        attend(
+            &self.device,
+            ((rows * (n_heads / n_kv_heads)).div_ceil(64), n_kv_heads, batch),
+            qkv,
+            keys,
+            values,
+            out,
+            size(rows),
+            size(n_heads),
+            size(n_kv_heads),
+            size(head_dim),
+            size(pitch),
+            start,
+            attention_scale(heads),
+        );
+    }
+
+    /// One thread for each of `count` values.
+    fn each(count: usize) -> ((usize, usize, usize), i64) {
+        ((count.div_ceil(256), 1, 1), count as i64)
+    }
+}
+
+impl Backend for Cuda {
+    type Buf = Buf;
+    type Matrix = Matrix;
+    type Cache = Cache;
+
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    fn alloc(&self, len: usize) -> Result<Buf> {
+        let at = self.device.take(4 * len, &format!("a buffer of {len} values"))?;
+        self.device.zero(at, 4 * len.max(1));
+        // As f16 with a scale per row, or as keys and values of a tower.
+        self.scratch(2 * len + len / 8 + 4096)?;
+        self.device.check()?;
+        Ok(Buf { at, len })
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Buf> {
+        let at = self.device.take(4 * values.len(), &format!("a vector of {} values", values.len()))?;
+        self.device.upload(values, at);
+        self.device.check()?;
+        Ok(Buf { at, len: values.len() })
+    }
+
+    fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
+        Ok(Matrix(pack::matrix(&self.device, parts)?))
+    }
+
+    fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        ensure!(head_dim <= 128, "heads of {head_dim} dimensions; the CUDA kernels hold up to 128");
+        ensure!(n_heads % n_kv_heads == 0, "{n_heads} heads cannot share {n_kv_heads} key/value heads");
+        let padded = padded(head_dim);
+        let layer_bytes = 2 * n_kv_heads * positions_max * padded;
+        let take = |what: &str| self.device.take(layers * layer_bytes, what);
+        let part_bytes = 4 * n_kv_heads * SPLITS_MAX * SPLIT_QUERIES * (padded + 2);
+        Ok(Cache {
+            heads,
+            padded,
+            positions_max,
+            keys: take(&format!("keys of {positions_max} positions"))?,
+            values: take(&format!("values of {positions_max} positions"))?,
+            layer_bytes: layer_bytes as u64,
+            parts: self.device.take(part_bytes, "parts of an attention")?,
+            frequency: self.device.take(4 * head_dim, "rotation frequencies")?,
+            theta: f32::NAN,
+        })
+    }
+
+    fn write(&mut self, src: &[f32], dst: &mut Buf, at: usize) {
+        let to = dst.over(at + src.len(), "the buffer") + 4 * at as u64;
+        self.device.upload(src, to);
+    }
+
+    fn read(&mut self, src: &Buf, at: usize, dst: &mut [f32]) -> Result<()> {
+        let from = src.over(at + dst.len(), "the buffer") + 4 * at as u64;
+        self.device.download(from, dst)
+    }
+
+    fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {
+        let from = src.over(src_at + len, "the source") + 4 * src_at as u64;
+        let to = dst.over(dst_at + len, "the destination") + 4 * dst_at as u64;
+        self.device.copy(from, to, 4 * len);
+    }
+
+    fn linear(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, out: &mut Buf) {
+        self.product(x, rows, w, bias, act, Mode::Store, out);
+    }
+
+    fn linear_add(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, out: &mut Buf) {
+        self.product(x, rows, w, bias, Act::None, Mode::Add, out);
+    }
+
+    fn linear_gated(&mut self, x: &Buf, rows: usize, w: &Matrix, out: &mut Buf) {
+        assert!(w.0.rows % 2 == 0, "gate and up need as many rows each, not {} in all", w.0.rows);
+        self.product(x, rows, w, None, Act::None, Mode::Gated, out);
+    }
+
+    fn embed(&mut self, ids: &[u32], w: &Matrix, out: &mut Buf, at: usize) {
+        let (rows, cols) = (w.0.rows as u32, w.0.cols as usize);
+        if let Some(id) = ids.iter().find(|id| **id >= rows) {
+            panic!("token {id} of a vocabulary of {rows}");
+        }
+        let mut to = out.over((at + ids.len()) * cols, "out") + 4 * (at * cols) as u64;
+        for some in ids.chunks(self.ids_max) {
+            self.device.upload(some, self.ids);
+            self.device.embed((cols.div_ceil(128), some.len(), 1), self.ids, w.0, to);
+            to += 4 * (some.len() * cols) as u64;
+        }
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &Buf,
+        rows: usize,
+        gain: &Buf,
+        bias: &Buf,
+        eps: f32,
+        act: Act,
+        out: &mut Buf,
+    ) {
+        let cols = gain.len;
+        let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
+        let bias = bias.over(cols, "the bias");
+        self.device.layer_norm((rows, 1, 1), x, gain.at, bias, to, size(cols), eps, act_number(act));
+    }
+
+    fn rms_norm(&mut self, x: &Buf, rows: usize, gain: &Buf, eps: f32, out: &mut Buf) {
+        let cols = gain.len;
+        let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
+        self.device.rms_norm((rows, 1, 1), x, gain.at, to, size(cols), eps);
+    }
+
+    fn attend(&mut self, qkv: &Buf, batch: usize, rows: usize, heads: Heads, out: &mut Buf) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let padded = padded(head_dim);
+        let qkv = qkv.over(batch * rows * heads.qkv(), "qkv");
+        let out = out.over(batch * rows * n_heads * head_dim, "out");
+        let bytes = 2 * batch * n_kv_heads * rows * padded;
+        let Some(keys) = self.scratch_now(2 * bytes) else { return };
+        let values = keys + bytes as u64;
+        let blocks = ((rows * padded).div_ceil(128), 2 * n_kv_heads, batch);
+        let (a, b, c, d) = (size(rows), size(n_heads), size(n_kv_heads), size(head_dim));
+        self.device.heads(blocks, qkv, keys, values, a, b, c, d, size(padded));
+        self.attention(qkv, keys, values, batch, rows, heads, rows, -1, out);
+    }
+
+    fn rope_store(
+        &mut self,
+        qkv: &mut Buf,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Cache,
+        layer: usize,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        let qkv = qkv.over(rows * heads.qkv(), "qkv");
+        if theta.to_bits() != cache.theta.to_bits() {
+            let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+            let table: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+            self.device.upload(&table, cache.frequency);
+            cache.theta = theta;
+        }
+        let at = layer as u64 * cache.layer_bytes;
+        self.device.rope_store(
+            (rows, n_heads + 2 * n_kv_heads, 1),
+            qkv,
+            cache.frequency,
+            cache.keys + at,
+            cache.values + at,
+            size(n_heads),
+            size(n_kv_heads),
+            size(head_dim),
+            size(cache.padded),
+            size(cache.positions_max),
+            size(start),
+            0,
+        );
+    }
+
+    fn attend_cached(
+        &mut self,
+        qkv: &Buf,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &Cache,
+        layer: usize,
+        out: &mut Buf,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        let qkv = qkv.over(rows * heads.qkv(), "qkv");
+        let out = out.over(rows * n_heads * head_dim, "out");
+        let at = layer as u64 * cache.layer_bytes;
+        let (keys, values) = (cache.keys + at, cache.values + at);
+        if rows * (n_heads / n_kv_heads) > SPLIT_QUERIES {
+            let start = size(start);
+            return self.attention(qkv, keys, values, 1, rows, heads, cache.positions_max, start, out);
+        }
+        let attend = match cache.padded {
+            16 => Device::attend_split_16,
+            32 => Device::attend_split_32,
+            64 => Device::attend_split_64,
+            _ => Device::attend_split_128,
+        };
+        // Two blocks for each multiprocessor, and no block without a step of 128 keys of its own.
+        let busy = (2 * self.device.multiprocessors / n_kv_heads).clamp(1, SPLITS_MAX);
+        let splits = (start + rows).div_ceil(128).min(busy);
+        attend(
+            &self.device,
+            (splits, n_kv_heads, 1),
+            qkv,
+            keys,
+            values,
+            cache.parts,
+            size(rows),
+            size(n_heads),
+            size(n_kv_heads),
+            size(head_dim),
+            size(cache.positions_max),
+            size(start),
+            0,
+            attention_scale(heads),
+        );
+        let (a, b, c) = (size(n_heads), size(n_kv_heads), size(head_dim));
+        self.device.attend_join(
+            (rows * n_heads, 1, 1),
+            cache.parts,
+            out,
+            a,
+            b,
+            c,
+            size(cache.padded),
+            size(splits),
+        );
+    }
+
+    fn unfold_patches(&mut self, pixels: &Buf, grid: Grid, patch: usize, out: &mut Buf) {
+        assert_eq!(grid.channels, 3, "pictures are RGB");
+        let x = pixels.over(grid.rows() * 3, "the picture");
+        let inside = grid.frames * (grid.height / patch) * (grid.width / patch) * 3 * patch * patch;
+        let out = out.over(inside, "out");
+        let (blocks, count) = Cuda::each(inside);
+        self.device.unfold_patches(blocks, x, out, size(grid.height), size(grid.width), size(patch), count);
+    }
+
+    fn unfold_rows(&mut self, x: &Buf, rows: usize, cols: usize, stride: usize, out: &mut Buf) {
+        let written = rows.div_ceil(stride) * 3 * cols;
+        let (x, out) = (x.over(rows * cols, "x"), out.over(written, "out"));
+        let (blocks, count) = Cuda::each(written);
+        self.device.unfold_rows(blocks, x, out, size(rows), size(cols), size(stride), count);
+    }
+
+    fn unfold_time(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        let Grid { frames, height, width, channels } = grid;
+        let written = frames * (height / 2) * (width / 2) * 8 * channels;
+        let (x, out) = (x.over(grid.rows() * channels, "x"), out.over(written, "out"));
+        let (blocks, count) = Cuda::each(written);
+        self.device.unfold_time(blocks, x, out, size(height), size(width), size(channels), count);
+    }
+
+    fn depthwise(&mut self, x: &Buf, grid: Grid, w: &Buf, out: &mut Buf) {
+        let Grid { height, width, channels, .. } = grid;
+        let values = grid.rows() * channels;
+        let (x, w, out) = (x.over(values, "x"), w.over(9 * channels, "the taps"), out.over(values, "out"));
+        let (blocks, count) = Cuda::each(values);
+        self.device.depthwise(blocks, x, w, out, size(height), size(width), size(channels), count);
+    }
+
+    fn squeeze(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        self.pool_rows(x, grid.rows(), grid.channels, grid.height * grid.width, out);
+    }
+
+    fn excite(&mut self, x: &mut Buf, grid: Grid, s: &Buf) {
+        let values = grid.rows() * grid.channels;
+        let (x, s) = (x.over(values, "x"), s.over(grid.frames * grid.channels, "the gates"));
+        let (blocks, count) = Cuda::each(values);
+        self.device.excite(blocks, x, s, size(grid.height * grid.width), size(grid.channels), count);
+    }
+
+    fn halve(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
+        let Grid { height, width, channels, .. } = grid;
+        assert!(height % 2 == 0 && width % 2 == 0, "a picture of {height} x {width} cannot be halved");
+        let values = grid.rows() * channels;
+        let (x, out) = (x.over(values, "x"), out.over(values / 4, "out"));
+        let (blocks, count) = Cuda::each(values / 4);
+        self.device.halve(blocks, x, out, size(height), size(width), size(channels), count);
+    }
+
+    fn pool_rows(&mut self, x: &Buf, rows: usize, cols: usize, group: usize, out: &mut Buf) {
+        let groups = rows / group;
+        let (x, out) = (x.over(rows * cols, "x"), out.over(groups * cols, "out"));
+        self.device.pool_rows((cols.div_ceil(64), groups, 1), x, out, size(cols), size(group));
+    }
+
+    fn add(&mut self, a: &Buf, b: &Buf, len: usize, act: Act, out: &mut Buf) {
+        let (a, out) = (a.over(len, "a"), out.over(len, "out"));
+        let (blocks, count) = Cuda::each(len);
+        self.device.add(blocks, a, b.at, out, act_number(act), b.len as i64, count);
+    }
+
+    fn mix(&mut self, parts: [&Buf; 3], weights: [f32; 3], len: usize, out: &mut Buf) {
+        let [p0, p1, p2] = parts.map(|p| p.over(len, "a part"));
+        let (blocks, count) = Cuda::each(len);
+        self.device.mix(blocks, p0, p1, p2, weights[0], weights[1], weights[2], out.over(len, "out"), count);
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if scratch.bytes > 0 {
+            self.device.give_alone(scratch.at, scratch.bytes);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Weights as the kernels read them: rows under rows, widths rounded up to 32, quants and scales apart, 16 bytes at a time.
+
+use super::device::Device;
+use super::launches::Weights;
+use crate::bundle::{Kind, Tensor};
+use anyhow::{Result, ensure};
+
+/// Bytes of packed rows that are made ready at a time.
+const STAGE_BYTES: usize = 4 << 20;
+
+/// Bytes of the values and of the scales of one row.
+fn row_bytes(kind: Kind, width: usize) -> (usize, usize) {
+    match kind {
+        Kind::F32 => (4 * width, 0),
+        Kind::F16 => (2 * width, 0),
+        Kind::Q8_0 => (width, width / 32 * 2),
+        Kind::Q4_0 => (width / 2, width / 32 * 2),
+    }
+}
+
+fn number(kind: Kind) -> i32 {
+    match kind {
+        Kind::F32 => 0,
+        Kind::F16 => 1,
+        Kind::Q8_0 => 2,
+        Kind::Q4_0 => 3,
+    }
+}
+
+/// Appends one row. Blocks of the bundle hold the scale first, then the quants in the order that the kernels want.
+fn pack_row(kind: Kind, row: &[u8], width: usize, values: &mut Vec<u8>, scales: &mut Vec<u8>) {
+    match kind {
+        Kind::F32 | Kind::F16 => {
+            let end = values.len() + row_bytes(kind, width).0;
+            values.extend_from_slice(row);
+            values.resize(end, 0);
+        }
+        Kind::Q8_0 | Kind::Q4_0 => {
+            for block in row.chunks_exact(kind.block().1) {
+                scales.extend_from_slice(&block[..2]);
+                values.extend_from_slice(&block[2..]);
+            }
+        }
+    }
+}
+
+/// Stacks the rows of `parts` on the device.
+pub fn matrix(device: &Device, parts: &[Tensor<'_>]) -> Result<Weights> {
+    let (kind, cols) = (parts[0].kind, parts[0].cols);
+    for part in parts {
+        ensure!(
+            part.kind == kind && part.cols == cols,
+            "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
+            part.name,
+            part.kind,
+            part.cols,
+            parts[0].name
+        );
+        let bytes = part.rows * kind.row_bytes(cols);
+        ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
+    }
+    let rows: usize = parts.iter().map(|p| p.rows).sum();
+    let width = cols.next_multiple_of(32);
+    let (value_bytes, scale_bytes) = row_bytes(kind, width);
+    let what = parts.iter().map(|p| p.name).collect::<Vec<_>>().join(" | ");
+    let values_at = device.take(rows * value_bytes, &what)?;
+    let scales_at = if scale_bytes > 0 { device.take(rows * scale_bytes, &what)? } else { 0 };
+
+    let (mut values, mut scales) = (Vec::with_capacity(STAGE_BYTES), Vec::new());
+    let (mut to, mut scales_to) = (values_at, scales_at);
+    let mut all = parts.iter().flat_map(|p| p.data.chunks_exact(kind.row_bytes(cols))).peekable();
+    while let Some(row) = all.next() {
+        pack_row(kind, row, width, &mut values, &mut scales);
+        if values.len() + value_bytes > STAGE_BYTES || all.peek().is_none() {
+            device.upload(&values, to);
+            device.upload(&scales, scales_to);
+            (to, scales_to) = (to + values.len() as u64, scales_to + scales.len() as u64);
+            values.clear();
+            scales.clear();
+        }
+    }
+    device.check()?;
+    let size = |n: usize| i32::try_from(n).expect("the sizes of a bundle are checked to stay far below 2^31");
+    Ok(Weights {
+        values: values_at,
+        scales: scales_at,
+        rows: size(rows),
+        cols: size(cols),
+        width: size(width),
+        kind: number(kind),
+    })
+}
