@@ -8,7 +8,7 @@
 use crate::{
     policy,
     privacy::{self, Device},
-    sink::{serial, stdout},
+    sink::{cut, serial, stdout},
     source::{clip, pipe},
     window,
 };
@@ -232,7 +232,7 @@ impl Config {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         match host.trim() {
             "" => "mien".into(),
-            host => host[..host.floor_char_boundary(24)].into(),
+            host => cut(host, 24).into(),
         }
     }
 }
@@ -294,7 +294,7 @@ fn anchor(table: &mut toml::Table, key: &str, folder: &Path) {
 /// An error of the parser with file, line and table, and the nearest key where one is not known.
 fn explain(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
     let at = error.span().map_or(0, |span| span.start);
-    let before = &text[..text.floor_char_boundary(at)];
+    let before = cut(text, at);
     let line = before.matches('\n').count() + 1;
     let table = text.lines().take(line).filter_map(|l| l.trim().strip_prefix('[')?.split(']').next()).last();
     let within = table.map(|table| format!(" in [{table}]")).unwrap_or_default();

@@ -112,5 +112,9 @@ impl Speaker {
 
 /// The longest start of `text` that has at most `bytes` and ends with a whole character.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }

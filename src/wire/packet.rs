@@ -54,7 +54,7 @@ pub fn encode(message: &Message<'_>, seq: u16, out: &mut [u8]) -> Result<usize, 
 pub fn decode(frame: &mut [u8]) -> Result<Packet<'_>, Error> {
     let len = cobs::decode_in_place(frame).map_err(|_| Error::Framing)?;
     let raw = &frame[..len];
-    if len < HEAD_BYTES + 1 + CRC_BYTES || len > RAW_BYTES_MAX {
+    if !(HEAD_BYTES + 1 + CRC_BYTES..=RAW_BYTES_MAX).contains(&len) {
         return Err(Error::Length);
     }
     if raw[0] != VERSION {
