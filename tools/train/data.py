@@ -28,7 +28,7 @@ class Example:
     video: bool
     audio: bool
     label: str
-    cues: tuple
+    cues: tuple | None      # None: nobody logged any
     target: str
 
 
@@ -68,14 +68,17 @@ def manifest(path, labels=(*rule.LABELS, rule.UNKNOWN), strict=True):
 
 
 def example(row, line, kind, video=True, audio=True):
-    """The example of a manifest line; with a modality left out, label and cues are those of what remains."""
-    label, cues = line["label"], tuple(line.get("cues", ()))
-    if not (video and audio):
+    """The example of a manifest line; with a modality left out, label and cues are those of what remains.
+
+    Without logged cues a line may bring its own `reason`, the text of the thought.
+    """
+    label, cues = line["label"], tuple(line["cues"]) if "cues" in line else None
+    if not (video and audio) and cues is not None:
         kept = ("face",) if video else ("voice", "words")
         cues = tuple(c for c in cues if c["modality"] in kept)
         if "cell" in line:
             label = rule.decide(**{m: line["cell"][m] for m in kept})
-    return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label))
+    return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label, line.get("reason")))
 
 
 def draw(lines, kinds, step, seed, size, drop=0.1, rank=0, ranks=1):

@@ -50,7 +50,7 @@ def answers(model, words, lines, features, batch=8, max_new=64, kind="reason", n
         scores = label_scores(model, words, examples, features)
         for e, x, s in zip(examples, ids, scores):
             said = words.text(x).strip()
-            standing = claims.check(rewards.think_of(said), e.cues)
+            standing = claims.check(rewards.think_of(said), e.cues or ())
             out.append({
                 "id": lines[e.row]["id"], "label": e.label, "subset": lines[e.row].get("subset"), "said": said,
                 "answer": rewards.answer_of(said), "format": rewards.format_reward(said), "scores": [round(float(v), 5) for v in s],

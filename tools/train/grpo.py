@@ -105,7 +105,8 @@ def judged(policy, words, example, ids):
     if example.kind == "label":
         alone = said.startswith("<answer>") and said.endswith("</answer>") and said.count("<") == 2
         return {**out, "format": float(alone), "cues": 0.0}, said, ended
-    return {**out, "format": rewards.format_reward(said), "cues": rewards.cue_reward(said, example.cues)}, said, ended
+    cues = 0.0 if example.cues is None else rewards.cue_reward(said, example.cues)
+    return {**out, "format": rewards.format_reward(said), "cues": cues}, said, ended
 
 
 # --- learning -------------------------------------------------------------------------------------------------------

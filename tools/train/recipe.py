@@ -137,7 +137,7 @@ class Run:
         self.finish(stage, loop, model, self._root(before))
 
     def _root(self, stage):
-        return Path(self.start) if self.start and stage == "towers" else self.model_of(stage)
+        return Path(self.start) if self.start and stage in ("towers", "base") else self.model_of(stage)
 
     def _load(self, stage):
         root = self._root(stage)
@@ -146,6 +146,9 @@ class Run:
         return checkpoint.load(root).to(self.device), checkpoint.Words(root)
 
     def base(self):
+        if self.start:
+            say("base: taken from the given checkpoint")
+            return
         self._sft("base", "towers", {"describe": 1.0}, self.plan.base, 2e-3)
 
     def cold(self):

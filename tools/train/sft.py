@@ -24,6 +24,10 @@ class Loss(nn.Module):
 
     def forward(self, examples, features):
         first = examples[0]
+        silent = [e.row for e in examples if not e.target]
+        if silent:
+            raise data.ManifestError(f"nothing to teach for {len(silent)} clips (line {silent[0] + 1} first): a `{first.kind}` needs `cues`"
+                                     + (" or `reason`" if first.kind == "reason" else ""))
         seen, heard = features.batch([e.row for e in examples], first.video, first.audio)
         instruction = text.INSTRUCTIONS[first.kind]
         device = self.model.device

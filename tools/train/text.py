@@ -28,16 +28,23 @@ def prompt(instruction, video=True, audio=True):
     return out
 
 
-def reason(cues, label):
-    """What a faithful reason says. Its blanks keep the tags' tokens apart from the text's, as a constrained decoder feeds them."""
-    return f"<think> {claims.write(cues)} Together {label}</think>\n<answer>{label}</answer>"
+def reason(thought, label):
+    """A thought and its answer. The blank keeps the tag's tokens apart from the text's, as a constrained decoder feeds them."""
+    return f"<think> {thought}</think>\n<answer>{label}</answer>"
 
 
-def target(kind, cues, label):
-    """What the model is taught to answer to an instruction of a kind."""
-    if kind == "reason":
-        return reason(cues, label)
-    return f"<answer>{label}</answer>" if kind == "label" else claims.write(cues)
+def faithful(cues, label):
+    """What a faithful reason says."""
+    return reason(f"{claims.write(cues)} Together {label}", label)
+
+
+def target(kind, cues, label, thought=None):
+    """What the model is taught to answer to an instruction of a kind; empty where nobody knows."""
+    if kind == "label":
+        return f"<answer>{label}</answer>"
+    if cues is None:
+        return reason(thought.strip(), label) if kind == "reason" and thought else ""
+    return faithful(cues, label) if kind == "reason" else claims.write(cues)
 
 
 def corpus():

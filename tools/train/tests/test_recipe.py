@@ -70,3 +70,16 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(work):
     assert "run `base` first" in said
     said = finish(start(work, "towers", "--seed", "2", "--stop-after", "2"), code=3)
     assert "run again to go on" in said
+
+
+def test_own_clips_and_a_given_checkpoint(work, tmp_path):
+    lines = [json.loads(x) for x in (work / "clips" / "train.jsonl").read_text().splitlines()[:12]]
+    own = [{"id": x["id"], "clip": str(work / "clips" / x["clip"]), "label": x["label"], "reason": "He looks at me."} for x in lines]
+    manifest = tmp_path / "own.jsonl"
+    manifest.write_text("".join(json.dumps(x) + "\n" for x in own))
+    given = work / "seed-1" / "cold" / "model"
+    for stage in ("cold", "grpo-paper"):
+        finish(start(tmp_path / "w", stage, "--checkpoint", str(given), "--manifest", str(manifest)))
+    assert (tmp_path / "w" / "seed-1" / "grpo-paper" / "model" / "whisper-large-v3" / "config.json").exists()
+    manifest.write_text(json.dumps({**own[0], "clip": "gone.avi"}) + "\n")
+    assert "gone.avi" in finish(start(tmp_path / "w2", "cold", "--checkpoint", str(given), "--manifest", str(manifest)), code=1)

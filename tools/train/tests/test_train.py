@@ -139,7 +139,7 @@ def test_the_chat_template_renders_the_prompt(root):
 
 def test_tokens_round_trip_and_tags_stand_alone(words, lines):
     for line in lines:
-        said = text.reason(line["cues"], line["label"])
+        said = text.faithful(line["cues"], line["label"])
         assert words.text(words.ids(said)) == said
         assert rewards.format_reward(said) == 1 and rewards.accuracy_reward(said, line["label"]) == 1
         ids = words.ids(said)
@@ -265,8 +265,18 @@ def test_a_muted_example_asks_for_what_remains(lines):
     assert {c["modality"] for c in e.cues} == {"face"}
     assert "no voice" in e.target and "no words" in e.target
     assert rewards.cue_reward(e.target, e.cues) == 1
-    spoken = text.reason(line["cues"], line["label"])
+    spoken = text.faithful(line["cues"], line["label"])
     assert rewards.cue_reward(spoken, e.cues) < 0
+
+
+def test_a_line_without_cues_teaches_its_own_reason_or_nothing(model, words, features):
+    line = {"id": "1", "clip": "x", "label": "sad", "reason": " He looks down. "}
+    assert data.example(0, line, "reason").target == "<think> He looks down.</think>\n<answer>sad</answer>"
+    assert data.example(0, line, "label").target == "<answer>sad</answer>"
+    with pytest.raises(data.ManifestError, match="line 1 first.*`cues`"):
+        sft.Loss(model, words)([data.example(0, line, "describe")], features)
+    e = data.example(0, line, "reason")
+    assert grpo.judged(POLICY, words, e, words.ids(e.target) + [words.end])[0]["cues"] == 0.0
 
 
 def test_steps_are_drawn_again_the_same_and_epochs_see_every_clip(lines):
@@ -385,7 +395,7 @@ def test_truncated_answers_teach_nothing(model, words, lines, features):
 
 def test_the_papers_rewards_and_ours(words, lines):
     line = lines[0]
-    good = words.ids(text.reason(line["cues"], line["label"])) + [words.end]
+    good = words.ids(text.faithful(line["cues"], line["label"])) + [words.end]
     bare = words.ids(line["label"]) + [words.end]
     e = data.example(0, line, "reason")
     ours = dataclasses.replace(POLICY, max_new=200)
