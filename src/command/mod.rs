@@ -1,7 +1,10 @@
 //! The commands, one file each: arguments in, work done, a result for the exit code.
 
-use anyhow::{Context, Result};
-use std::{fmt, path::Path};
+use anyhow::{Context, Error, Result};
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+};
 
 pub mod bench;
 pub mod check_config;
@@ -27,4 +30,35 @@ impl fmt::Display for Refused {
 pub fn open_bundle(path: &Path) -> Result<crate::bundle::Bundle> {
     crate::bundle::Bundle::open(path)
         .with_context(|| Refused(format!("cannot use the bundle {}", path.display())))
+}
+
+/// The bundle to use when none is named: the only one, or `default.gguf`, in the first folder of models that holds any. Folders
+/// are `$MIEN_MODELS`, `models` in the working directory, and `models` beside the program or up to three folders above it.
+pub fn default_bundle() -> Result<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::var_os("MIEN_MODELS").map(PathBuf::from).into_iter().collect();
+    folders.push("models".into());
+    if let Ok(program) = env::current_exe() {
+        folders.extend(program.ancestors().skip(1).take(4).map(|folder| folder.join("models")));
+    }
+    for folder in &folders {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut bundles: Vec<PathBuf> =
+            files.filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
+        bundles.sort();
+        let default = folder.join("default.gguf");
+        match bundles.as_slice() {
+            [] => continue,
+            [only] => return Ok(only.clone()),
+            _ if bundles.contains(&default) => return Ok(default),
+            _ => {
+                let names = bundles.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+                return Err(Error::msg(Refused(format!("which bundle? Name one with --bundle: {names}"))));
+            }
+        }
+    }
+    let looked = folders.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    Err(Error::msg(Refused(format!(
+        "no bundle found in {looked}; make one with `mien pack`, or name one with --bundle"
+    ))))
 }
