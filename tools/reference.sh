@@ -51,7 +51,7 @@ compare() {
 # lane_build: builds mien and the comparing program, once for all tables.
 lane_build() {
     say "building mien and the parity lane (release)"
-    cargo build --locked --quiet --release --bin mien
+    # One command for both: cargo builds the program that integration tests may run, with the same features.
     lane_program=$(cargo test --locked --quiet --release --no-run --test parity_lane --message-format json |
         sed -n 's/.*"executable":"\([^"]*parity_lane[^"]*\)".*/\1/p' | tail -n1)
     [ -x "$lane_program" ] || die "cargo did not say where it built the parity lane"
