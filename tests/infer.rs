@@ -139,7 +139,7 @@ fn refusals_name_the_thing_and_the_code() {
         (&["/nowhere/clip.mp4", "--bundle", bundle], 1, "/nowhere/clip.mp4"),
         (&[clip, "--bundle", bundle, "--labels", "moods"], 1, "`moods`"),
         (&[clip, "--bundle", bundle, "--prompt", "why"], 1, "`why`"),
-        (&[clip, "--bundle", bundle, "--backend", "abacus"], 2, "abacus"),
+        (&[clip, "--bundle", bundle, "--backend", "abacus"], 1, "abacus"),
     ];
     for (arguments, code, word) in cases {
         let output = mien(arguments);
