@@ -2,6 +2,9 @@
 
 use mien::bundle::synthetic::{self, Preset};
 use mien::bundle::{Bundle, Kind, Piece};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn a_synthetic_bundle_opens_again() {
@@ -54,4 +57,65 @@ fn prompts_are_short_and_say_what_they_should() {
     assert!(text(&prompt.audio).contains("user\n<au_start>AUDIO<au_end>\nAs an"));
     let error = bundle.prompt("shout").unwrap_err().to_string();
     assert!(error.contains("`shout`") && error.contains("reason, label"), "{error}");
+}
+
+#[test]
+fn the_default_bundle_is_what_its_command_writes() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let committed = std::fs::read(models.join("untrained.gguf")).unwrap();
+    assert!(committed.len() < 4 << 20);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("untrained.gguf");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mien"));
+    let done =
+        command.args(["pack", "--synthetic", "tiny", "--quant", "q8_0", "-o"]).arg(&path).status().unwrap();
+    assert!(done.success());
+    assert!(
+        std::fs::read(&path).unwrap() == committed,
+        "make the committed file again, see models/README.md"
+    );
+    let manifest = std::fs::read_to_string(models.join("README.md")).unwrap();
+    let hash: String = Sha256::digest(&committed).iter().map(|b| format!("{b:02x}")).collect();
+    assert!(manifest.contains(&hash), "models/README.md lacks the file's SHA-256 {hash}");
+    let bundle = Bundle::open(&models.join("untrained.gguf")).unwrap();
+    bundle.verify().unwrap();
+    assert!(!bundle.head().trained && bundle.head().name.contains("untrained"));
+}
+
+#[test]
+fn inspect_shows_what_matters() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/untrained.gguf");
+    let inspect = |extra: &[&str], path: &Path| {
+        let done =
+            Command::new(env!("CARGO_BIN_EXE_mien")).arg("inspect").args(extra).arg(path).output().unwrap();
+        let (out, err) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
+        (done.status.code(), out, err)
+    };
+    let (code, out, _) = inspect(&[], &model);
+    assert_eq!(code, Some(0));
+    for part in [
+        "UNTRAINED",
+        "MIT OR Apache-2.0",
+        "(matches)",
+        "decoder.*.ffn_down.weight",
+        "vision tower",
+        "reason",
+        "0.400000",
+        "dfew",
+        "repetition penalty",
+        "<|im_end|>",
+    ] {
+        assert!(out.contains(part), "{part} is missing:\n{out}");
+    }
+    assert!(inspect(&["--tensors"], &model).1.contains("decoder.1.ffn_down.weight"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let flipped = folder.path().join("flipped.gguf");
+    let mut bytes = std::fs::read(&model).unwrap();
+    let last = bytes.len() - 400;
+    bytes[last] ^= 1;
+    std::fs::write(&flipped, &bytes).unwrap();
+    let (code, _, err) = inspect(&[], &flipped);
+    assert_eq!(code, Some(78));
+    assert!(err.contains("flipped.gguf") && err.contains("SHA-256"), "{err}");
 }

@@ -8,7 +8,7 @@ use super::prompt::{self, Encode, Template};
 use super::shape::{Role, Spec};
 use super::vocabulary::{Token, Vocabulary};
 use super::write::{self, Progress, Values};
-use super::{Bundle, Generation, Kind, Shape, Stack};
+use super::{Bundle, Generation, Kind, LabelSet, Shape, Stack};
 use anyhow::{Context, Result};
 use std::path::Path;
 
@@ -109,7 +109,8 @@ pub fn head(preset: Preset, seed: u64, quant: Kind) -> Result<Head> {
     ];
     let label_set = |(name, labels): (&str, &[&str])| {
         let labels: Vec<String> = labels.iter().map(|&l| l.to_owned()).collect();
-        template.label_set(&words, name, &labels)
+        let set = template.label_set(&words, name, &labels)?;
+        Ok(LabelSet { temperature: TEMPERATURE, ..set })
     };
     let label_sets: Result<_> = prompt::LABEL_SETS.into_iter().map(label_set).collect();
     let special = |index: usize| (WORDS_FROM + WORDS.len() + index) as u32;
@@ -207,6 +208,9 @@ struct Random {
     embed: usize,
 }
 
+/// Of the label scores: below 1, so that a demonstration has something to show.
+const TEMPERATURE: f32 = 0.4;
+
 /// Standard deviation of the embedding.
 const EMBED_SCALE: f32 = 0.3;
 
@@ -276,8 +280,8 @@ impl Random {
 fn gain(name: &str) -> f32 {
     let has = |part: &str| name.contains(part);
     if has("attn_q") || has("attn_k") {
-        // Attention that is neither flat nor on one position alone.
-        1.4
+        // Flat attention would see the mean of a window, which is the same for all.
+        if has("decoder") { 4.0 } else { 2.0 }
     } else if has("fusion") {
         1.6
     } else if has("attn_o") || has(".fc2") || has("ffn_down") {
