@@ -1,11 +1,375 @@
-//! `mien doctor`: say what this machine has and what is missing.
+//! `mien doctor`: say what this machine has, what is missing, and what to do about it.
+//!
+//! Each finding is `ok`, a `note` (absent, and not needed as far as is known) or a `problem`, with a next step where there is
+//! one. With a config, what it needs and cannot have is a problem.
 
-use anyhow::Result;
+use super::Refused;
+use crate::{
+    bundle::Bundle,
+    config::{self, Config},
+    sink::serial,
+};
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::fs::{Access, access};
+use serde::Serialize;
+use std::{
+    ffi::CStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Say what this machine has and what is missing.
+///
+/// Ends with 0 if the machine can be used, with the config where one is given.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// Config file (TOML) whose bundle and devices are to be looked at too.
+    config: Option<PathBuf>,
+    /// Print one JSON array of findings.
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("this command is not built yet")
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Note,
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    about: &'static str,
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+fn ok(about: &'static str, found: impl Into<String>) -> Finding {
+    Finding { about, state: State::Ok, found: found.into(), next: None }
+}
+
+fn note(about: &'static str, found: impl Into<String>, next: impl Into<String>) -> Finding {
+    Finding { about, state: State::Note, found: found.into(), next: Some(next.into()) }
+}
+
+fn problem(about: &'static str, error: &anyhow::Error, next: impl Into<String>) -> Finding {
+    Finding { about, state: State::Problem, found: format!("{error:#}"), next: Some(next.into()) }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let mut findings = vec![cpu(), memory(), cuda(), ffmpeg()];
+    findings.extend(cameras());
+    findings.extend(microphones());
+    findings.extend(ttys());
+    findings.extend(default_bundles());
+    let mut refused = false;
+    if let Some(path) = &args.config {
+        findings.extend(configured(path, &mut refused));
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings).context("writing JSON")?);
+    } else {
+        print!("{}", table(&findings));
+    }
+    let problems = findings.iter().filter(|finding| finding.state == State::Problem).count();
+    let what = args.config.as_deref().unwrap_or(Path::new("this machine")).display();
+    if refused {
+        return Err(anyhow!("see the problems above")).context(Refused(format!("{what} cannot be used")));
+    }
+    ensure!(
+        problems == 0,
+        "{what} cannot be used as it is: {problems} of {} findings are problems",
+        findings.len()
+    );
+    Ok(())
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { about, state, found, next } in findings {
+        let state = match state {
+            State::Ok => "ok",
+            State::Note => "note",
+            State::Problem => "PROBLEM",
+        };
+        text += &format!("{state:<9}{about:<9}{found}\n");
+        if let Some(next) = next {
+            text += &format!("{:<18}-> {next}\n", "");
+        }
+    }
+    text
+}
+
+fn cpu() -> Finding {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let features = features();
+    let features =
+        if features.is_empty() { "no vector units that we use".into() } else { features.join(" ") };
+    ok("cpu", format!("{}, {cores} cores: {features}", std::env::consts::ARCH))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<&'static str> {
+    let all = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+    ];
+    all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn features() -> Vec<&'static str> {
+    use std::arch::is_aarch64_feature_detected;
+    let all = [
+        ("neon", is_aarch64_feature_detected!("neon")),
+        ("fp16", is_aarch64_feature_detected!("fp16")),
+        ("dotprod", is_aarch64_feature_detected!("dotprod")),
+        ("i8mm", is_aarch64_feature_detected!("i8mm")),
+    ];
+    all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+fn memory() -> Finding {
+    let facts = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let (total, free) = (kib(&facts, "MemTotal:"), kib(&facts, "MemAvailable:"));
+    let Some((total, free)) = total.zip(free) else {
+        return note("memory", "not known", "mount /proc");
+    };
+    let gib = |kib: u64| kib as f64 / 1_048_576.0;
+    ok("memory", format!("{:.1} GiB, of which {:.1} GiB can be had", gib(total), gib(free)))
+}
+
+fn kib(facts: &str, name: &str) -> Option<u64> {
+    facts.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+fn cuda() -> Finding {
+    const DRIVER: &CStr = c"libcuda.so.1";
+    // SAFETY: the name is a C string; the driver's library does nothing but register itself when it is loaded, and is left
+    // loaded, so that no code of it is ever taken away.
+    let library = unsafe { libc::dlopen(DRIVER.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
+    if library.is_null() {
+        return note("cuda", "no CUDA driver", "nothing to do: the CPU does the work");
+    }
+    ok("cuda", "there is a CUDA driver")
+}
+
+fn ffmpeg() -> Finding {
+    let said = Command::new("ffmpeg").arg("-version").output();
+    match said {
+        Ok(said) if said.status.success() => {
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            ok("ffmpeg", said.lines().next().unwrap_or("ffmpeg").to_string())
+        }
+        _ => note(
+            "ffmpeg",
+            "not installed: clips can be folders of images, WAV, and AVI with MJPEG and PCM",
+            "apt-get install ffmpeg",
+        ),
+    }
+}
+
+#[cfg(feature = "camera")]
+fn cameras() -> Vec<Finding> {
+    use crate::source::camera::{choose, describe_offers, list};
+    let mut findings: Vec<Finding> = shut("camera", "/dev", "video", "video");
+    for camera in list() {
+        let names = camera.links.iter().map(|link| link.display().to_string());
+        let names: Vec<String> = [camera.path.display().to_string()].into_iter().chain(names).collect();
+        let serial = camera.serial.map_or(String::new(), |serial| format!(", serial {serial}"));
+        let found = format!(
+            "{}: \"{}\"{serial}, bus {}, offers {}",
+            names.join(" = "),
+            camera.card,
+            camera.bus,
+            describe_offers(&camera.offers)
+        );
+        findings.push(match choose(&camera.offers, 640, 480, 30) {
+            Some(_) => ok("camera", found),
+            None => note("camera", found, "none of this can be used: YUYV, NV12, RGB3 or MJPG is needed"),
+        });
+    }
+    if findings.is_empty() {
+        findings.push(note("camera", "none", "plug one in, or feed pictures through a [pipe]"));
+    }
+    findings
+}
+
+#[cfg(not(feature = "camera"))]
+fn cameras() -> Vec<Finding> {
+    vec![note("camera", "built without cameras", "build with the feature `camera`")]
+}
+
+#[cfg(feature = "mic")]
+fn microphones() -> Vec<Finding> {
+    let mut findings: Vec<Finding> = shut("mic", "/dev/snd", "pcm", "audio");
+    findings.extend(
+        crate::source::mic::list().into_iter().map(|mic| {
+            ok("mic", format!("{}: \"{}\" ({}), {}", mic.pcm, mic.card, mic.longname, mic.device))
+        }),
+    );
+    if findings.is_empty() {
+        findings.push(note(
+            "mic",
+            "no sound card that can record",
+            "plug one in, or feed sound through a [pipe]",
+        ));
+    }
+    findings
+}
+
+#[cfg(not(feature = "mic"))]
+fn microphones() -> Vec<Finding> {
+    vec![note("mic", "built without microphones", "build with the feature `mic`")]
+}
+
+/// Nodes that are there and may not be opened by this user.
+#[cfg(any(feature = "camera", feature = "mic"))]
+fn shut(about: &'static str, folder: &str, start: &str, group: &str) -> Vec<Finding> {
+    let shut: Vec<String> = nodes(Path::new(folder), &[start])
+        .into_iter()
+        .filter(|path| access(path, Access::READ_OK | Access::WRITE_OK).is_err())
+        .map(|path| path.display().to_string())
+        .collect();
+    match shut.is_empty() {
+        true => Vec::new(),
+        false => vec![note(
+            about,
+            format!("{} may not be opened by this user", shut.join(", ")),
+            format!("usermod -aG {group} USER, and log in again"),
+        )],
+    }
+}
+
+fn nodes(folder: &Path, starts: &[&str]) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let fits = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        starts.iter().any(|start| name.starts_with(start))
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(fits).collect();
+    paths.sort();
+    paths
+}
+
+fn ttys() -> Vec<Finding> {
+    let mut paths = nodes(Path::new("/dev"), &["ttyUSB", "ttyACM", "ttyAMA", "ttyTHS"]);
+    paths.extend(nodes(Path::new("/dev/serial/by-id"), &[""]));
+    if paths.is_empty() {
+        return vec![note("serial", "no serial port", "plug one in where events are to go over a wire")];
+    }
+    let look = |path: PathBuf| match access(&path, Access::READ_OK | Access::WRITE_OK) {
+        Ok(()) => ok("serial", path.display().to_string()),
+        Err(_) => note(
+            "serial",
+            format!("{} may not be opened by this user", path.display()),
+            "usermod -aG dialout USER, and log in again",
+        ),
+    };
+    paths.into_iter().map(look).collect()
+}
+
+/// The bundles that come with the project, where it is the current folder.
+fn default_bundles() -> Vec<Finding> {
+    let mut paths = nodes(Path::new("models"), &[""]);
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "gguf"));
+    if paths.is_empty() {
+        return vec![note(
+            "bundle",
+            "none under models/ of this folder",
+            "`mien pack CHECKPOINT_DIR -o r1-omni.gguf --quant q8_0` makes one",
+        )];
+    }
+    paths.iter().map(|path| bundle(path)).collect()
+}
+
+fn bundle(path: &Path) -> Finding {
+    let opened = Bundle::open(path).with_context(|| format!("the bundle {} cannot be used", path.display()));
+    match opened {
+        Ok(bundle) => {
+            let mib = bundle.file_bytes() as f64 / 1_048_576.0;
+            ok("bundle", format!("{}: {}, {mib:.1} MiB", path.display(), bundle.head().name))
+        }
+        Err(error) => problem("bundle", &error, "`mien inspect` says more; `mien pack` makes a new one"),
+    }
+}
+
+/// What a config needs.
+fn configured(path: &Path, refused: &mut bool) -> Vec<Finding> {
+    let config = match config::read(path) {
+        Ok(config) => config,
+        Err(error) => {
+            *refused = true;
+            return vec![problem("config", &error, "correct the file; `mien check-config` checks it again")];
+        }
+    };
+    let mut findings = vec![ok("config", format!("{} can be read", path.display()))];
+    let model = bundle(&config.model.bundle);
+    *refused |= model.state == State::Problem;
+    findings.push(model);
+    findings.extend(needed(&config));
+    findings
+}
+
+fn needed(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for device in config.devices() {
+        findings.push(match device.probe() {
+            Ok(()) => ok("source", format!("[{}] can be opened", device.name())),
+            Err(error) => problem(
+                "source",
+                &error.context(format!("[{}]", device.name())),
+                "plug it in, or name what is there (see above)",
+            ),
+        });
+    }
+    if let Some(settings) = config.serial() {
+        let opened = serial::open(&settings.tty, settings.baud).map(drop).context("[sink.serial]");
+        findings.push(match opened {
+            Ok(()) => ok("sink", format!("[sink.serial] {} can be opened", settings.tty.display())),
+            Err(error) => problem("sink", &error, "plug it in, or name what is there (see above)"),
+        });
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_read_as_a_table_and_as_json() {
+        let error = anyhow::anyhow!("no camera goes by \"x\"").context("[camera]");
+        let findings =
+            [ok("cpu", "2 cores"), note("cuda", "none", "nothing"), problem("source", &error, "plug it in")];
+        let text = table(&findings);
+        let want = "ok       cpu      2 cores\n\
+                    note     cuda     none\n                  -> nothing\n\
+                    PROBLEM  source   [camera]: no camera goes by \"x\"\n                  -> plug it in\n";
+        assert_eq!(text, want);
+        let json = serde_json::to_value(&findings).unwrap();
+        assert_eq!(json[0], serde_json::json!({"about": "cpu", "state": "ok", "found": "2 cores"}));
+        assert_eq!(json[2]["state"], "problem");
+    }
+
+    #[test]
+    fn memory_is_read_as_the_kernel_writes_it() {
+        let facts = "MemTotal:       16384000 kB\nMemFree:  1 kB\nMemAvailable:    8192000 kB\n";
+        assert_eq!(kib(facts, "MemAvailable:"), Some(8_192_000));
+        assert_eq!(kib(facts, "SwapTotal:"), None);
+    }
 }
