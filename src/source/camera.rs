@@ -13,7 +13,7 @@ use super::{
     pixels::{self, Broken, Jpeg},
     v4l2::{Format, FourCc, Node, Offer, Queue, Taken},
 };
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde::Deserialize;
 use std::{
     fs,
@@ -156,12 +156,16 @@ fn choose_device(name: &str) -> Result<PathBuf, Miss> {
     if name.starts_with('/') {
         return Ok(PathBuf::from(name));
     }
-    let all = list();
+    pick(&list(), name).map(|found| found.path.clone())
+}
+
+/// The one among `all` that goes by a name, or the only one.
+fn pick<'a>(all: &'a [Found], name: &str) -> Result<&'a Found, Miss> {
     let mut fitting: Vec<&Found> =
         all.iter().filter(|found| name.is_empty() || found.goes_by(name)).collect();
     let names = |found: &[&Found]| found.iter().map(|found| found.describe()).collect::<Vec<_>>().join("; ");
     match (fitting.pop(), fitting.is_empty(), name) {
-        (Some(found), true, _) => Ok(found.path.clone()),
+        (Some(found), true, _) => Ok(found),
         (None, _, "") => Err(Miss::Away(anyhow!("there is no camera; plug one in, or see `mien doctor`"))),
         (None, _, name) => {
             let there = names(&all.iter().collect::<Vec<_>>());
@@ -447,15 +451,6 @@ impl Source for Camera {
     }
 }
 
-/// The card that a path leads to, for messages.
-pub fn card(path: &Path) -> Result<String> {
-    let node = Node::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    match node.caps() {
-        Ok(caps) => Ok(caps.card),
-        Err(error) => bail!("{} is no V4L2 device: {error}", path.display()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -502,6 +497,39 @@ mod tests {
         assert_eq!(chosen(&[range], 641, 481, 30), (*b"NV12", 656, 488));
         assert_eq!(chosen(&[range], 2_000, 2_000, 30), (*b"NV12", 992, 496));
         assert_eq!(chosen(&[range], 16, 16, 30), (*b"NV12", 32, 32));
+    }
+
+    #[test]
+    fn a_camera_goes_by_its_names_and_two_of_a_name_are_refused() {
+        let camera = |number: u32, serial: &str, bus: &str| Found {
+            path: format!("/dev/video{number}").into(),
+            card: "USB Camera".into(),
+            bus: bus.into(),
+            driver: "uvcvideo".into(),
+            serial: Some(serial.into()),
+            links: vec![format!("/dev/v4l/by-id/usb-{serial}-video-index0").into()],
+            offers: Vec::new(),
+        };
+        let two = [camera(0, "A1", "usb-1"), camera(2, "B2", "usb-2")];
+        let path = |all: &[Found], name: &str| match pick(all, name) {
+            Ok(found) => found.path.display().to_string(),
+            Err(Miss::Away(error)) => format!("away: {error}"),
+            Err(Miss::Refused(error)) => format!("refused: {error}"),
+        };
+        assert_eq!(path(&two, "B2"), "/dev/video2");
+        assert_eq!(path(&two, "usb-1"), "/dev/video0");
+        assert_eq!(path(&two, "usb-B2-video-index0"), "/dev/video2");
+        assert_eq!(path(&two[..1], ""), "/dev/video0");
+        assert_eq!(path(&two[..1], "USB Camera"), "/dev/video0");
+        let twice = path(&two, "USB Camera");
+        assert!(
+            twice.starts_with("refused") && twice.contains("serial A1") && twice.contains("serial B2"),
+            "{twice}"
+        );
+        assert!(path(&two, "").starts_with("refused: device is not set, and 2 cameras fit"));
+        let nobody = path(&two, "C3");
+        assert!(nobody.starts_with("away: no camera goes by \"C3\"") && nobody.contains("usb-2"), "{nobody}");
+        assert!(path(&[], "").starts_with("away: there is no camera"));
     }
 
     #[test]

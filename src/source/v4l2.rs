@@ -16,6 +16,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
     ptr, slice,
+    thread::sleep,
     time::Duration,
 };
 use v4l::{
@@ -308,7 +309,11 @@ impl Queue {
         }
         let mut buffer = description(0);
         match self.node.ask(vidioc::VIDIOC_DQBUF, &mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // Ready without a picture is how some drivers say that the queue has failed: the caller's limit decides.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sleep(Duration::from_millis(1));
+                return Ok(None);
+            }
             done => done?,
         }
         let monotonic = buffer.flags & V4L2_BUF_FLAG_TIMESTAMP_MASK == V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
