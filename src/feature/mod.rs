@@ -3,13 +3,12 @@
 pub mod image;
 pub mod mel;
 
+use crate::source::recording;
+
 /// Indices of the `wanted` frames that stand for a recording of `frames`: the middles of `wanted` equal stretches of
 /// `[0, frames - 1]`, rounded half to even. A short recording repeats frames; an empty one has none.
 pub fn sample_frames(frames: usize, wanted: usize) -> Vec<usize> {
-    let Some(last) = frames.checked_sub(1) else { return Vec::new() };
-    let stretch = last as f64 / wanted as f64;
-    let middle = |i: usize| (stretch * i as f64 + stretch * (i + 1) as f64) / 2.0;
-    (0..wanted).map(|i| ((middle(i) + 1e-6).round_ties_even() as usize).min(last)).collect()
+    recording::sample(frames as u64, wanted).into_iter().map(|index| index as usize).collect()
 }
 
 /// Samples of 16 bit to `[-1, 1)`.

@@ -68,9 +68,10 @@ impl Recording {
     }
 }
 
-/// The numbers of the `frames` frames to look at among `total`.
+/// The numbers of the `frames` frames to look at among `total`; none among none.
 pub fn sample(total: u64, frames: usize) -> Vec<u64> {
-    let step = total.saturating_sub(1) as f64 / frames as f64;
+    let Some(last) = total.checked_sub(1) else { return Vec::new() };
+    let step = last as f64 / frames as f64;
     (0..frames).map(|i| (step * (i as f64 + 0.5) + 1e-6).round_ties_even() as u64).collect()
 }
 
