@@ -210,6 +210,20 @@ impl Data {
             Data::Owned(bytes) => bytes,
         }
     }
+
+    fn release(&self, part: &[u8]) {
+        let Data::Mapped(map) = self else { return };
+        let Some(offset) = (part.as_ptr() as usize).checked_sub(map.as_ptr() as usize) else { return };
+        if offset + part.len() > map.len() {
+            return;
+        }
+        // SAFETY: the mapping is read-only, so that pages given back come again from the file with the same bytes.
+        let given =
+            unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, part.len()) };
+        if let Err(error) = given {
+            log::debug!("memory of a tensor was not given back: bytes={} error={error}", part.len());
+        }
+    }
 }
 
 impl Bundle {
@@ -271,6 +285,7 @@ impl Bundle {
                     at % entry.cols
                 );
             }
+            data.release(bytes);
         }
         let Some(gguf::Value::Text(digest)) = container.keys.get(write::DIGEST) else {
             bail!("key `{}` is missing; pack the checkpoint again", write::DIGEST);
@@ -359,6 +374,12 @@ impl Bundle {
     /// SHA-256 of all tensors as it was when they were packed.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Gives the memory of a tensor's bytes back where they are mapped: whoever laid them out elsewhere needs them no more. They
+    /// stay readable, from the file.
+    pub fn release(&self, tensor: &Tensor<'_>) {
+        self.data.release(tensor.data);
     }
 
     /// Length of the file.

@@ -1,11 +1,411 @@
 //! `mien bench`: time every stage of a bundle beside this machine's ceilings.
+//!
+//! Each window is new to the model: other frames, other sound. A hop shares all but one frame with the window before it.
+//! Units: time is the median over the windows; the floor of a stage is the longer of its operations at the ceiling for products
+//! and its bytes at the ceiling for reading, and the share is floor by time.
 
-use anyhow::Result;
+use crate::{
+    backend::cpu::{Ceilings, Cpu, Precision},
+    bundle::{
+        Bundle, Kind,
+        synthetic::{self, Preset},
+    },
+    command::open_bundle,
+    model::{Cost, Decoding, Infer, Input, Model, Observer},
+    source::Frame,
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 /// Time every stage of a bundle beside this machine's ceilings.
 #[derive(clap::Args, Debug)]
-pub struct Args {}
+pub struct Args {
+    /// A packed bundle.
+    #[arg(long, value_name = "FILE", required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    bundle: Option<PathBuf>,
+    /// Random weights instead of a bundle: tiny or r1-omni-0.5b.
+    #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
+    synthetic: Option<Preset>,
+    /// How the random weights are stored: f32, f16, q8_0 or q4_0.
+    #[arg(long, default_value = "q8_0", value_parser = Kind::from_name)]
+    quant: Kind,
+    /// Threads; 0 takes one for each processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Whole windows to time.
+    #[arg(long, default_value_t = 3)]
+    windows: usize,
+    /// Tokens of each reason.
+    #[arg(long, default_value_t = 150)]
+    tokens: usize,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("this command is not built yet")
+/// One stage of one window.
+#[derive(Clone, Debug)]
+struct Sample {
+    stage: &'static str,
+    time: Duration,
+    calls: u64,
+    cost: Cost,
+    launches: u64,
+}
+
+/// Adds up the stages of a window.
+#[derive(Clone)]
+struct Meter {
+    launches: Arc<AtomicU64>,
+    record: Arc<Mutex<Record>>,
+}
+
+#[derive(Default)]
+struct Record {
+    /// When the running stage began, and after how many launches.
+    begun: Option<(Instant, u64)>,
+    samples: Vec<Sample>,
+}
+
+impl Meter {
+    fn take(&self) -> Vec<Sample> {
+        std::mem::take(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner).samples)
+    }
+}
+
+impl Observer for Meter {
+    fn begin(&mut self, _stage: &'static str) {
+        let begun = (Instant::now(), self.launches.load(Relaxed));
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).begun = Some(begun);
+    }
+
+    fn end(&mut self, stage: &'static str, cost: Cost) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((begun, launches)) = record.begun.take() else { return };
+        let (time, launches) = (begun.elapsed(), self.launches.load(Relaxed) - launches);
+        match record.samples.iter_mut().find(|s| s.stage == stage) {
+            Some(s) => {
+                s.time += time;
+                s.calls += 1;
+                s.launches += launches;
+                s.cost.bytes += cost.bytes;
+                s.cost.operations += cost.operations;
+            }
+            None => record.samples.push(Sample { stage, time, calls: 1, cost, launches }),
+        }
+    }
+}
+
+/// A stage over all windows.
+struct Row {
+    stage: &'static str,
+    median: Duration,
+    best: Duration,
+    sample: Sample,
+}
+
+fn rows(windows: &[Vec<Sample>]) -> Vec<Row> {
+    let Some(first) = windows.first() else { return Vec::new() };
+    let row = |s: &Sample| {
+        let mut times: Vec<Duration> =
+            windows.iter().flatten().filter(|other| other.stage == s.stage).map(|other| other.time).collect();
+        times.sort();
+        Row { stage: s.stage, median: times[times.len() / 2], best: times[0], sample: s.clone() }
+    };
+    first.iter().map(row).collect()
+}
+
+/// Pictures and sound that no window had before.
+struct Scene {
+    next: u64,
+    frames: Vec<(u64, Frame)>,
+    samples: Vec<f32>,
+}
+
+const SIDE: u32 = 224;
+const SAMPLES: usize = 4 * 16_000;
+
+impl Scene {
+    fn frame(&mut self) -> (u64, Frame) {
+        self.next += 1;
+        let mut state = self.next.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let rgb = (0..SIDE * SIDE * 3).map(|_| noise(&mut state) as u8).collect();
+        (self.next, Frame { captured_ns: 0, height: SIDE, width: SIDE, rgb })
+    }
+
+    fn turn(&mut self, frames: usize) {
+        self.frames.drain(..frames.min(self.frames.len()));
+        for _ in 0..frames {
+            let frame = self.frame();
+            self.frames.push(frame);
+        }
+        let mut state = self.next.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
+        self.samples = (0..SAMPLES).map(|_| (noise(&mut state) % 2001) as f32 / 10_000.0 - 0.1).collect();
+    }
+
+    fn see(&self, model: &mut dyn Infer, prompt: &str) -> Result<()> {
+        let frames: Vec<(u64, &Frame)> = self.frames.iter().map(|(id, frame)| (*id, frame)).collect();
+        model.see(prompt, &Input { frames: Some(&frames), samples: Some(&self.samples) })
+    }
+}
+
+fn noise(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state >> 16
+}
+
+/// `VmHWM` of this process.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+struct Report {
+    device: String,
+    quant: Kind,
+    file_bytes: usize,
+    open: Duration,
+    load: Duration,
+    ceilings: Ceilings,
+    stages: Vec<Row>,
+    hop: Vec<Row>,
+    tokens: usize,
+    peak_bytes: Option<u64>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    ensure!(args.windows > 0, "--windows 0: at least one window is needed");
+    let begun = Instant::now();
+    let bundle = match (&args.bundle, args.synthetic) {
+        (Some(path), _) => open_bundle(path)?,
+        (None, Some(preset)) => {
+            log::info!("making random weights: size={} quant={}", preset.name(), args.quant.name());
+            synthetic::bundle(preset, 1, args.quant)?
+        }
+        (None, None) => unreachable!("clap asks for one of the two"),
+    };
+    let report = measure(&args, bundle, begun.elapsed())?;
+    if args.json {
+        println!("{}", report.json());
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
+    let quant = bundle.head().quant;
+    let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
+    let prompt = prompt.context("the bundle has no prompt")?.name.clone();
+    let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
+    let (frames, file_bytes) = (bundle.shape().frames, bundle.file_bytes());
+
+    let begun = Instant::now();
+    let cpu = Cpu::new(args.threads, Precision::of(quant))?;
+    let launches = cpu.launches();
+    let mut model = Model::load(cpu, &bundle)?;
+    let load = begun.elapsed();
+    drop(bundle);
+    let device = model.describe();
+
+    let meter = Meter { launches, record: Arc::default() };
+    model.observe(Some(Box::new(meter.clone())));
+    model.set_decoding(Decoding {
+        max_new_tokens: Some(args.tokens),
+        repetition_guard: false,
+        ..Decoding::default()
+    })?;
+    let mut scene = Scene { next: 0, frames: Vec::new(), samples: Vec::new() };
+    let mut tokens = 0;
+    let (mut windows, mut hops) = (Vec::new(), Vec::new());
+    // The first window warms caches and scratch memory, and is not counted.
+    for i in 0..=args.windows {
+        scene.turn(frames);
+        scene.see(&mut model, &prompt)?;
+        model.score(&labels)?;
+        tokens = model.reason(&mut |_| ())?.tokens;
+        let whole = meter.take();
+        scene.turn(1);
+        scene.see(&mut model, &prompt)?;
+        model.score(&labels)?;
+        let hop = meter.take();
+        if i > 0 {
+            windows.push(whole);
+            hops.push(hop);
+        }
+    }
+    let peak_bytes = peak_bytes();
+    drop(model);
+    let ceilings = Cpu::new(args.threads, Precision::of(quant))?.ceilings()?;
+    let (stages, hop) = (rows(&windows), rows(&hops));
+    Ok(Report { device, quant, file_bytes, open, load, ceilings, stages, hop, tokens, peak_bytes })
+}
+
+impl Report {
+    /// Operations a second that products of this bundle can reach at most.
+    fn product_ceiling(&self) -> f64 {
+        match self.quant {
+            Kind::Q8_0 | Kind::Q4_0 => self.ceilings.int8_per_s,
+            Kind::F32 | Kind::F16 => self.ceilings.f32_per_s,
+        }
+    }
+
+    fn floor_s(&self, cost: Cost) -> f64 {
+        let reading = cost.bytes as f64 / self.ceilings.read_bytes_per_s;
+        reading.max(cost.operations as f64 / self.product_ceiling())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let stages = |rows: &[Row]| -> Vec<serde_json::Value> {
+            let one = |r: &Row| {
+                json!({
+                    "stage": r.stage,
+                    "calls": r.sample.calls,
+                    "median_ms": ms(r.median),
+                    "best_ms": ms(r.best),
+                    "bytes": r.sample.cost.bytes,
+                    "operations": r.sample.cost.operations,
+                    "launches": r.sample.launches,
+                    "floor_ms": self.floor_s(r.sample.cost) * 1e3,
+                })
+            };
+            rows.iter().map(one).collect()
+        };
+        json!({
+            "device": self.device,
+            "quant": self.quant.name(),
+            "file_bytes": self.file_bytes,
+            "open_ms": ms(self.open),
+            "load_ms": ms(self.load),
+            "peak_bytes": self.peak_bytes,
+            "int8_per_s": self.ceilings.int8_per_s,
+            "f32_per_s": self.ceilings.f32_per_s,
+            "read_bytes_per_s": self.ceilings.read_bytes_per_s,
+            "tokens": self.tokens,
+            "window": stages(&self.stages),
+            "window_ms": total_ms(&self.stages),
+            "hop": stages(&self.hop),
+            "hop_ms": total_ms(&self.hop),
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut out = format!("{}\n", self.device);
+        let Ceilings { int8_per_s, f32_per_s, read_bytes_per_s } = self.ceilings;
+        out += &format!(
+            "ceilings     int8 {:.0} GOP/s, f32 {:.0} GFLOP/s, reading {:.1} GB/s\n",
+            int8_per_s / 1e9,
+            f32_per_s / 1e9,
+            read_bytes_per_s / 1e9
+        );
+        out += &format!(
+            "bundle       {}, {:.1} MB; opened in {:.2} s, loaded in {:.2} s\n",
+            self.quant.name(),
+            self.file_bytes as f64 / 1e6,
+            self.open.as_secs_f64(),
+            self.load.as_secs_f64()
+        );
+        if let Some(bytes) = self.peak_bytes {
+            out += &format!("peak memory  {:.1} MB\n", bytes as f64 / 1e6);
+        }
+        out += "\nwhole window\n";
+        self.print(&self.stages, &mut out);
+        if let Some(decode) = self.stages.iter().find(|r| r.stage == "decode") {
+            let calls = decode.sample.calls as f64;
+            out += &format!(
+                "decode: {} tokens, {:.1} tokens/s (best window {:.1})\n",
+                self.tokens,
+                calls / decode.median.as_secs_f64(),
+                calls / decode.best.as_secs_f64()
+            );
+        }
+        out += "\nhop of one frame, labels only\n";
+        self.print(&self.hop, &mut out);
+        out
+    }
+
+    fn print(&self, rows: &[Row], out: &mut String) {
+        *out += &format!(
+            "{:<10} {:>6} {:>10} {:>10} {:>9} {:>9} {:>8} {:>7} {:>6} {:>9}\n",
+            "stage", "calls", "ms", "best ms", "MB", "GOP", "GOP/s", "GB/s", "share", "launches"
+        );
+        for r in rows {
+            let (seconds, cost) = (r.median.as_secs_f64(), r.sample.cost);
+            let (bytes, operations) = (cost.bytes as f64, cost.operations as f64);
+            *out += &format!(
+                "{:<10} {:>6} {:>10.2} {:>10.2} {:>9.1} {:>9.1} {:>8.1} {:>7.1} {:>5.0}% {:>9}\n",
+                r.stage,
+                r.sample.calls,
+                ms(r.median),
+                ms(r.best),
+                bytes / 1e6,
+                operations / 1e9,
+                operations / 1e9 / seconds,
+                bytes / 1e9 / seconds,
+                100.0 * self.floor_s(cost) / seconds,
+                r.sample.launches
+            );
+        }
+        let floor: f64 = rows.iter().map(|r| self.floor_s(r.sample.cost)).sum();
+        let (total, best) = (total_ms(rows), rows.iter().map(|r| ms(r.best)).sum::<f64>());
+        let share = 100.0 * floor * 1e3 / total;
+        *out += &format!(
+            "{:<10} {:>6} {total:>10.2} {best:>10.2} {:>9} {:>9} {:>8} {:>7} {share:>5.0}%\n",
+            "total", "", "", "", "", ""
+        );
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn total_ms(rows: &[Row]) -> f64 {
+    rows.iter().map(|r| ms(r.median)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tiny_bundle_gets_a_whole_table() {
+        let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
+        let args = Args {
+            bundle: None,
+            synthetic: Some(Preset::Tiny),
+            quant: Kind::Q8_0,
+            threads: 2,
+            windows: 1,
+            tokens: 4,
+            json: false,
+        };
+        let report = measure(&args, bundle, Duration::ZERO).unwrap();
+        let (table, json) = (report.table(), report.json());
+        for stage in ["vision", "branches", "audio", "prefill", "score", "decode"] {
+            let row = json["window"].as_array().unwrap().iter().find(|r| r["stage"] == stage);
+            let row = row.unwrap_or_else(|| panic!("no stage {stage} in {table}"));
+            assert!(row["operations"].as_u64().unwrap() > 0, "{stage} counts no operations");
+            assert!(row["bytes"].as_u64().unwrap() > 0, "{stage} counts no bytes");
+            assert!(row["launches"].as_u64().unwrap() > 0, "{stage} counts no launches");
+            assert!(
+                row["median_ms"].as_f64().unwrap() >= row["floor_ms"].as_f64().unwrap(),
+                "{stage} beats its floor"
+            );
+        }
+        assert!(json["hop_ms"].as_f64().unwrap() > 0.0);
+        assert!(json["peak_bytes"].as_u64().unwrap() > 1 << 20);
+        assert!(table.contains("decode: 4 tokens"), "{table}");
+    }
 }

@@ -69,6 +69,7 @@ impl<B: Backend> Loader<'_, B> {
         }
         let biased = names.iter().any(|n| self.bundle.has(&format!("{n}.bias")));
         let matrix = self.backend.matrix(&parts).with_context(|| format!("loading {}", names.join(", ")))?;
+        parts.iter().for_each(|part| self.bundle.release(part));
         Ok(Linear {
             matrix,
             bias: biased.then(|| self.backend.vector(&bias)).transpose()?,

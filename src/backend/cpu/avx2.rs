@@ -128,6 +128,19 @@ unsafe fn tile<const M: usize>(
     }
 }
 
+#[target_feature(enable = "avx2")]
+fn spin_int8(rounds: usize) -> i32 {
+    let w = _mm256_set1_epi32(std::hint::black_box(0x0101_0101));
+    let mut dot = [_mm256_setzero_si256(); 12];
+    for _ in 0..rounds {
+        for dot in &mut dot {
+            let pairs = _mm256_maddubs_epi16(*dot, w);
+            *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, w));
+        }
+    }
+    dot.into_iter().map(|d| _mm256_extract_epi32::<0>(d)).fold(0, i32::wrapping_add)
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile_q8<const M: usize>(
     scales: *const u16,
@@ -193,6 +206,15 @@ unsafe impl Isa for Avx2 {
     const HEAD_TILE: usize = 4;
     const OFFSET: bool = false;
     const BF16: bool = false;
+    const SPIN_OPERATIONS: usize = 12 * 64;
+
+    unsafe fn spin_int8(rounds: usize) -> i32 {
+        unsafe { spin_int8(rounds) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
 
     #[inline(always)]
     unsafe fn enter<W: Work>(work: W) -> W::Out {

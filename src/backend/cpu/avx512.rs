@@ -90,6 +90,23 @@ unsafe fn four_bytes(p: *const u8) -> __m512i {
     unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
 }
 
+#[inline(always)]
+unsafe fn ask(p: *const u8) {
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn spin_int8(rounds: usize) -> i32 {
+    let mut dot = [_mm512_setzero_si512(); 12];
+    let w = _mm512_set1_epi32(std::hint::black_box(0x0101_0101));
+    for _ in 0..rounds {
+        for dot in &mut dot {
+            *dot = _mm512_dpbusd_epi32(*dot, w, w);
+        }
+    }
+    dot.into_iter().map(|d| _mm512_reduce_add_epi32(d)).fold(0, i32::wrapping_add)
+}
+
 /// One row streams its weights: ask for them this many bytes ahead.
 const AHEAD: usize = 2048;
 
@@ -124,7 +141,7 @@ unsafe fn tile_q8<const M: usize>(
             let (w, x) = (w.add(b * PANEL * BLOCK), x.add(b * M * (BLOCK + 8)));
             if M == 1 {
                 for line in 0..8 {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line * 64).cast());
+                    ask(w.wrapping_add(AHEAD + line * 64));
                 }
             }
             let start = x.add(M * (BLOCK + 4)).cast::<i32>();
@@ -159,7 +176,7 @@ unsafe fn tile_q4<const M: usize>(
             let (w, x) = (w.add(b * PANEL * BLOCK / 2), x.add(b * M * (BLOCK + 8)));
             if M == 1 {
                 for line in 0..4 {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line * 64).cast());
+                    ask(w.wrapping_add(AHEAD + line * 64));
                 }
             }
             let start = x.add(M * (BLOCK + 4)).cast::<i32>();
@@ -267,6 +284,15 @@ unsafe impl<const BF: bool> Isa for Avx512<BF> {
     const HEAD_TILE: usize = 16;
     const OFFSET: bool = true;
     const BF16: bool = BF;
+    const SPIN_OPERATIONS: usize = 12 * 128;
+
+    unsafe fn spin_int8(rounds: usize) -> i32 {
+        unsafe { spin_int8(rounds) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { ask(p) }
+    }
 
     #[inline(always)]
     unsafe fn enter<W: Work>(work: W) -> W::Out {

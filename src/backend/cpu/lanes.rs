@@ -98,6 +98,15 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn pair_bf16(_a: Self::F, _b: Self::F, _out: *mut u32) {
         unreachable!("this instruction set has no bf16 products")
     }
+    /// Operations of one round of `spin_int8`; 0 without byte products.
+    const SPIN_OPERATIONS: usize = 0;
+    /// Byte products on registers alone, as fast as they go.
+    unsafe fn spin_int8(_rounds: usize) -> i32 {
+        0
+    }
+    /// Asks for the line at `p`, which may lie anywhere.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     /// `to[d * PANEL + m] = rows[m * stride + d] * scale` for `m < count`, zeros for the other lanes.
     #[inline(always)]
     unsafe fn transpose(

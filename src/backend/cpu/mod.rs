@@ -3,7 +3,7 @@
 //! Weights are laid out once for the machine (`panels`), activations are f32. Products with Q8_0 and Q4_0 weights quantise x in
 //! blocks of 32 to signed bytes (half a step of `max / 127` per value); F16 and F32 weights meet f32. Attention and cache follow
 //! [`Precision`]. Results do not depend on the number of threads.
-//! `MIEN_CPU` = `plain`, `avx2` or `avx512` masks what the processor could do beyond that.
+//! `MIEN_CPU` names a level (`plain`, `avx2`, `avx512`, `neon`) and masks what the processor could do beyond that.
 //! Limits: scratch memory grows to the largest op seen, then no op allocates.
 // Kernels index registers by row and lane; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
@@ -13,13 +13,17 @@ use crate::bundle::{Kind, Tensor};
 use anyhow::{Result, bail};
 use attention::{Attend, Decode, From, PackKeys, Packs};
 use cache::Entry;
-use lanes::{Isa, PANEL, Work};
+use lanes::PANEL;
+use level::Facts;
 use memory::{Arena, Memory, Out};
 use panels::Packed;
 use pool::Pool;
 use product::{Chunk, Pack, Product, Then};
 use rows::{Elements, Means, Norm, Taps};
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -27,9 +31,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cache;
+mod ceiling;
 mod lanes;
+mod level;
 mod math;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod plain;
 mod pool;
@@ -38,112 +46,10 @@ mod rows;
 pub mod scalar;
 
 pub use cache::Cache;
+pub use ceiling::Ceilings;
+pub use level::Level;
 pub use memory::Buf;
 pub use panels::Matrix;
-
-/// What the processor can do, best last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    Plain,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-}
-
-impl Level {
-    /// Every level of this machine, best last.
-    pub fn available() -> Vec<Level> {
-        #[allow(unused_mut)]
-        let mut levels = vec![Level::Plain];
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            if has!("avx2") && has!("fma") && has!("f16c") {
-                levels.push(Level::Avx2);
-                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
-                    levels.push(Level::Avx512);
-                    if has!("avx512bf16") {
-                        levels.push(Level::Avx512Bf16);
-                    }
-                }
-            }
-        }
-        levels
-    }
-
-    /// The best level, or the best that `MIEN_CPU` allows.
-    pub fn detect() -> Result<Level> {
-        let available = Level::available();
-        let Ok(mask) = std::env::var("MIEN_CPU") else {
-            return Ok(available[available.len() - 1]);
-        };
-        match available.iter().rev().find(|level| level.name() == mask) {
-            Some(level) => Ok(*level),
-            None => bail!(
-                "MIEN_CPU={mask} is no level of this machine, which has {}",
-                available.iter().map(|l| l.name()).collect::<Vec<_>>().join(", ")
-            ),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Plain => "plain",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => "avx512-bf16",
-        }
-    }
-
-    /// Rows of a tile for `rows` rows of x.
-    fn tile(self, rows: usize) -> usize {
-        let facts = self.run(Facts);
-        match rows {
-            0 | 1 => 1,
-            rows if rows <= facts.few => facts.few,
-            _ => facts.tile,
-        }
-    }
-
-    fn run<W: Work>(self, work: W) -> W::Out {
-        // SAFETY: a level is made by `available` alone, from what the processor reports.
-        unsafe {
-            match self {
-                Level::Plain => plain::Plain::enter(work),
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => avx2::Avx2::enter(work),
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => avx512::Avx512::<false>::enter(work),
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx512Bf16 => avx512::Avx512::<true>::enter(work),
-            }
-        }
-    }
-}
-
-/// What the rest of the backend asks of an instruction set.
-struct Facts;
-
-struct IsaFacts {
-    few: usize,
-    tile: usize,
-    offset: bool,
-    bf16: bool,
-}
-
-impl Work for Facts {
-    type Out = IsaFacts;
-    #[inline(always)]
-    unsafe fn run<I: Isa>(self) -> IsaFacts {
-        IsaFacts { few: I::FEW, tile: I::TILE, offset: I::OFFSET, bf16: I::BF16 }
-    }
-}
 
 /// How exact attention and cache are; products follow the kind of their weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +123,11 @@ impl Cpu {
         self.pool.threads()
     }
 
+    /// Counts the jobs that the team was given; goes on counting while the backend is in use elsewhere.
+    pub fn launches(&self) -> Arc<AtomicU64> {
+        self.pool.jobs()
+    }
+
     fn product(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, then: Then, out: &mut [f32]) {
         let quantised = matches!(w.kind, Kind::Q8_0 | Kind::Q4_0);
         let start = quantised.then(|| w.start(self.level.run(Facts).offset));
@@ -241,6 +152,18 @@ impl Cpu {
             for r in chunk * ROWS..rows.min((chunk + 1) * ROWS) {
                 let x = &x[r * cols..][..cols];
                 level.run(Norm { x, gain, bias, eps, act, out: Out(out.at(r * cols)) });
+            }
+        });
+    }
+
+    /// Fills the rows of `out`, `cols` long, each by itself.
+    fn fill(&self, out: &mut [f32], cols: usize, row: impl Fn(usize, &mut [f32]) + Sync) {
+        let (rows, per) = (out.len() / cols, VALUES.div_ceil(cols));
+        let out = Out(out.as_mut_ptr());
+        self.pool.run(rows.div_ceil(per), |chunk, _| {
+            for r in chunk * per..rows.min((chunk + 1) * per) {
+                // SAFETY: row `r` lies in `out` and belongs to this chunk alone.
+                row(r, unsafe { std::slice::from_raw_parts_mut(out.at(r * cols), cols) });
             }
         });
     }
@@ -357,9 +280,7 @@ impl Backend for Cpu {
 
     fn embed(&mut self, ids: &[u32], w: &Matrix, out: &mut Buf, at: usize) {
         let out = &mut out.first_mut((at + ids.len()) * w.cols)[at * w.cols..];
-        for (row, id) in out.chunks_exact_mut(w.cols).zip(ids) {
-            w.row(*id as usize, row);
-        }
+        self.fill(out, w.cols, |i, row| w.row(ids[i] as usize, row));
     }
 
     fn layer_norm(
@@ -484,25 +405,25 @@ impl Backend for Cpu {
         let cols = 3 * patch * patch;
         let pixels = pixels.first(grid.rows() * 3);
         let out = out.first_mut(grid.frames * down * across * cols);
-        for (row, out) in out.chunks_exact_mut(cols).enumerate() {
+        self.fill(out, cols, |row, out| {
             let (f, py, px) = (row / (down * across), row / across % down, row % across);
             for (line, out) in out.chunks_exact_mut(patch).enumerate() {
                 let (c, y) = (line / patch, line % patch);
                 let from = ((f * 3 + c) * grid.height + py * patch + y) * grid.width + px * patch;
                 out.copy_from_slice(&pixels[from..from + patch]);
             }
-        }
+        });
     }
 
     fn unfold_rows(&mut self, x: &Buf, rows: usize, cols: usize, stride: usize, out: &mut Buf) {
         let x = x.first(rows * cols);
         let out = out.first_mut(rows.div_ceil(stride) * 3 * cols);
-        for (i, out) in out.chunks_exact_mut(cols).enumerate() {
+        self.fill(out, cols, |i, out| {
             match (i / 3 * stride + i % 3).checked_sub(1).filter(|from| *from < rows) {
                 Some(from) => out.copy_from_slice(&x[from * cols..][..cols]),
                 None => out.fill(0.0),
             }
-        }
+        });
     }
 
     fn unfold_time(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
@@ -510,7 +431,7 @@ impl Backend for Cpu {
         let (down, across) = (height / 2, width / 2);
         let x = x.first(grid.rows() * channels);
         let out = out.first_mut(frames * down * across * 8 * channels);
-        for (i, out) in out.chunks_exact_mut(channels).enumerate() {
+        self.fill(out, channels, |i, out| {
             let (row, tap) = (i / 8, i % 8);
             let (t, py, px) = (row / (down * across), row / across % down, row % across);
             match (t + tap / 4).checked_sub(1) {
@@ -520,7 +441,7 @@ impl Backend for Cpu {
                 }
                 None => out.fill(0.0),
             }
-        }
+        });
     }
 
     fn depthwise(&mut self, x: &Buf, grid: Grid, w: &Buf, out: &mut Buf) {

@@ -42,6 +42,7 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// One caller at a time: not `Sync`.
     one_caller: PhantomData<Cell<()>>,
+    jobs: Arc<AtomicU64>,
 }
 
 impl Pool {
@@ -75,7 +76,12 @@ impl Pool {
                     .unwrap_or_else(|error| panic!("worker {i} of {threads} did not start: {error}"))
             })
             .collect();
-        Pool { shared, workers, one_caller: PhantomData }
+        Pool { shared, workers, one_caller: PhantomData, jobs: Arc::default() }
+    }
+
+    /// Jobs so far.
+    pub fn jobs(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.jobs)
     }
 
     pub fn threads(&self) -> usize {
@@ -85,6 +91,7 @@ impl Pool {
     /// Calls `job(chunk, thread)` once for every chunk and returns when all are done.
     pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
         let shared = &*self.shared;
+        self.jobs.fetch_add(1, Relaxed);
         if chunks <= 1 || self.workers.is_empty() {
             (0..chunks).for_each(|chunk| job(chunk, 0));
             return;

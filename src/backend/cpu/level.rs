@@ -1,0 +1,134 @@
+//! Which instruction set runs the kernels, chosen when the backend is made.
+
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use super::{
+    lanes::{Isa, Work},
+    plain,
+};
+use anyhow::{Result, bail};
+
+/// What the processor can do, best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+}
+
+impl Level {
+    /// Every level of this machine, best last.
+    pub fn available() -> Vec<Level> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Level::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                levels.push(Level::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
+                    levels.push(Level::Avx512);
+                    if has!("avx512bf16") {
+                        levels.push(Level::Avx512Bf16);
+                    }
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            levels.push(Level::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                levels.push(Level::NeonDot);
+            }
+        }
+        levels
+    }
+
+    /// The best level, or the best that `MIEN_CPU` allows.
+    pub fn detect() -> Result<Level> {
+        let available = Level::available();
+        let Ok(mask) = std::env::var("MIEN_CPU") else {
+            return Ok(available[available.len() - 1]);
+        };
+        match available.iter().rev().find(|level| level.name() == mask) {
+            Some(level) => Ok(*level),
+            None => bail!(
+                "MIEN_CPU={mask} is no level of this machine, which has {}",
+                available.iter().map(|l| l.name()).collect::<Vec<_>>().join(", ")
+            ),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Plain => "plain",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => "neon-dot",
+        }
+    }
+
+    /// Rows of a tile for `rows` rows of x.
+    pub fn tile(self, rows: usize) -> usize {
+        let facts = self.run(Facts);
+        match rows {
+            0 | 1 => 1,
+            rows if rows <= facts.few => facts.few,
+            _ => facts.tile,
+        }
+    }
+
+    pub fn run<W: Work>(self, work: W) -> W::Out {
+        // SAFETY: a level is made by `available` alone, from what the processor reports.
+        unsafe {
+            match self {
+                Level::Plain => plain::Plain::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2::Avx2::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512::Avx512::<false>::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Bf16 => avx512::Avx512::<true>::enter(work),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => neon::Neon::<false>::enter(work),
+                #[cfg(target_arch = "aarch64")]
+                Level::NeonDot => neon::Neon::<true>::enter(work),
+            }
+        }
+    }
+}
+
+/// What the rest of the backend asks of an instruction set.
+pub struct Facts;
+
+pub struct IsaFacts {
+    pub few: usize,
+    pub tile: usize,
+    pub offset: bool,
+    pub bf16: bool,
+}
+
+impl Work for Facts {
+    type Out = IsaFacts;
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) -> IsaFacts {
+        IsaFacts { few: I::FEW, tile: I::TILE, offset: I::OFFSET, bf16: I::BF16 }
+    }
+}
