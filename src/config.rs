@@ -72,6 +72,8 @@ pub struct Model {
     pub reason_prompt: String,
     /// Whether a label that begins is explained.
     pub reason: Explain,
+    /// Tokens of a reason at most: while it is written, windows are left out.
+    pub reason_tokens: usize,
     /// 0: as many as the machine has cores.
     pub threads: usize,
 }
@@ -116,6 +118,7 @@ impl Default for Model {
             prompt: "label".into(),
             reason_prompt: "reason".into(),
             reason: Explain::Off,
+            reason_tokens: 200,
             threads: 0,
         }
     }
@@ -164,6 +167,11 @@ impl Config {
         ensure!(
             self.sinks() > 0,
             "there is no sink: add a table [sink.stdout], [sink.serial] or [sink.mqtt]"
+        );
+        ensure!(
+            (1..=4_096).contains(&self.model.reason_tokens),
+            "model.reason_tokens = {}: from 1 to 4096",
+            self.model.reason_tokens
         );
         let daemon = &self.daemon;
         for (name, value, range) in [

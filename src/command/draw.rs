@@ -157,6 +157,7 @@ impl Story {
         if story.start_ms < story.end_ms {
             story.start_ms = story.start_ms.saturating_sub(window_ms);
         }
+        story.unknown.retain(|stretch| stretch.begin_ms < stretch.end_ms);
         story.modalities = modalities(&presence);
         story
     }
@@ -350,7 +351,7 @@ impl Story {
                     svg,
                     r##"<text x="{:.1}" y="{:.1}" font-size="11" font-weight="600" fill="#1f2933">{:.2}</text>"##,
                     x + 9.0,
-                    y + 17.0,
+                    y + LANE - 10.0,
                     episode.confidence
                 );
             }

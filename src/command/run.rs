@@ -5,7 +5,7 @@ use crate::{
     bundle::Bundle,
     config::{self, Config, Explain},
     daemon::{self, Pace, Plan, Summary},
-    model,
+    model::{self, Decoding},
     privacy::{Device, Gate},
     sink::{Sink, Speaker, serial::Serial, stdout::Stdout},
     source::Pool,
@@ -54,6 +54,8 @@ pub fn run(args: Args) -> Result<()> {
 
     let mut infer =
         model::load(&bundle, model::Device::Auto, config.model.threads).context("loading the model")?;
+    let decoding = Decoding { max_new_tokens: Some(config.model.reason_tokens), ..Decoding::default() };
+    infer.set_decoding(decoding).context("model.reason_tokens")?;
     log::info!("{}", infer.describe());
     let summary = daemon::run(ready, infer.as_mut(), &stop)?;
     log::info!("{}", describe(&summary));

@@ -329,6 +329,41 @@ fn tls_with_password_and_client_certificate() {
 }
 
 #[test]
+fn watch_prints_what_a_broker_carries() {
+    let mut broker = Broker::new("allow_anonymous true\n");
+    broker.start();
+    let mut sink = Mqtt::new(Settings { payload: Payload::Both, ..broker.settings() }, speaker()).unwrap();
+    tick(&mut sink, "the connection", || TcpStream::connect(("127.0.0.1", broker.port)).is_ok());
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["watch", &format!("mqtt://127.0.0.1:{}/{PREFIX}", broker.port)])
+        .args(["--count", "3", "--seconds", "60", "--json", "--strict"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut seq = 0;
+    until("watch to have seen enough", || {
+        sink.send(&begin(seq));
+        seq += 1;
+        std::thread::sleep(Duration::from_millis(100));
+        watch.try_wait().unwrap().is_some()
+    });
+    let output = watch.wait_with_output().unwrap();
+    let (said, counted) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}\n{counted}");
+    assert_eq!(said.matches(r#""type":"event""#).count(), 3, "{said}");
+    assert!(said.contains(r#""type":"hello""#) && counted.contains("events=3"), "{said}\n{counted}");
+
+    let refused = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["watch", "mqtt://127.0.0.1:1/x", "--seconds", "20"])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("127.0.0.1:1"), "{refused:?}");
+    sink.close();
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let settings = Settings {
         host: "localhost".into(),
