@@ -49,7 +49,7 @@ fn config(name: &str, more: &str) -> PathBuf {
     let text = format!(
         "device = \"bench\"\n[model]\nbundle = \"tiny.gguf\"\n[clip]\npath = \"clip\"\nframes_per_second = 10\n\
          [window]\nwindow_ms = 1000\nhop_ms = 500\n[privacy]\npurpose = \"research\"\n\
-         [policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 500\n{more}"
+         [policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 0\n{more}"
     );
     let path = folder().join(name);
     fs::write(&path, text).unwrap();
