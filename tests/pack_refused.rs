@@ -138,7 +138,8 @@ fn broken_json_and_tokenizers_are_refused_by_file() {
         }
     }
     let path = "R1-Omni-0.5B/tokenizer.json";
-    let edits: [(&str, fn(&mut serde_json::Value)); 7] = [
+    type Edit = fn(&mut serde_json::Value);
+    let edits: [(&str, Edit); 7] = [
         ("BPE", |json| json["model"]["type"] = "WordPiece".into()),
         ("300 rows", |json| json["model"]["vocab"]["xyz"] = json!(1u64 << 60)),
         ("300 rows", |json| json["added_tokens"][0]["id"] = json!(-1)),

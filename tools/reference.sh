@@ -48,12 +48,16 @@ compare() {
     "$lane_program" "$@" || failures=$((failures + 1))
 }
 
-# lane_build: builds mien and the comparing program, once for all tables.
+# lane_build: builds mien and the comparing program, once for all tables. MIEN_LANE_PROFILE=dev builds faster and runs slower.
 lane_build() {
-    say "building mien and the parity lane (release)"
+    local profile=${MIEN_LANE_PROFILE:-release} folder
+    say "building mien and the parity lane ($profile)"
     # One command for both: cargo builds the program that integration tests may run, with the same features.
-    lane_program=$(cargo test --locked --quiet --release --no-run --test parity_lane --message-format json |
+    lane_program=$(cargo test --locked --quiet --profile "$profile" --no-run --test parity_lane --message-format json |
         sed -n 's/.*"executable":"\([^"]*parity_lane[^"]*\)".*/\1/p' | tail -n1)
     [ -x "$lane_program" ] || die "cargo did not say where it built the parity lane"
-    mien=${CARGO_TARGET_DIR:-$root/target}/release/mien
+    folder=$profile
+    [ "$profile" != dev ] || folder=debug
+    mien=${CARGO_TARGET_DIR:-$root/target}/$folder/mien
+    [ -x "$mien" ] || die "cargo did not build $mien"
 }
