@@ -35,7 +35,7 @@ fn check(model: &mut dyn Infer, clip: &Clip, run: &str) {
     let ours = stages::run(model, 8, clip, STEPS);
     let rows = stages::compare(&reference, &ours);
     let table = stages::table(&rows);
-    assert!(rows.len() >= 4 && rows.iter().all(|r| r.largest.max(r.rms) < LIMIT), "{run}\n{table}");
+    assert!(rows.len() >= 3 && rows.iter().all(|r| r.largest.max(r.rms) < LIMIT), "{run}\n{table}");
     assert_eq!(stages::same_tokens(&reference, &ours), (STEPS, STEPS), "{run}\n{table}");
 }
 

@@ -35,9 +35,15 @@ fn main() -> ExitCode {
             reference.insert(stage.to_owned(), Expected { len: values.len(), values, step: 1, rms: None });
         }
     }
+    // Ours makes as many choices, but an end of text that ends an answer is no token of it.
     let steps = reference["tokens"].len;
     let clip = stages::clip(path("--frames").as_deref(), path("--pcm").as_deref());
     let (bundle, mut model) = stages::open(&bundle, device);
+    let theirs = reference.get_mut("tokens").expect("the reference's tokens");
+    if theirs.values.last().is_some_and(|last| bundle.generation().eos.contains(&(*last as u32))) {
+        theirs.values.pop();
+        theirs.len -= 1;
+    }
     println!("{}", model.describe());
     let mut failed = false;
 
@@ -71,7 +77,7 @@ fn main() -> ExitCode {
     print!("{}", stages::table(&rows));
     let (same, of) = stages::same_tokens(&reference, &ours);
     println!("greedy tokens: {same} of {of} equal");
-    for row in rows.iter().filter(|r| r.stage != "tokens" && r.largest.max(r.rms) > limit) {
+    for row in rows.iter().filter(|r| r.largest.max(r.rms) > limit) {
         println!("ABOVE {limit:.0e}: {}", row.stage);
         failed = true;
     }

@@ -102,11 +102,11 @@ pub fn run(model: &mut dyn Infer, frames_seen: usize, clip: &Clip, steps: usize)
     out
 }
 
-/// Every stage that the reference has. Panics when a stage is missing or of another size.
+/// Every stage that the reference has, but for the tokens. Panics when a stage is missing or of another size.
 pub fn compare(reference: &Reference, ours: &Values) -> Vec<Row> {
     let mut rows = Vec::new();
     for stage in STAGES {
-        let Some(expected) = reference.get(stage) else { continue };
+        let Some(expected) = reference.get(stage).filter(|_| stage != "tokens") else { continue };
         let Some(found) = ours.get(stage) else { panic!("the model handed out no `{stage}`") };
         if stage == "step_logits" {
             rows.push(compare_steps(expected, found, &reference["tokens"], &ours["tokens"]));
