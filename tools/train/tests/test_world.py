@@ -255,6 +255,42 @@ def test_unknown_split_is_named():
         clip.plan(1, "holiday", 0)
 
 
+# --- landmarks --------------------------------------------------------------------------------------------------------
+def test_points_lie_where_the_picture_has_them():
+    p = next(q for q in (clip.plan(6, "train", i) for i in range(50)) if q.showing == "face" and q.face == "smile" and not q.place.cover)
+    points, units = clip.landmarks(p, fps=4)
+    names = [name for name, _ in face.POINTS]
+    x = lambda k: points[..., 0][:, names.index(k)]
+    y = lambda k: points[..., 1][:, names.index(k)]
+    assert (x("left upper lid") < x("tip")).all() and (x("tip") < x("right upper lid")).all() and (x("left wing") < x("right wing")).all()
+    assert (y("left brow top") < y("left upper lid")).all() and (y("tip") < y("lip top")).all() and (y("lip top") < y("chin")).all()
+    assert ((points > 0) & (points < 1)).all()
+    assert units.shape == (len(points), len(face.UNITS)) and units[:, face.UNITS.index(12)].max() == pytest.approx(p.units[12])
+
+
+def test_points_follow_the_drawing():
+    who, one, zero = face.identity(np.random.default_rng(12)), np.ones(1), np.zeros(1)
+    place = face.Scene((90, 90, 90), (90, 90, 90), 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 90, 0.32, (0.0, 0.0), "")
+    where = lambda units: face.landmarks(who, place, {u: v * one for u, v in units.items()}, zero, (zero,) * 3, (zero,) * 2)[0]
+    names = list(face.POINTS)
+    corner = names.index(("mouth top", 0.0))
+    still, smile = where({}), where({12: 1.0})
+    assert smile[corner, 1] < still[corner, 1] - 0.02 and smile[corner, 0] < still[corner, 0]
+    apart = np.abs(picture({12: 1.0}) - picture({})).sum(axis=2)
+    row, column = (96 * smile[corner][::-1]).astype(int)
+    assert apart[row - 3:row + 4, column - 3:column + 4].max() > 60
+    assert where({2: 1.0})[names.index(("left brow top", 1.0)), 1] < still[names.index(("left brow top", 1.0)), 1] - 0.02
+
+
+def test_a_clip_is_found_again_by_its_id():
+    p = clip.plan(6, "ood", 17)
+    assert clip.named(p.clip) == p
+    with pytest.raises(ValueError, match="another world"):
+        clip.named("w0-6-ood-000017")
+    away = next(q for q in (clip.plan(6, "train", i) for i in range(200)) if q.showing != "face")
+    assert clip.landmarks(away) is None
+
+
 # --- demo and sheet -----------------------------------------------------------------------------------------------
 def test_the_demo_shows_every_label_and_stays_small():
     data, lines = demo.make()

@@ -182,18 +182,59 @@ def sound_of(p, rng):
     return room.record(rng, dry, p.room, p.muffled), opening, begin, end
 
 
-def render(p, size=SIZE, fps=FPS):
-    """The bytes of the clip's file, and when speech began and ended."""
+@dataclass
+class Motion:
+    """What happens in a clip, picture by picture, and its sound."""
+
+    samples: np.ndarray
+    begin_s: float | None       # of speech
+    end_s: float | None
+    units: dict                 # action unit -> (frames,)
+    opening: np.ndarray
+    pose: tuple
+    gaze: tuple
+    rng: np.random.Generator    # where the pictures' noise goes on
+
+
+def motion(p, fps=FPS):
+    """Replays a plan. Always the same for the same plan."""
     rng = np.random.default_rng([*p.seed, 1])
-    samples, opening, begin, end = sound_of(p, rng)
+    samples, opening, begin_s, end_s = sound_of(p, rng)
     t = np.arange(int(p.length_s * fps)) / fps
     apex = envelope(t, p.onset_s, p.rise_s, p.offset_s)
     units = {u: v * apex for u, v in p.units.items()} | {45: blinks(rng, t)}
     moving = 0.9 * opening[np.minimum((t * 100).astype(int) + 1, len(opening) - 1)]
     pose = wander(rng, t, 0.20), wander(rng, t, 0.10), wander(rng, t, 0.08)
     gaze = wander(rng, t, 0.6), wander(rng, t, 0.4)
-    pictures = face.render(rng, p.who, p.place, units, moving, pose, gaze, size, p.showing)
-    return avi.encode(size, size, fps, [jpeg(i, p.place.quality) for i in pictures], samples), begin, end
+    return Motion(samples, begin_s, end_s, units, moving, pose, gaze, rng)
+
+
+def render(p, size=SIZE, fps=FPS):
+    """The bytes of the clip's file, and when speech began and ended."""
+    m = motion(p, fps)
+    pictures = face.render(m.rng, p.who, p.place, m.units, m.opening, m.pose, m.gaze, size, p.showing)
+    return avi.encode(size, size, fps, [jpeg(i, p.place.quality) for i in pictures], m.samples), m.begin_s, m.end_s
+
+
+def landmarks(p, fps=FPS):
+    """Where the face's points are, `(frames, points, 2)` as shares of the picture, and how strong its units are, `(frames, units)`.
+
+    None where no face is seen.
+    """
+    if p.showing != "face":
+        return None
+    m = motion(p, fps)
+    points = face.landmarks(p.who, p.place, m.units, m.opening, m.pose, m.gaze)
+    nothing = np.zeros(len(m.opening))
+    return points, np.stack([m.units.get(u, nothing) for u in face.UNITS], axis=1)
+
+
+def named(name):
+    """The plan of a clip's id."""
+    version, seed, split, index = name.split("-")
+    if version != f"w{VERSION}":
+        raise ValueError(f"clip {name} is of another world than {VERSION}")
+    return plan(int(seed), split, int(index))
 
 
 def jpeg(image, quality):

@@ -230,6 +230,19 @@ def _project(curves, pose, size, place):
     return out
 
 
+# Points that say where the parts of a face are: curve, place on the curve from 0 to 1.
+POINTS = tuple((f"{side} {name}", at) for side in ("left", "right") for name, at in (
+    ("brow top", 0.0), ("brow top", 0.5), ("brow top", 1.0), ("upper lid", 0.0), ("upper lid", 0.5), ("upper lid", 1.0),
+    ("lower lid", 0.5), ("wing", 0.4))) + (("tip", 0.5), ("mouth top", 0.0), ("mouth top", 1.0), ("lip top", 0.5),
+                                            ("mouth top", 0.5), ("mouth bottom", 0.5), ("lip bottom", 0.5), ("chin", 0.5))
+
+
+def landmarks(who, place, units, opening, pose, gaze):
+    """`(frames, points, 2)`: x and y of `POINTS` as shares of the picture."""
+    points = _project(_Body(who, units, opening, gaze, place.cover).curves, pose, 1, place)
+    return np.stack([points[name][:, round(at * (points[name].shape[1] - 1))] for name, at in POINTS], axis=1) / 2
+
+
 def _light(place, size):
     y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
     ramp = 1 - place.light_depth * 0.5 * (1 - np.tanh(1.5 * (x * np.cos(place.light_angle) + y * np.sin(place.light_angle))))
