@@ -5,6 +5,7 @@
 //! Shapes: one unit is one key/value head of one batch: keys `(key tile, head_dim, HEAD_TILE)`, values
 //! `(dim tile, keys, HEAD_TILE)`, queries `(head_dim, 16)`; with bf16, pairs of inputs lie in one u32.
 //! Limits: `head_dim` is even and at most `DIMS_MAX`.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::{
     cache::{Cache, Entry},

@@ -2,6 +2,7 @@
 //!
 //! int8 products take the magnitude of the weights and move their sign to x, so that `vpmaddubsw` cannot saturate
 //! (`2 * 128 * 127 < 2^15`); a panel is two vectors of eight outputs.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
 use std::arch::x86_64::*;

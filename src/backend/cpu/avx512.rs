@@ -2,6 +2,7 @@
 //!
 //! Bound of the int8 tiles: a block of 32 costs 8 dot products, one multiplication and one fused multiply-add per row and panel on the
 //! two multiplying ports, so they reach at most 8 / 10 of the dot product ceiling.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
 use std::arch::x86_64::*;

@@ -2,6 +2,7 @@
 //!
 //! A panel is four vectors of four outputs. Dot products and half-to-float conversions come as assembly: their intrinsics are
 //! not stable.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
 use std::arch::{aarch64::*, asm};

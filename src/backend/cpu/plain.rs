@@ -1,4 +1,5 @@
 //! The set that every machine has: four lanes of plain arithmetic, signed bytes, no intrinsics.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, tile_f16, tile_f32};
 use half::f16;

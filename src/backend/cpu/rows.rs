@@ -1,4 +1,5 @@
 //! Norms, sums and means: one pass over rows, lanes along the columns.
+//! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::{
     lanes::{Isa, Lanes, Work},
