@@ -4,6 +4,9 @@
 //   qkv           (rows, (n_heads + 2 n_kv) * head_dim) f32, q rotated; rows * n_heads / n_kv <= 16
 //   keys, values  (n_kv, pitch, padded) f16 of one layer; the template is `padded`: 16, 32, 64, 128
 //   start         row r sees keys 0 .. start + r + 1; `position` is added to start where it is not null
+//   frequency     null, or (head_dim / 2,) f32: there is one row, not yet rotated, whose key and value are not yet stored; both are done
+//                 on the way, as rope_store does them
+//   to, to_s      null, or the row of answers as `quantise` leaves it (one row, head_dim a multiple of 32)
 //   parts         (n_kv, splits, 16, padded + 2) f32: unscaled sums, maximum, sum of weights
 //   out           (rows, n_heads * head_dim) f32
 //   launch        attend_split: grid = (splits, n_kv), block = 128: the warps share a run's keys, then join
@@ -12,16 +15,35 @@
 // Bound: memory. bytes = 4 * n_kv * (start + rows) * padded + parts twice (8 * n_kv * splits * 16 * (padded + 2)).
 #include "attention.cuh"
 
+// Rotates and stores the key of the one row at `p`, and its value.
+DEVICE void store(const float *qkv, f16 *key, f16 *value, const float *turn, int n_heads, int n_kv, int head_dim, int padded, int p) {
+    const float *k = qkv + (n_heads + blockIdx.y) * head_dim, *v = k + n_kv * head_dim;
+    for (int c = threadIdx.x; c < padded; c += 128) {
+        key[(size_t)p * padded + c] = to_f16(c < head_dim ? turned(k, turn, c, head_dim / 2) : 0.0f);
+        value[(size_t)p * padded + c] = to_f16(c < head_dim ? v[c] : 0.0f);
+    }
+}
+
 template <int padded, int keys>
-DEVICE void split(const float *qkv, const f16 *key, const f16 *value, float *parts, int rows, int n_heads, int n_kv, int head_dim, int pitch,
-                  int start, const int *position, float scale) {
+DEVICE void split(const float *qkv, f16 *key, f16 *value, float *parts, int rows, int n_heads, int n_kv, int head_dim, int pitch, int start,
+                  const int *position, const float *frequency, float scale) {
     // Keys and values of each warp while it takes them in, its sums afterwards.
     SHARED(float, room, 4 * keys * (padded + 8));
+    SHARED(float, turn, padded);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = n_heads / n_kv, kv = blockIdx.y;
     const int stride = (n_heads + 2 * n_kv) * head_dim;
     if (position) start += *position;
-    const Rows queries = {qkv + kv * group * head_dim, stride, head_dim, group, rows * group};
-    const f16 *k = key + (size_t)kv * pitch * padded, *v = value + (size_t)kv * pitch * padded;
+    const Rows queries = {qkv + kv * group * head_dim, stride, head_dim, group, rows * group, frequency ? turn : nullptr};
+    f16 *k = key + (size_t)kv * pitch * padded, *v = value + (size_t)kv * pitch * padded;
+    if (frequency) {
+        for (int i = threadIdx.x; i < head_dim / 2; i += 128) {
+            float sine, cosine;
+            sincosf(start * frequency[i], &sine, &cosine);
+            turn[i] = cosine;
+            turn[head_dim / 2 + i] = sine;
+        }
+        __syncthreads();
+    }
 
     // Runs of whole steps of the block, so that only the last one is ragged.
     const int count = start + rows, step = 4 * keys;
@@ -30,6 +52,10 @@ DEVICE void split(const float *qkv, const f16 *key, const f16 *value, float *par
     int seen[2];
     for (int h = 0; h < 2; ++h) seen[h] = start + (lane / 4 + h * 8) / group + 1;
 
+    if (frequency && from <= start && start < to) {
+        store(qkv, k, v, turn, n_heads, n_kv, head_dim, padded, start);
+        __syncthreads();
+    }
     Queries<padded> state;
     begin(state, queries, 0);
     f16 *tile = (f16 *)room + warp * 2 * keys * (padded + 8);
@@ -88,9 +114,9 @@ DEVICE void split(const float *qkv, const f16 *key, const f16 *value, float *par
 
 #define ATTEND_SPLIT(name, padded, keys)                                                                                                \
     KERNEL(name, 128)                                                                                                                   \
-    (const float *qkv, const f16 *key, const f16 *value, float *parts, int rows, int n_heads, int n_kv, int head_dim, int pitch, int start, \
-     const int *position, float scale) {                                                                                                \
-        split<padded, keys>(qkv, key, value, parts, rows, n_heads, n_kv, head_dim, pitch, start, position, scale);                      \
+    (const float *qkv, f16 *key, f16 *value, float *parts, int rows, int n_heads, int n_kv, int head_dim, int pitch, int start,         \
+     const int *position, const float *frequency, float scale) {                                                                        \
+        split<padded, keys>(qkv, key, value, parts, rows, n_heads, n_kv, head_dim, pitch, start, position, frequency, scale);           \
     }                                                                                                                                   \
     EXPORT(name)
 
@@ -100,7 +126,7 @@ ATTEND_SPLIT(attend_split_64, 64, 32)
 ATTEND_SPLIT(attend_split_128, 128, 16)
 
 KERNEL(attend_join, 64)
-(const float *parts, float *out, int n_heads, int n_kv, int head_dim, int padded, int splits) {
+(const float *parts, float *out, i8 *to, float *to_s, int n_heads, int n_kv, int head_dim, int padded, int splits) {
     const int row = blockIdx.x / n_heads, head = blockIdx.x % n_heads, group = n_heads / n_kv;
     const int wide = padded + 2, pitch = 16 * wide;
     const float *part = parts + (size_t)(head / group) * splits * pitch + (row * group + head % group) * wide;
@@ -115,6 +141,7 @@ KERNEL(attend_join, 64)
             weights = fmaf(part[s * pitch + padded + 1], share, weights);
         }
         out[(size_t)blockIdx.x * head_dim + c] = sum / weights;
+        if (to) quantise_group(sum / weights, to, to_s, blockIdx.x * head_dim + c);
     }
 }
 EXPORT(attend_join)

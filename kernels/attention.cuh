@@ -18,11 +18,20 @@ struct Rows {
     int head_dim;
     int group; // query heads per key/value head
     int count; // rows * group
+    const float *turn; // cosines, then sines, of head_dim / 2 angles by which q is still to be rotated; or null
 };
+
+// Dimension c of a head that is rotated by the angles of `turn`.
+DEVICE float turned(const float *x, const float *turn, int c, int half) {
+    const int i = c < half ? c : c - half;
+    const float other = c < half ? -x[c + half] : x[i];
+    return x[c] * turn[i] + other * turn[half + i];
+}
 
 DEVICE float query_value(const Rows &rows, int query, int c) {
     if (query >= rows.count || c >= rows.head_dim) return 0.0f;
-    return rows.qkv[(size_t)(query / rows.group) * rows.stride + query % rows.group * rows.head_dim + c];
+    const float *q = rows.qkv + (size_t)(query / rows.group) * rows.stride + query % rows.group * rows.head_dim;
+    return rows.turn ? turned(q, rows.turn, c, rows.head_dim / 2) : q[c];
 }
 
 template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows, int first) {

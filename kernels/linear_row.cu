@@ -9,15 +9,19 @@
 //   bias    (rows,) f32 or null
 //   launch  grid = ceil(outputs / 8), block = 128: a warp makes two outputs and reads 16 bytes a lane at a time
 //
+// gated_row_q8, gated_row_q4: mode 2 for a multiple of 32 outputs, which also leave their row as `quantise` would: to, to_s
+//   launch  grid = outputs / 32, block = 512
+//
 // Bound: memory. bytes = weights (34 / 32, 18 / 32, 2 or 4 per value) + a row of x per warp, from cache; flops = 2 * rows * cols.
 #include "parts.cuh"
 
 enum { MODE_STORE, MODE_ADD, MODE_GATED };
 
-// Calls dot(row of W) for the warp's two rows and stores what the mode makes of the two sums.
-template <class Dot> DEVICE void two_rows(const Weights w, const float *bias, float *out, int mode, int act, Dot dot) {
+// Calls dot(row of W) for the warp's two rows and stores what the mode makes of the two sums. `share` gets a copy where it is not null.
+template <class Dot>
+DEVICE void two_rows(const Weights w, const float *bias, float *out, int mode, int act, float *share, Dot dot) {
     const int outputs = mode == MODE_GATED ? w.rows / 2 : w.rows;
-    const int n = blockIdx.x * 8 + threadIdx.x / 32 * 2;
+    const int n = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 32 * 2;
     if (n >= outputs) return; // whole warps
     const bool two = n + 1 < outputs;
     float y[2], up[2] = {0.0f, 0.0f};
@@ -36,11 +40,11 @@ template <class Dot> DEVICE void two_rows(const Weights w, const float *bias, fl
     if (mode == MODE_ADD) value += out[n + lane];
     if (mode == MODE_GATED) value = activate(ACT_SILU, value) * (lane ? up[1] : up[0]);
     out[n + lane] = value;
+    if (share) share[threadIdx.x / 32 * 2 + lane] = value;
 }
 
-KERNEL(linear_row_q8, 128)
-(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, [&](int a, int b, float (&y)[2]) {
+DEVICE void row_q8(const Weights &w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act, float *share) {
+    two_rows(w, bias, out, mode, act, share, [&](int a, int b, float (&y)[2]) {
         const int lane = threadIdx.x % 32, groups = w.width / 32;
         const int row[2] = {a, b};
         y[0] = y[1] = 0.0f;
@@ -56,11 +60,24 @@ KERNEL(linear_row_q8, 128)
         }
     });
 }
+
+KERNEL(linear_row_q8, 128)
+(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
+    row_q8(w, q, s, bias, out, mode, act, nullptr);
+}
 EXPORT(linear_row_q8)
 
-KERNEL(linear_row_q4, 128)
-(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, [&](int a, int b, float (&y)[2]) {
+KERNEL(gated_row_q8, 512)
+(const Weights w, const i8 *q, const float *s, float *out, i8 *to, float *to_s) {
+    SHARED(float, room, 32);
+    row_q8(w, q, s, nullptr, out, MODE_GATED, ACT_NONE, room);
+    __syncthreads();
+    if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);
+}
+EXPORT(gated_row_q8)
+
+DEVICE void row_q4(const Weights &w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act, float *share) {
+    two_rows(w, bias, out, mode, act, share, [&](int a, int b, float (&y)[2]) {
         const int lane = threadIdx.x % 32, groups = w.width / 32;
         const int row[2] = {a, b};
         y[0] = y[1] = 0.0f;
@@ -86,11 +103,25 @@ KERNEL(linear_row_q4, 128)
         }
     });
 }
+
+KERNEL(linear_row_q4, 128)
+(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
+    row_q4(w, q, s, bias, out, mode, act, nullptr);
+}
 EXPORT(linear_row_q4)
+
+KERNEL(gated_row_q4, 512)
+(const Weights w, const i8 *q, const float *s, float *out, i8 *to, float *to_s) {
+    SHARED(float, room, 32);
+    row_q4(w, q, s, nullptr, out, MODE_GATED, ACT_NONE, room);
+    __syncthreads();
+    if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);
+}
+EXPORT(gated_row_q4)
 
 KERNEL(linear_row_f16, 128)
 (const Weights w, const float *x, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, [&](int a, int b, float (&y)[2]) {
+    two_rows(w, bias, out, mode, act, nullptr, [&](int a, int b, float (&y)[2]) {
         const int row[2] = {a, b};
         y[0] = y[1] = 0.0f;
         for (int c = threadIdx.x % 32 * 8; c < w.width; c += 256) {
@@ -109,7 +140,7 @@ EXPORT(linear_row_f16)
 
 KERNEL(linear_row_f32, 128)
 (const Weights w, const float *x, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, [&](int a, int b, float (&y)[2]) {
+    two_rows(w, bias, out, mode, act, nullptr, [&](int a, int b, float (&y)[2]) {
         const int row[2] = {a, b};
         y[0] = y[1] = 0.0f;
         for (int c = threadIdx.x % 32; c < w.cols; c += 32)

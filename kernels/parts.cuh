@@ -53,6 +53,14 @@ DEVICE float block_max(float x, float *room) {
 // NaN where any of the values added up as `x * 0` was not finite, else 0.
 DEVICE float taint(float x) { return x * 0.0f; }
 
+// One warp's group of 32 values as int8 at q[i] (i = 32 g + lane) and their scale at s[g]. The scale is NaN where a value is not finite.
+DEVICE void quantise_group(float value, i8 *q, float *s, int i) {
+    const float scale = warp_max(fabsf(value)) / 127.0f + warp_sum(taint(value));
+    // A group of zeros has scale 0 and quants 0.
+    q[i] = (i8)(scale > 0.0f && scale < INFINITY_F ? __float2int_rn(value / scale) : 0);
+    if (i % 32 == 0) s[i / 32] = scale;
+}
+
 // How a matrix lies in device memory, as backend::cuda::matrix packs it: `width` is cols rounded up to 32, the rest zeros.
 //   F32   f32 (rows, width)
 //   F16   f16 (rows, width)

@@ -12,10 +12,6 @@ KERNEL(quantise, 128)
 (const float *x, i8 *q, float *s, int cols, int width) {
     const int i = blockIdx.x * 128 + threadIdx.x;
     if (i >= width) return; // whole warps: width is a multiple of 32
-    const float value = i < cols ? x[i] : 0.0f;
-    const float scale = warp_max(fabsf(value)) / 127.0f + warp_sum(taint(value));
-    // A group of zeros has scale 0 and quants 0.
-    q[i] = (i8)(scale > 0.0f && scale < INFINITY_F ? __float2int_rn(value / scale) : 0);
-    if (i % 32 == 0) s[i / 32] = scale;
+    quantise_group(i < cols ? x[i] : 0.0f, q, s, i);
 }
 EXPORT(quantise)

@@ -390,6 +390,86 @@ fn cached_attention_in_steps_is_causal_attention_at_once() {
     });
 }
 
+/// One decoder layer over one token, op by op.
+struct Layer<B: Backend> {
+    embed: B::Matrix,
+    qkv: B::Matrix,
+    o: B::Matrix,
+    gate_up: B::Matrix,
+    down: B::Matrix,
+    gain: B::Buf,
+    cache: B::Cache,
+    x: B::Buf,
+    normed: B::Buf,
+    mixed: B::Buf,
+    wide: B::Buf,
+}
+
+const LAYER: Heads = Heads { n_heads: 4, n_kv_heads: 2, head_dim: 32 };
+
+impl<B: Backend> Layer<B> {
+    fn new(b: &B) -> Self {
+        let matrix = |rows, cols, seed| {
+            let (bytes, _) = weights(Kind::Q8_0, rows, cols, seed);
+            b.matrix(&[tensor(Kind::Q8_0, rows, cols, &bytes)]).unwrap()
+        };
+        Self {
+            embed: matrix(20, 128, 121),
+            qkv: matrix(LAYER.qkv(), 128, 122),
+            o: matrix(128, 128, 123),
+            gate_up: matrix(2 * 96, 128, 124),
+            down: matrix(128, 96, 125),
+            gain: b.vector(&vec![0.05; 128]).unwrap(),
+            cache: b.cache(1, LAYER, 600).unwrap(),
+            x: b.alloc(128).unwrap(),
+            normed: b.alloc(128).unwrap(),
+            mixed: b.alloc(128).unwrap(),
+            wide: b.alloc(LAYER.qkv()).unwrap(),
+        }
+    }
+
+    fn run(&mut self, b: &mut B, token: u32, position: usize, at_once: bool) {
+        b.embed(&[token], &self.embed, &mut self.x, 0);
+        b.rms_norm(&self.x, 1, &self.gain, 1e-6, &mut self.normed);
+        b.linear(&self.normed, 1, &self.qkv, None, Act::None, &mut self.wide);
+        let (qkv, cache, mixed) = (&mut self.wide, &mut self.cache, &mut self.mixed);
+        if at_once {
+            b.attend_next(qkv, 1, position, 1e4, LAYER, cache, 0, mixed);
+        } else {
+            b.rope_store(qkv, 1, position, 1e4, LAYER, cache, 0);
+            b.attend_cached(qkv, 1, position, LAYER, cache, 0, mixed);
+        }
+        b.linear_add(&self.mixed, 1, &self.o, None, &mut self.x);
+        b.rms_norm(&self.x, 1, &self.gain, 1e-6, &mut self.normed);
+        b.linear_gated(&self.normed, 1, &self.gate_up, &mut self.wide);
+        b.linear_add(&self.wide, 1, &self.down, None, &mut self.x);
+    }
+}
+
+#[test]
+fn a_repeated_step_is_the_step() {
+    on_every_device!(|b, bound| {
+        let (mut plain, mut repeated) = (Layer::new(&b), Layer::new(&b));
+        for position in 0..140 {
+            let token = (position * 7 % 20) as u32;
+            plain.run(&mut b, token, position, false);
+            if position < 3 {
+                repeated.run(&mut b, token, position, true);
+            } else {
+                b.repeat(token, position, &mut |b| repeated.run(b, token, position, true));
+            }
+            if position % 9 != 0 && position < 130 {
+                continue;
+            }
+            let want = wide(&read(&mut b, &plain.x, 128));
+            // A sum in another order may round a value to the next int8.
+            let off = 1e-2 * largest(&want);
+            let got = read(&mut b, &repeated.x, 128);
+            agree(&format!("step {position}"), &bound, &got, want.into_iter().map(|w| (w, off)));
+        }
+    });
+}
+
 #[test]
 fn rope_turns_q_in_place_and_leaves_v() {
     on_every_device!(|b, bound| {

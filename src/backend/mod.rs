@@ -158,6 +158,31 @@ pub trait Backend {
         out: &mut Self::Buf,
     );
 
+    /// `rope_store`, then `attend_cached`, of the same rows; `qkv` holds nothing of use afterwards.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_next(
+        &mut self,
+        qkv: &mut Self::Buf,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Self::Cache,
+        layer: usize,
+        out: &mut Self::Buf,
+    ) {
+        self.rope_store(qkv, rows, start, theta, heads, cache, layer);
+        self.attend_cached(qkv, rows, start, heads, cache, layer, out);
+    }
+
+    /// Runs `step`, whose ops follow from one token and its position alone: `embed` of that token, `attend_next` of one row at that
+    /// position, and what has the same arguments in every call. Nothing is written or read on the way. A device may record
+    /// the ops of the first call and play them again for other tokens and positions; a backend sees one such step only.
+    fn repeat(&mut self, token: u32, position: usize, step: &mut dyn FnMut(&mut Self)) {
+        let _ = (token, position);
+        step(self);
+    }
+
     // Pictures and time.
     /// Patches of `(frames, 3, height, width)` pixels as rows of `3 * patch * patch` (channel, y, x).
     fn unfold_patches(&mut self, pixels: &Self::Buf, grid: Grid, patch: usize, out: &mut Self::Buf);

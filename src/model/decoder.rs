@@ -7,7 +7,7 @@ use crate::{
     backend::{Act, Backend, Heads},
     bundle::Shape,
     model::{
-        observe::Pass,
+        observe::{Cost, Pass},
         weights::{Linear, Loader, Scratch, Sizes},
     },
 };
@@ -50,6 +50,8 @@ pub struct Decoder<B: Backend> {
     picked_normed: B::Buf,
     logits: B::Buf,
     row: Vec<f32>,
+    /// Of one step, without attention.
+    step_cost: Cost,
     heads: Heads,
     hidden: usize,
     eps: f32,
@@ -87,6 +89,7 @@ impl<B: Backend> Decoder<B> {
             picked_normed: backend.alloc(picks_max * stack.hidden)?,
             logits: backend.alloc(picks_max * shape.vocab)?,
             row: vec![0.0; shape.vocab],
+            step_cost: Cost::default(),
             heads,
             hidden: stack.hidden,
             eps: stack.eps,
@@ -187,7 +190,39 @@ impl<B: Backend> Decoder<B> {
     /// Logits of a row that was kept.
     pub fn logits_of(&mut self, pass: &mut Pass<'_, B>, kept: &B::Buf) -> Result<&[f32]> {
         pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
-        self.project(pass, 1)?;
+        self.project(pass, 1);
+        pass.backend.read(&self.logits, 0, &mut self.row)?;
+        Ok(&self.row)
+    }
+
+    /// One more token: all layers over it, its row kept, its logits. A step that the backend may record.
+    pub fn step(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        id: u32,
+        position: usize,
+        kept: &mut B::Buf,
+    ) -> Result<&[f32]> {
+        let mut ran = None;
+        pass.backend.repeat(id, position, &mut |backend| {
+            let mut pass = Pass::new(backend, None);
+            self.embed(&mut pass, &[id], 0);
+            let done = self.run(&mut pass, scratch, &[Span { rows: 1, start: position }]);
+            self.keep_row(&mut pass, 0, kept);
+            pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
+            self.project(&mut pass, 1);
+            ran = Some((done, pass.cost()));
+        });
+        // What attention costs grows with the position; the rest is the same in every step.
+        let attention = self.layers.len() * 4 * (position + 1) * self.heads.n_heads * self.heads.head_dim;
+        if let Some((done, cost)) = ran {
+            done?;
+            self.step_cost = Cost { operations: cost.operations - attention as u64, ..cost };
+        }
+        pass.add(self.step_cost);
+        pass.count(attention);
+        pass.backend.read(&self.logits, 0, &mut self.row)?;
         Ok(&self.row)
     }
 
@@ -204,11 +239,9 @@ impl<B: Backend> Decoder<B> {
             let some = (rows - done).min(self.limits.picks_max);
             let from = (first + done) * self.hidden;
             pass.backend.copy(&self.x, from, &mut self.picked, 0, some * self.hidden);
-            self.project(pass, some)?;
+            self.project(pass, some);
             for i in 0..some {
-                if i > 0 {
-                    pass.backend.read(&self.logits, i * self.row.len(), &mut self.row)?;
-                }
+                pass.backend.read(&self.logits, i * self.row.len(), &mut self.row)?;
                 each(done + i, &self.row);
             }
             done += some;
@@ -216,12 +249,11 @@ impl<B: Backend> Decoder<B> {
         Ok(())
     }
 
-    /// Logits of the first rows of `picked`; those of the first are read into `row`.
-    fn project(&mut self, pass: &mut Pass<'_, B>, rows: usize) -> Result<()> {
+    /// Logits of the first rows of `picked`.
+    fn project(&mut self, pass: &mut Pass<'_, B>, rows: usize) {
         let head = self.head.as_ref().unwrap_or(&self.embed);
         pass.backend.rms_norm(&self.picked, rows, &self.norm, self.eps, &mut self.picked_normed);
         pass.linear(&self.picked_normed, rows, head, Act::None, &mut self.logits);
-        pass.backend.read(&self.logits, 0, &mut self.row)
     }
 
     /// What the last of `run` and `logits` wrote into, to wait for.
@@ -244,6 +276,5 @@ fn attend<B: Backend>(
     let Span { rows, start } = span;
     let seen = rows * start + rows * (rows + 1) / 2;
     pass.count(4 * seen * heads.n_heads * heads.head_dim);
-    pass.backend.rope_store(qkv, rows, start, theta, heads, cache, layer);
-    pass.backend.attend_cached(qkv, rows, start, heads, cache, layer, out);
+    pass.backend.attend_next(qkv, rows, start, theta, heads, cache, layer, out);
 }

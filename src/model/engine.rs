@@ -195,7 +195,9 @@ impl<B: Backend> Model<B> {
         if of_prompt {
             pass.backend.copy(prompt_row, 0, row, 0, facts.shape.decoder.hidden);
         }
-        if !pending.is_empty() {
+        // A value that is asked for in the middle of a step keeps it from being repeated as a whole.
+        let whole = pending.len() == 1 && !pass.wants("llm_hidden_last");
+        if !pending.is_empty() && !whole {
             let rows = pending.len();
             decoder.embed(&mut pass, pending, 0);
             decoder.run(&mut pass, scratch, &[Span { rows, start: *position }])?;
@@ -203,7 +205,14 @@ impl<B: Backend> Model<B> {
             *position += rows;
             pending.clear();
         }
-        let logits = decoder.logits_of(&mut pass, row)?;
+        let logits = if whole {
+            let at = *position;
+            *position += 1;
+            let id = pending.remove(0);
+            decoder.step(&mut pass, scratch, id, at, row)?
+        } else {
+            decoder.logits_of(&mut pass, row)?
+        };
         pass.end_on_host("decode");
         if of_prompt {
             pass.tap_host("prefill_logits", 1, logits.len(), logits);

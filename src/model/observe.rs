@@ -172,6 +172,16 @@ impl<'a, B: Backend> Pass<'a, B> {
         }
     }
 
+    /// What was counted since the stage began.
+    pub fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    pub fn add(&mut self, cost: Cost) {
+        self.cost.bytes += cost.bytes;
+        self.cost.operations += cost.operations;
+    }
+
     /// Counts `operations` that no matrix accounts for.
     pub fn count(&mut self, operations: usize) {
         self.cost.operations += operations as u64;

@@ -5,7 +5,7 @@
 use super::images::{self, IMAGES};
 use super::launches::Kernels;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -240,6 +240,23 @@ impl Device {
         // SAFETY: both ranges lie in memory that was taken (the callers check).
         let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
         self.note("a copy on it", done);
+    }
+
+    /// From here on the stream remembers instead of running, until `end_recording`; false where that cannot be.
+    pub fn begin_recording(&self) -> bool {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.note("beginning a record of it", self.stream.begin_capture(mode));
+        !self.is_lost()
+    }
+
+    pub fn end_recording(&self) -> Option<CudaGraph> {
+        match self.stream.end_capture(sys::CUgraphInstantiate_flags_enum(0)) {
+            Ok(graph) => graph,
+            Err(error) => {
+                self.note("ending a record of it", Err(error));
+                None
+            }
+        }
     }
 
     pub fn zero(&self, at: Address, bytes: usize) {

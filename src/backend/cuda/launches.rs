@@ -62,10 +62,13 @@ macro_rules! kernels {
 kernels! {
     layer_norm[128](x: Address, gain: Address, bias: Address, out: Address, cols: i32, eps: f32, act: i32);
     rms_norm[128](x: Address, gain: Address, out: Address, cols: i32, eps: f32);
+    rms_norm_quantised[128](x: Address, gain: Address, out: Address, q: Address, s: Address, cols: i32, eps: f32);
     narrow[128](x: Address, out: Address, scale: Address, cols: i32, width: i32);
     quantise[128](x: Address, q: Address, s: Address, cols: i32, width: i32);
     linear_row_q8[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
     linear_row_q4[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
+    gated_row_q8[512](w: Weights, q: Address, s: Address, out: Address, to: Address, to_s: Address);
+    gated_row_q4[512](w: Weights, q: Address, s: Address, out: Address, to: Address, to_s: Address);
     linear_row_f16[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
     linear_row_f32[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
     linear_tile_f16[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
@@ -85,14 +88,18 @@ kernels! {
     attend_128[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
         pitch: i32, start: i32, scale: f32);
     attend_split_16[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
+        scale: f32);
     attend_split_32[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
+        scale: f32);
     attend_split_64[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
+        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
+        scale: f32);
     attend_split_128[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, scale: f32);
-    attend_join[64](parts: Address, out: Address, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32, splits: i32);
+        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
+        scale: f32);
+    attend_join[64](parts: Address, out: Address, to: Address, to_s: Address, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32, splits: i32);
     unfold_patches[256](x: Address, out: Address, height: i32, width: i32, patch: i32, count: i64);
     unfold_rows[256](x: Address, out: Address, rows: i32, cols: i32, stride: i32, count: i64);
     unfold_time[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);

@@ -4,12 +4,15 @@
 //! row meets quantised weights as int8 in blocks of 32 (half a step of `max / 127` per value) and other weights as f32. F32 weights
 //! stay f32 everywhere. Keys and values are f16.
 //! Failures of launches are remembered; `read` is where they surface, and after the first nothing is launched any more.
+//! What one row becomes as int8 is made by the op that makes the row, and kept for the product that comes next. A step that is
+//! repeated is recorded as a CUDA graph, with token and position in device memory.
 //! Limits: heads of up to 128 dimensions. Scratch memory grows with `alloc`, so no op allocates on a model whose widths are
 //! multiples of 32.
 
 use super::{Act, Backend, Grid, Heads};
 use crate::bundle::Tensor;
 use anyhow::{Result, ensure};
+use cudarc::driver::CudaGraph;
 use device::{Address, Device};
 use launches::Weights;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +29,9 @@ const SPLITS_MAX: usize = 64;
 /// Queries of one key/value head that a split attention takes.
 const SPLIT_QUERIES: usize = 16;
 
+/// Columns of a quantised matrix at most.
+const COLUMNS_MAX: usize = 1 << 16;
+
 /// What follows a product, as in kernels/linear_row.cu.
 #[derive(Clone, Copy)]
 enum Mode {
@@ -36,10 +42,26 @@ enum Mode {
 
 /// The device.
 pub struct Cuda {
+    /// The repeated step, once it was recorded. Dropped before the device.
+    graph: Option<CudaGraph>,
     device: Arc<Device>,
     scratch: Mutex<Scratch>,
     ids: Address,
     ids_max: usize,
+    /// Token and position of a repeated step.
+    step: Address,
+    recording: Option<Recording>,
+    /// A row as int8 and its scales, and room for the next one.
+    row: (Address, Address),
+    other_row: (Address, Address),
+    /// Where the f32 form of `row` stands, until any op but the next product has run.
+    row_of: Option<Address>,
+}
+
+/// What the step that is being recorded was called with.
+struct Recording {
+    token: u32,
+    position: usize,
 }
 
 /// Room for what an op makes on its way: x in another format, keys and values of a tower.
@@ -110,8 +132,95 @@ impl Cuda {
     pub fn with_options(options: Options) -> Result<Cuda> {
         let device = Device::open(options)?;
         let ids_max = 1 << 15;
-        let ids = device.take(4 * ids_max, "token ids")?;
-        Ok(Cuda { device, scratch: Mutex::new(Scratch { at: 0, bytes: 0 }), ids, ids_max })
+        let take = |bytes, what| device.take(bytes, what);
+        let (ids, step) = (take(4 * ids_max, "token ids")?, take(8, "a step")?);
+        let row =
+            || anyhow::Ok((take(COLUMNS_MAX, "a quantised row")?, take(COLUMNS_MAX / 8, "its scales")?));
+        let (row, other_row) = (row()?, row()?);
+        let scratch = Mutex::new(Scratch { at: 0, bytes: 0 });
+        let (graph, recording, row_of) = (None, None, None);
+        Ok(Cuda { graph, device, scratch, ids, ids_max, step, recording, row, other_row, row_of })
+    }
+
+    /// The device for an op that is no product: whatever was kept for one is no longer next.
+    fn op(&mut self) -> &Device {
+        self.row_of = None;
+        &self.device
+    }
+
+    /// `start` for kernels: a number, and where to find what is to be added to it.
+    fn place(&self, start: usize) -> (i32, Address) {
+        match &self.recording {
+            None => (size(start), 0),
+            Some(step) => {
+                assert_eq!(start, step.position, "a repeated step has one position");
+                (0, self.step + 4)
+            }
+        }
+    }
+
+    fn rotate_by(&self, theta: f32, head_dim: usize, cache: &mut Cache) {
+        if theta.to_bits() == cache.theta.to_bits() {
+            return;
+        }
+        assert!(self.recording.is_none(), "rotations are prepared before a step is recorded");
+        let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+        let table: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+        self.device.upload(&table, cache.frequency);
+        cache.theta = theta;
+    }
+
+    /// Attention of a few rows over the cache; with `frequency` the row is rotated and stored on the way.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_split(
+        &mut self,
+        qkv: &Buf,
+        rows: usize,
+        start: usize,
+        frequency: Address,
+        heads: Heads,
+        cache: &Cache,
+        layer: usize,
+        out: &Buf,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let qkv = qkv.over(rows * heads.qkv(), "qkv");
+        let out = out.over(rows * n_heads * head_dim, "out");
+        let at = layer as u64 * cache.layer_bytes;
+        let attend = match cache.padded {
+            16 => Device::attend_split_16,
+            32 => Device::attend_split_32,
+            64 => Device::attend_split_64,
+            _ => Device::attend_split_128,
+        };
+        // Two blocks for each multiprocessor, and no block without a step of 128 keys of its own. A recorded step is for all positions.
+        let seen = if self.recording.is_some() { cache.positions_max } else { start + rows };
+        let busy = (2 * self.device.multiprocessors / n_kv_heads).clamp(1, SPLITS_MAX);
+        let splits = seen.div_ceil(128).min(busy);
+        let (start, position) = self.place(start);
+        let (a, b, c) = (size(n_heads), size(n_kv_heads), size(head_dim));
+        attend(
+            &self.device,
+            (splits, n_kv_heads, 1),
+            qkv,
+            cache.keys + at,
+            cache.values + at,
+            cache.parts,
+            size(rows),
+            a,
+            b,
+            c,
+            size(cache.positions_max),
+            start,
+            position,
+            frequency,
+            attention_scale(heads),
+        );
+        let keep = rows == 1 && head_dim % 32 == 0 && n_heads * head_dim <= COLUMNS_MAX;
+        let (q, s) = if keep { self.row } else { (0, 0) };
+        let blocks = (rows * n_heads, 1, 1);
+        self.device.attend_join(blocks, cache.parts, out, q, s, a, b, c, size(cache.padded), size(splits));
+        self.row_of = keep.then_some(out);
     }
 
     /// At least `bytes` of memory, whose content lasts until the next call.
@@ -143,14 +252,25 @@ impl Cuda {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn product(&self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, mode: Mode, out: &Buf) {
-        let (w, device) = (w.0, &self.device);
+    fn product(
+        &mut self,
+        x: &Buf,
+        rows: usize,
+        w: &Matrix,
+        bias: Option<&Buf>,
+        act: Act,
+        mode: Mode,
+        out: &Buf,
+    ) {
+        let w = w.0;
         let (cols, width) = (w.cols as usize, w.width as usize);
         let outputs = if let Mode::Gated = mode { w.rows as usize / 2 } else { w.rows as usize };
         let x = x.over(rows * cols, "x");
         let bias = bias.map_or(0, |b| b.over(outputs, "the bias"));
         let out = out.over(rows * outputs, "out");
         let (mode, act) = (mode as i32, act_number(act));
+        let kept = self.row_of.take() == Some(x);
+        let device = &self.device;
         if rows == 0 {
             return;
         }
@@ -161,10 +281,21 @@ impl Cuda {
                 1 => return device.linear_row_f16(blocks, w, x, bias, out, mode, act),
                 _ => {}
             }
-            let Some(q) = self.scratch_now(width + width / 8) else { return };
-            let s = q + width as u64;
-            device.quantise((width.div_ceil(128), 1, 1), x, q, s, w.cols, w.width);
-            if w.kind == 2 {
+            let (q, s) = self.row;
+            if !kept {
+                device.quantise((width.div_ceil(128), 1, 1), x, q, s, w.cols, w.width);
+            }
+            if mode == Mode::Gated as i32 && outputs % 32 == 0 {
+                let (next, next_s) = self.other_row;
+                let blocks = (outputs / 32, 1, 1);
+                if w.kind == 2 {
+                    device.gated_row_q8(blocks, w, q, s, out, next, next_s);
+                } else {
+                    device.gated_row_q4(blocks, w, q, s, out, next, next_s);
+                }
+                std::mem::swap(&mut self.row, &mut self.other_row);
+                self.row_of = Some(out);
+            } else if w.kind == 2 {
                 device.linear_row_q8(blocks, w, q, s, bias, out, mode, act);
             } else {
                 device.linear_row_q4(blocks, w, q, s, bias, out, mode, act);
@@ -259,6 +390,11 @@ impl Backend for Cuda {
     }
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
+        let (name, kind, cols) = (parts[0].name, parts[0].kind, parts[0].cols);
+        ensure!(
+            kind.block().0 == 1 || cols <= COLUMNS_MAX,
+            "{name} has {cols} columns, more than {COLUMNS_MAX}"
+        );
         Ok(Matrix(pack::matrix(&self.device, parts)?))
     }
 
@@ -285,7 +421,7 @@ impl Backend for Cuda {
 
     fn write(&mut self, src: &[f32], dst: &mut Buf, at: usize) {
         let to = dst.over(at + src.len(), "the buffer") + 4 * at as u64;
-        self.device.upload(src, to);
+        self.op().upload(src, to);
     }
 
     fn read(&mut self, src: &Buf, at: usize, dst: &mut [f32]) -> Result<()> {
@@ -296,7 +432,7 @@ impl Backend for Cuda {
     fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {
         let from = src.over(src_at + len, "the source") + 4 * src_at as u64;
         let to = dst.over(dst_at + len, "the destination") + 4 * dst_at as u64;
-        self.device.copy(from, to, 4 * len);
+        self.op().copy(from, to, 4 * len);
     }
 
     fn linear(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, out: &mut Buf) {
@@ -318,6 +454,11 @@ impl Backend for Cuda {
             panic!("token {id} of a vocabulary of {rows}");
         }
         let mut to = out.over((at + ids.len()) * cols, "out") + 4 * (at * cols) as u64;
+        self.row_of = None;
+        if let Some(step) = &self.recording {
+            assert_eq!(ids, [step.token], "a repeated step has one token");
+            return self.device.embed((cols.div_ceil(128), 1, 1), self.step, w.0, to);
+        }
         for some in ids.chunks(self.ids_max) {
             self.device.upload(some, self.ids);
             self.device.embed((cols.div_ceil(128), some.len(), 1), self.ids, w.0, to);
@@ -338,13 +479,19 @@ impl Backend for Cuda {
         let cols = gain.len;
         let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
         let bias = bias.over(cols, "the bias");
-        self.device.layer_norm((rows, 1, 1), x, gain.at, bias, to, size(cols), eps, act_number(act));
+        self.op().layer_norm((rows, 1, 1), x, gain.at, bias, to, size(cols), eps, act_number(act));
     }
 
     fn rms_norm(&mut self, x: &Buf, rows: usize, gain: &Buf, eps: f32, out: &mut Buf) {
         let cols = gain.len;
         let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
-        self.device.rms_norm((rows, 1, 1), x, gain.at, to, size(cols), eps);
+        if rows == 1 && cols % 32 == 0 && cols <= COLUMNS_MAX {
+            let (q, s) = self.row;
+            self.op().rms_norm_quantised((1, 1, 1), x, gain.at, to, q, s, size(cols), eps);
+            self.row_of = Some(to);
+            return;
+        }
+        self.op().rms_norm((rows, 1, 1), x, gain.at, to, size(cols), eps);
     }
 
     fn attend(&mut self, qkv: &Buf, batch: usize, rows: usize, heads: Heads, out: &mut Buf) {
@@ -357,7 +504,7 @@ impl Backend for Cuda {
         let values = keys + bytes as u64;
         let blocks = ((rows * padded).div_ceil(128), 2 * n_kv_heads, batch);
         let (a, b, c, d) = (size(rows), size(n_heads), size(n_kv_heads), size(head_dim));
-        self.device.heads(blocks, qkv, keys, values, a, b, c, d, size(padded));
+        self.op().heads(blocks, qkv, keys, values, a, b, c, d, size(padded));
         self.attention(qkv, keys, values, batch, rows, heads, rows, -1, out);
     }
 
@@ -375,14 +522,10 @@ impl Backend for Cuda {
         assert_eq!(heads, cache.heads, "the cache was made for other heads");
         assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
         let qkv = qkv.over(rows * heads.qkv(), "qkv");
-        if theta.to_bits() != cache.theta.to_bits() {
-            let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
-            let table: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
-            self.device.upload(&table, cache.frequency);
-            cache.theta = theta;
-        }
+        self.rotate_by(theta, head_dim, cache);
+        let (start, position) = self.place(start);
         let at = layer as u64 * cache.layer_bytes;
-        self.device.rope_store(
+        self.op().rope_store(
             (rows, n_heads + 2 * n_kv_heads, 1),
             qkv,
             cache.frequency,
@@ -393,8 +536,8 @@ impl Backend for Cuda {
             size(head_dim),
             size(cache.padded),
             size(cache.positions_max),
-            size(start),
-            0,
+            start,
+            position,
         );
     }
 
@@ -410,50 +553,56 @@ impl Backend for Cuda {
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        if rows * (n_heads / n_kv_heads) <= SPLIT_QUERIES {
+            return self.attend_split(qkv, rows, start, 0, heads, cache, layer, out);
+        }
+        self.row_of = None;
         let qkv = qkv.over(rows * heads.qkv(), "qkv");
         let out = out.over(rows * n_heads * head_dim, "out");
         let at = layer as u64 * cache.layer_bytes;
-        let (keys, values) = (cache.keys + at, cache.values + at);
-        if rows * (n_heads / n_kv_heads) > SPLIT_QUERIES {
-            let start = size(start);
-            return self.attention(qkv, keys, values, 1, rows, heads, cache.positions_max, start, out);
+        let (keys, values, pitch) = (cache.keys + at, cache.values + at, cache.positions_max);
+        self.attention(qkv, keys, values, 1, rows, heads, pitch, size(start), out);
+    }
+
+    fn attend_next(
+        &mut self,
+        qkv: &mut Buf,
+        rows: usize,
+        start: usize,
+        theta: f32,
+        heads: Heads,
+        cache: &mut Cache,
+        layer: usize,
+        out: &mut Buf,
+    ) {
+        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        if rows == 1 && heads.n_heads / heads.n_kv_heads <= SPLIT_QUERIES {
+            self.rotate_by(theta, heads.head_dim, cache);
+            return self.attend_split(qkv, rows, start, cache.frequency, heads, cache, layer, out);
         }
-        let attend = match cache.padded {
-            16 => Device::attend_split_16,
-            32 => Device::attend_split_32,
-            64 => Device::attend_split_64,
-            _ => Device::attend_split_128,
-        };
-        // Two blocks for each multiprocessor, and no block without a step of 128 keys of its own.
-        let busy = (2 * self.device.multiprocessors / n_kv_heads).clamp(1, SPLITS_MAX);
-        let splits = (start + rows).div_ceil(128).min(busy);
-        attend(
-            &self.device,
-            (splits, n_kv_heads, 1),
-            qkv,
-            keys,
-            values,
-            cache.parts,
-            size(rows),
-            size(n_heads),
-            size(n_kv_heads),
-            size(head_dim),
-            size(cache.positions_max),
-            size(start),
-            0,
-            attention_scale(heads),
-        );
-        let (a, b, c) = (size(n_heads), size(n_kv_heads), size(head_dim));
-        self.device.attend_join(
-            (rows * n_heads, 1, 1),
-            cache.parts,
-            out,
-            a,
-            b,
-            c,
-            size(cache.padded),
-            size(splits),
-        );
+        self.rope_store(qkv, rows, start, theta, heads, cache, layer);
+        self.attend_cached(qkv, rows, start, heads, cache, layer, out);
+    }
+
+    fn repeat(&mut self, token: u32, position: usize, step: &mut dyn FnMut(&mut Self)) {
+        self.row_of = None;
+        let place = u32::try_from(position).expect("positions are checked to stay below those of the cache");
+        self.device.upload(&[token, place], self.step);
+        if self.device.is_lost() {
+            return;
+        }
+        if self.graph.is_none() {
+            self.recording = Some(Recording { token, position });
+            if self.device.begin_recording() {
+                step(self);
+                self.graph = self.device.end_recording();
+            }
+            (self.recording, self.row_of) = (None, None);
+        }
+        if let Some(graph) = &self.graph {
+            self.device.note("a recorded step", graph.launch());
+        }
     }
 
     fn unfold_patches(&mut self, pixels: &Buf, grid: Grid, patch: usize, out: &mut Buf) {
@@ -462,14 +611,14 @@ impl Backend for Cuda {
         let inside = grid.frames * (grid.height / patch) * (grid.width / patch) * 3 * patch * patch;
         let out = out.over(inside, "out");
         let (blocks, count) = Cuda::each(inside);
-        self.device.unfold_patches(blocks, x, out, size(grid.height), size(grid.width), size(patch), count);
+        self.op().unfold_patches(blocks, x, out, size(grid.height), size(grid.width), size(patch), count);
     }
 
     fn unfold_rows(&mut self, x: &Buf, rows: usize, cols: usize, stride: usize, out: &mut Buf) {
         let written = rows.div_ceil(stride) * 3 * cols;
         let (x, out) = (x.over(rows * cols, "x"), out.over(written, "out"));
         let (blocks, count) = Cuda::each(written);
-        self.device.unfold_rows(blocks, x, out, size(rows), size(cols), size(stride), count);
+        self.op().unfold_rows(blocks, x, out, size(rows), size(cols), size(stride), count);
     }
 
     fn unfold_time(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
@@ -477,7 +626,7 @@ impl Backend for Cuda {
         let written = frames * (height / 2) * (width / 2) * 8 * channels;
         let (x, out) = (x.over(grid.rows() * channels, "x"), out.over(written, "out"));
         let (blocks, count) = Cuda::each(written);
-        self.device.unfold_time(blocks, x, out, size(height), size(width), size(channels), count);
+        self.op().unfold_time(blocks, x, out, size(height), size(width), size(channels), count);
     }
 
     fn depthwise(&mut self, x: &Buf, grid: Grid, w: &Buf, out: &mut Buf) {
@@ -485,7 +634,7 @@ impl Backend for Cuda {
         let values = grid.rows() * channels;
         let (x, w, out) = (x.over(values, "x"), w.over(9 * channels, "the taps"), out.over(values, "out"));
         let (blocks, count) = Cuda::each(values);
-        self.device.depthwise(blocks, x, w, out, size(height), size(width), size(channels), count);
+        self.op().depthwise(blocks, x, w, out, size(height), size(width), size(channels), count);
     }
 
     fn squeeze(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
@@ -496,7 +645,7 @@ impl Backend for Cuda {
         let values = grid.rows() * grid.channels;
         let (x, s) = (x.over(values, "x"), s.over(grid.frames * grid.channels, "the gates"));
         let (blocks, count) = Cuda::each(values);
-        self.device.excite(blocks, x, s, size(grid.height * grid.width), size(grid.channels), count);
+        self.op().excite(blocks, x, s, size(grid.height * grid.width), size(grid.channels), count);
     }
 
     fn halve(&mut self, x: &Buf, grid: Grid, out: &mut Buf) {
@@ -505,25 +654,25 @@ impl Backend for Cuda {
         let values = grid.rows() * channels;
         let (x, out) = (x.over(values, "x"), out.over(values / 4, "out"));
         let (blocks, count) = Cuda::each(values / 4);
-        self.device.halve(blocks, x, out, size(height), size(width), size(channels), count);
+        self.op().halve(blocks, x, out, size(height), size(width), size(channels), count);
     }
 
     fn pool_rows(&mut self, x: &Buf, rows: usize, cols: usize, group: usize, out: &mut Buf) {
         let groups = rows / group;
         let (x, out) = (x.over(rows * cols, "x"), out.over(groups * cols, "out"));
-        self.device.pool_rows((cols.div_ceil(64), groups, 1), x, out, size(cols), size(group));
+        self.op().pool_rows((cols.div_ceil(64), groups, 1), x, out, size(cols), size(group));
     }
 
     fn add(&mut self, a: &Buf, b: &Buf, len: usize, act: Act, out: &mut Buf) {
         let (a, out) = (a.over(len, "a"), out.over(len, "out"));
         let (blocks, count) = Cuda::each(len);
-        self.device.add(blocks, a, b.at, out, act_number(act), b.len as i64, count);
+        self.op().add(blocks, a, b.at, out, act_number(act), b.len as i64, count);
     }
 
     fn mix(&mut self, parts: [&Buf; 3], weights: [f32; 3], len: usize, out: &mut Buf) {
         let [p0, p1, p2] = parts.map(|p| p.over(len, "a part"));
         let (blocks, count) = Cuda::each(len);
-        self.device.mix(blocks, p0, p1, p2, weights[0], weights[1], weights[2], out.over(len, "out"), count);
+        self.op().mix(blocks, p0, p1, p2, weights[0], weights[1], weights[2], out.over(len, "out"), count);
     }
 }
 
