@@ -1,0 +1,83 @@
+"""Bugs to plant in the kernels, one at a time, and the op tests that must notice. Used by tools/lane/cuda.
+
+usage: plants.py list                   one line per plant: NAME TEST
+       plants.py plant NAME KERNELS     changes that one thing in a copy of kernels/
+
+A plant whose place is not found exactly once is an error: the kernel changed, and the net has to be mended with it.
+"""
+
+import os
+import sys
+
+PLANTS = {
+    "barrier-missing-in-a-sum": (
+        "norms",
+        "parts.cuh",
+        "    if (threadIdx.x % 32 == 0) room[warp] = x;\n    __syncthreads();\n    float sum = 0.0f;",
+        "    if (threadIdx.x % 32 == 0) room[warp] = x;\n    float sum = 0.0f;",
+    ),
+    "barrier-missing-before-a-buffer-is-filled-again": (
+        "linear",
+        "linear_f32.cu",
+        "sums[p][i / 2][i % 2]);\n        __syncthreads();",
+        "sums[p][i / 2][i % 2]);",
+    ),
+    "barrier-missing-between-two-buffers": (
+        "linear",
+        "linear_tile.cu",
+        "right + (next * TILE + mine) * PITCH + half * 16);\n        copy_wait<0>();\n        __syncthreads();",
+        "right + (next * TILE + mine) * PITCH + half * 16);\n        copy_wait<0>();",
+    ),
+    "barrier-missing-before-keys-are-read": (
+        "attend",
+        "attend.cu",
+        "        copy_wait<0>();\n        __syncthreads();\n        if (at + keys",
+        "        copy_wait<0>();\n        if (at + keys",
+    ),
+    "barrier-missing-in-the-join-of-warps": (
+        "cached_attention",
+        "attend_split.cu",
+        "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }\n        __syncthreads();",
+        "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }",
+    ),
+    "wait-one-group-short": (
+        "linear",
+        "linear_tile.cu",
+        "PITCH + half * 16);\n        copy_wait<0>();",
+        "PITCH + half * 16);\n        copy_wait<1>();",
+    ),
+    "tail-of-rows-not-cut": ("linear", "linear_tile.cu", "            if (row >= rows) continue;\n", ""),
+    "tail-of-keys-read": ("attend", "attention.cuh", "const bool valid = first + row < count;", "const bool valid = true;"),
+    "mask-one-too-wide": ("cached_attention", "attention.cuh", "+ i % 2 < limit[i / 2];", "+ i % 2 <= limit[i / 2];"),
+    "shuffle-of-half-a-warp": (
+        "norms",
+        "parts.cuh",
+        "    for (int step = 16; step; step /= 2) x += ",
+        "    for (int step = 8; step; step /= 2) x += ",
+    ),
+    "shuffle-where-lanes-part": (
+        "attend",
+        "attention.cuh",
+        "        state.sum[h] += __shfl_xor_sync(FULL, state.sum[h], 1);",
+        "        if (state.sum[h] > 1.5f) state.sum[h] += __shfl_xor_sync(FULL, state.sum[h], 1);",
+    ),
+}
+
+
+def main():
+    if sys.argv[1:] == ["list"]:
+        for name, (test, *_) in PLANTS.items():
+            print(name, test)
+        return
+    _, file, there, instead = PLANTS[sys.argv[2]]
+    path = os.path.join(sys.argv[3], file)
+    with open(path, encoding="utf-8") as lines:
+        text = lines.read()
+    if text.count(there) != 1:
+        sys.exit(f"error: the place for `{sys.argv[2]}` stands {text.count(there)} times in {file}, not once")
+    with open(path, "w", encoding="utf-8") as lines:
+        lines.write(text.replace(there, instead))
+
+
+if __name__ == "__main__":
+    main()
