@@ -1,8 +1,8 @@
-//! Inputs that look like a model's, packed weights with the values they stand for, and activations in f64.
+//! Inputs that look like a model's, packed weights with the values they stand for, answers in f64, and how far off a device may be.
 
 use half::f16;
 use mien::{
-    backend::Act,
+    backend::{Act, Backend, Heads},
     bundle::{Kind, Tensor},
 };
 
@@ -97,4 +97,92 @@ pub fn act(a: Act, x: f64) -> f64 {
         }
         Act::Silu => x / (1.0 + (-x).exp()),
     }
+}
+
+pub struct Bound {
+    pub name: String,
+    /// Up to so many rows, x meets quantised weights as int8.
+    pub int8_rows_max: usize,
+    /// Beyond them, x and the weights meet as f16 (but not F32 weights): of the sum of magnitudes.
+    pub half: f64,
+    /// Of the sum of magnitudes.
+    pub sum: f64,
+    /// Of the largest value, for attention over f32.
+    pub attention: f64,
+    /// The same over the cache.
+    pub cached: f64,
+}
+
+/// `x W^T` and, for each value, how far a device may be off.
+pub fn product(x: &[f32], rows: usize, w: &[f64], cols: usize, kind: Kind, b: &Bound) -> Vec<(f64, f64)> {
+    let mut out = Vec::new();
+    for x in x.chunks(cols).take(rows) {
+        for w in w.chunks(cols) {
+            let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * w).sum();
+            let magnitudes: f64 = x.iter().zip(w).map(|(x, w)| (f64::from(*x) * w).abs()).sum();
+            let half = if rows > b.int8_rows_max && kind != Kind::F32 { b.half } else { 0.0 };
+            let mut off = (b.sum + half) * magnitudes + 1e-30;
+            if kind.block().0 > 1 && rows <= b.int8_rows_max {
+                for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+                    let top = x.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
+                    off += top / 254.0 * 1.0001 * w.iter().map(|w| w.abs()).sum::<f64>();
+                }
+            }
+            out.push((sum, off));
+        }
+    }
+    out
+}
+
+pub fn read<B: Backend>(b: &mut B, buf: &B::Buf, n: usize) -> Vec<f32> {
+    let mut out = vec![0.0; n];
+    b.read(buf, 0, &mut out).unwrap();
+    out
+}
+
+#[track_caller]
+pub fn agree(what: &str, bound: &Bound, got: &[f32], want: impl IntoIterator<Item = (f64, f64)>) {
+    let mut n = 0;
+    for (i, (got, (want, off))) in got.iter().zip(want).enumerate() {
+        let miss = (f64::from(*got) - want).abs();
+        assert!(miss <= off, "{what} on {}: value {i} is {got}, not {want} +- {off:.3e}", bound.name);
+        n += 1;
+    }
+    assert_eq!(n, got.len(), "{what}: values compared");
+}
+
+/// Softmax attention of one query in f64.
+pub fn attention(q: &[f64], keys: &[&[f64]], values: &[&[f64]]) -> Vec<f64> {
+    let scale = (q.len() as f64).powf(-0.5);
+    let scores: Vec<f64> =
+        keys.iter().map(|k| q.iter().zip(*k).map(|(a, b)| a * b).sum::<f64>() * scale).collect();
+    let top = scores.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..q.len()).map(|d| weights.iter().zip(values).map(|(w, v)| w * v[d]).sum::<f64>() / total).collect()
+}
+
+/// Attention of `rows` rows of `q | k | v`, each row over all rows or over those up to itself.
+pub fn attention_rows(qkv: &[f64], rows: usize, heads: Heads, causal: bool) -> Vec<f64> {
+    let Heads { n_heads, n_kv_heads, head_dim } = heads;
+    let part = |r: usize, head: usize| &qkv[r * heads.qkv() + head * head_dim..][..head_dim];
+    let mut out = Vec::new();
+    for r in 0..rows {
+        let seen = if causal { r + 1 } else { rows };
+        for h in 0..n_heads {
+            let kv = h / (n_heads / n_kv_heads);
+            let keys: Vec<_> = (0..seen).map(|j| part(j, n_heads + kv)).collect();
+            let values: Vec<_> = (0..seen).map(|j| part(j, n_heads + n_kv_heads + kv)).collect();
+            out.extend(attention(part(r, h), &keys, &values));
+        }
+    }
+    out
+}
+
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|v| f64::from(*v)).collect()
+}
+
+pub fn largest(x: &[f64]) -> f64 {
+    x.iter().fold(0.0, |m, v| m.max(v.abs()))
 }
