@@ -283,7 +283,8 @@ fn image_of(image: &images::Image) -> Ptx {
     if image.binary {
         Ptx::from_binary(image.bytes.to_vec())
     } else {
-        Ptx::from_src(String::from_utf8_lossy(image.bytes).into_owned())
+        // The compiler ends its text with a zero, and the loader adds one of its own.
+        Ptx::from_src(String::from_utf8_lossy(image.bytes).trim_end_matches('\0'))
     }
 }
 
