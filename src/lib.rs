@@ -3,7 +3,7 @@
 //! ```text
 //! camera -+                       image -+
 //!         +- Reading -> window - Window -+-> model (vision, audio, fusion, decoder) - Scores, Reason -> policy - Event -> sinks
-//! mic ----+                         mel -+            over  backend (cpu)                                        |
+//! mic ----+                         mel -+            over  backend (cpu, cuda)                                  |
 //! clip, pipe                                                                                     serial, mqtt, stdout
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! Invariants:
 //! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. Between `source` and
 //!   `sink` nobody asks a clock, so a recording replays to the same bytes.
-//! - Only `source`, `sink`, `daemon`, `command` and `main` touch the world.
+//! - Only `source`, `sink`, `privacy`, `daemon`, `command` and `main` touch the world, and `bundle` the one file that it maps.
 //! - Every queue, ring and buffer is sized at start from the bundle and the config.
 //! - No path leads frames or samples off the device: sinks take events.
 #![cfg_attr(not(feature = "std"), no_std)]
