@@ -7,7 +7,7 @@
 //! Due: a window goes out when every modality that is expected has passed its end, or one of them has passed it by `lateness_ms`;
 //! at the end of recordings, while there are readings that no window has shown.
 //! Invariant: windows come in order, `hop_ms` apart; a stretch without readings of more than `JUMP_MS` starts the grid anew.
-//! Limits: sound of `window_ms + lateness_ms` and one picture per cell; a window is at most 30 s, the audio tower's reach.
+//! Limits: sound of `window_ms + lateness_ms` and one picture per cell; a window is at most 30 s, and no longer than the bundle hears.
 
 use crate::source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32};
 use anyhow::{Result, ensure};

@@ -117,6 +117,21 @@ fn other_models_are_refused() {
     let mut checkpoint = Checkpoint::small();
     checkpoint.edit("whisper-large-v3/config.json", |json| json["activation_function"] = "relu".into());
     assert_says(&refusal(&checkpoint), &["audio tower", "relu"]);
+    for (key, value) in [("max_source_positions", 1500), ("num_mel_bins", 80)] {
+        let mut checkpoint = Checkpoint::small();
+        checkpoint.edit("whisper-large-v3/config.json", |json| json[key] = value.into());
+        assert_says(&refusal(&checkpoint), &["audio tower", key, "12 positions and 8 mels"]);
+    }
+    for (key, fits, value) in
+        [("n_samples", 3840, 480_000), ("nb_max_frames", 24, 3000), ("feature_size", 8, 128)]
+    {
+        let mut checkpoint = Checkpoint::small();
+        let path = "whisper-large-v3/preprocessor_config.json";
+        checkpoint.files.insert(path.to_owned(), serde_json::to_vec(&json!({ key: fits })).unwrap());
+        try_pack(written(&checkpoint).path()).unwrap();
+        checkpoint.edit(path, |json| json[key] = value.into());
+        assert_says(&refusal(&checkpoint), &["audio tower", key, &fits.to_string()]);
+    }
     let mut checkpoint = Checkpoint::small();
     checkpoint.edit("R1-Omni-0.5B/generation_config.json", |json| json["eos_token_id"] = json!([VOCAB]));
     assert_says(&refusal(&checkpoint), &["eos_token_id", "generation_config.json"]);

@@ -3,12 +3,12 @@
 mod stages;
 
 use mien::{
-    bundle::{Bundle, Kind, LabelSet, Piece, Prompt, head::Head, import::Towers, shape::Spec, write},
+    bundle::{Bundle, Kind, LabelSet, Piece, Prompt, head::Head, import::Towers, write},
     model::{self, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
     source::Frame,
 };
 use stages::{
-    Clip,
+    Clip, Of,
     fixture::{self, Layout},
 };
 use std::sync::OnceLock;
@@ -172,16 +172,6 @@ fn asking_again_is_as_good_as_seeing_again() {
     let mut new = load(Device::Cpu);
     new.see("label", &input).unwrap();
     assert!(near(&new.score("dfew").unwrap().probabilities, &scores.probabilities));
-}
-
-/// Reads its tensors from a bundle.
-struct Of<'a>(&'a Bundle);
-
-impl write::Values for Of<'_> {
-    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> anyhow::Result<()> {
-        out.extend_from_slice(&self.0.vector(&spec.name)?[first * spec.cols..(first + rows) * spec.cols]);
-        Ok(())
-    }
 }
 
 /// The bundle with other prompts and label sets.

@@ -207,6 +207,7 @@ struct Tower<'a> {
     omni: &'a Weights,
     prefix: &'static str,
     config: Value,
+    preprocessor: Value,
 }
 
 impl<'a> Tower<'a> {
@@ -219,11 +220,11 @@ impl<'a> Tower<'a> {
         used: &mut Vec<PathBuf>,
     ) -> Result<Tower<'a>> {
         let folder = folders.tower(config, names.key, names.folder);
-        let path = folder.as_ref().map(|f| f.join("config.json")).filter(|p| p.exists());
-        let tower_config = match &path {
-            Some(path) => read_json(path)?,
-            None => Value::Null,
-        };
+        let path = |name: &str| folder.as_ref().map(|folder| folder.join(name)).filter(|path| path.exists());
+        let read = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(Value::Null), read_json);
+        let preprocessor = read(&path("preprocessor_config.json"))?;
+        let path = path("config.json");
+        let tower_config = read(&path)?;
         used.extend(path);
         let beside = match (towers, &folder) {
             (Towers::Beside, None) => bail!(
@@ -237,7 +238,7 @@ impl<'a> Tower<'a> {
         };
         let own = beside.map(|folder| Weights::open(folder)).transpose()?;
         let prefix = if own.is_some() { names.beside } else { names.embedded };
-        let tower = Tower { own, omni, prefix, config: tower_config };
+        let tower = Tower { own, omni, prefix, config: tower_config, preprocessor };
         if tower.own.is_none() && tower.weights().dims(&tower.name(names.probe())).is_none() {
             bail!(
                 "{} holds no copy of the {} tower: put the folder {} beside it",
@@ -395,6 +396,24 @@ fn audio_stack(tower: &Tower<'_>) -> Result<(Stack, usize, usize)> {
     let [hidden, mels, _] = tower.dims("conv1.weight")?;
     let [positions, _] = tower.dims("embed_positions.weight")?;
     let [ffn, _] = tower.dims("layers.0.fc1.weight")?;
+    let whole_seconds = positions.is_multiple_of(50).then_some(positions / 50);
+    for (key, stated, found) in [
+        ("max_source_positions", &tower.config, Some(positions)),
+        ("num_mel_bins", &tower.config, Some(mels)),
+        ("feature_size", &tower.preprocessor, Some(mels)),
+        ("nb_max_frames", &tower.preprocessor, Some(2 * positions)),
+        ("n_samples", &tower.preprocessor, Some(320 * positions)),
+        ("chunk_length", &tower.preprocessor, whole_seconds),
+        ("hop_length", &tower.preprocessor, Some(160)),
+        ("n_fft", &tower.preprocessor, Some(400)),
+        ("sampling_rate", &tower.preprocessor, Some(16_000)),
+    ] {
+        let (stated, Some(found)) = (&stated[key], found) else { continue };
+        ensure!(
+            stated.is_null() || *stated == found,
+            "`{key}` is {stated}, but its weights of {positions} positions and {mels} mels need {found}"
+        );
+    }
     let layers = tower.layers("layers", "fc1.weight");
     let stack = tower.stack(layers, hidden, ffn, &tower.config, "encoder_attention_heads", 1e-5)?;
     Ok((stack, mels, positions))

@@ -85,6 +85,9 @@ pub struct Shape {
     pub context: usize,
 }
 
+/// Two mel frames make one position of the audio tower.
+const POSITION_MS: usize = 20;
+
 impl Shape {
     /// Patches along one side of a frame.
     pub fn grid(&self) -> usize {
@@ -97,6 +100,14 @@ impl Shape {
     /// Audio tokens of one window: 500 for R1-Omni.
     pub fn audio_tokens(&self) -> usize {
         self.audio_positions / self.audio_pool
+    }
+    /// Milliseconds of sound that a window can have: 30 000 for R1-Omni.
+    pub fn hears_ms(&self) -> usize {
+        self.audio_positions * POSITION_MS
+    }
+    /// The same in samples of 16 kHz.
+    pub fn samples_max(&self) -> usize {
+        self.hears_ms() * 16
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `r1-omni.<stack>.attention.head_count`, `.head_count_kv`, `.key_length` | heads, key/value heads, head size |
 //! | `r1-omni.<stack>.attention.epsilon` (f32) | of the stack's norms |
 //! | `r1-omni.frames`, `r1-omni.vision.image_size`, `.patch_size` | frames of a window; pixels |
-//! | `r1-omni.audio.mel_bins`, `.positions`, `.pool` | mel rows; rows after the convolutions; rows per token |
+//! | `r1-omni.audio.mel_bins`, `.positions`, `.pool` | mel rows; rows after the convolutions, 20 ms each, at most 1500; rows per token |
 //! | `r1-omni.vocab_size`, `r1-omni.context_length`, `r1-omni.decoder.rope.freq_base` (f32) | |
 //!
 //! Tensors, `(rows, cols)`; M is a product's matrix in the bundle's kind (F16 where `cols` is no multiple of 32), V a vector and T a
@@ -46,6 +46,8 @@ use std::collections::BTreeMap;
 
 pub const ARCHITECTURE: &str = "r1-omni";
 pub const VERSION: u32 = 1;
+/// 30 s of sound, the published tower's reach.
+const POSITIONS_MAX: usize = 1500;
 
 /// What a tensor is for, which decides how it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +273,7 @@ pub fn read(keys: &BTreeMap<String, Value>) -> Result<Shape> {
         frames: number("frames", 1 << 10)?,
         audio: stack("audio")?,
         mels: number("audio.mel_bins", 1 << 12)?,
-        audio_positions: number("audio.positions", 1 << 16)?,
+        audio_positions: number("audio.positions", POSITIONS_MAX)?,
         audio_pool: number("audio.pool", 1 << 8)?,
         decoder: stack("decoder")?,
         vocab: number("vocab_size", 1 << 24)?,

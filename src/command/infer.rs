@@ -4,7 +4,7 @@ use crate::{
     bundle::{Bundle, LabelSet},
     command::{default_bundle, open_bundle},
     model::{self, Decoding, Device, Infer, Input, Reason, Sampling, Scores, Stage, Stages, Stop},
-    source::recording::{Recording, SECONDS_MAX},
+    source::recording::Recording,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -91,7 +91,8 @@ pub fn run(args: Args) -> Result<()> {
     for mode in modes {
         bundle.prompt(prompt_of(mode))?;
     }
-    let recording = Recording::open(&args.clip, bundle.shape().frames)?;
+    let mut recording = Recording::open(&args.clip, bundle.shape().frames)?;
+    recording.hear(bundle.shape().samples_max());
     ensure!(
         recording.frames_total > 0 || recording.samples.is_some(),
         "the clip {} has neither pictures nor sound",
@@ -170,11 +171,7 @@ fn introduce(
         None => writeln!(out, "audio     none: the prompt leaves its place out")?,
         Some(samples) => {
             let seconds = seconds(samples);
-            let cut = if recording.sound_cut {
-                format!("; the sound after {SECONDS_MAX} s is not heard")
-            } else {
-                String::new()
-            };
+            let cut = if recording.sound_cut { "; the sound after that is not heard" } else { "" };
             writeln!(out, "audio     {seconds:.2} s{cut}")?;
         }
     }

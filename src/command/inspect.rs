@@ -94,7 +94,8 @@ fn sizes(bundle: &Bundle) -> Table {
         format!("{frames} x {image} px / {patch}"),
         shape.visual_tokens().to_string(),
     );
-    let audio = format!("{} mels, {} rows / {}", shape.mels, shape.audio_positions, shape.audio_pool);
+    let (rows, hears_ms) = (shape.audio_positions, shape.hears_ms());
+    let audio = format!("{hears_ms} ms, {} mels, {rows} rows / {}", shape.mels, shape.audio_pool);
     row("audio", &shape.audio, audio, shape.audio_tokens().to_string());
     row(
         "decoder",

@@ -85,6 +85,11 @@ pub fn answers(config: &Config, bundle: &Bundle) -> Result<config::Model> {
         bundle.prompt(&model.reason_prompt).context("model.reason_prompt")?;
     }
     config.window.check(bundle.shape().frames).context("window")?;
+    let (window_ms, hears_ms) = (config.window.window_ms, bundle.shape().hears_ms());
+    ensure!(
+        window_ms as usize <= hears_ms,
+        "window: window_ms = {window_ms}, but the bundle hears {hears_ms} ms at once; set window_ms to {hears_ms} or less"
+    );
     Ok(model)
 }
 

@@ -1,16 +1,14 @@
 //! Log-mel spectrogram as the audio tower reads it.
 //!
-//! Shapes: in `(samples,)` f32 at 16 kHz; out `(FRAMES, mels)`, one row per 10 ms, padded with silence to 30 s.
+//! Shapes: in `(samples,)` f32 at 16 kHz; out `(frames, mels)`, one row per 10 ms, padded with silence to `frames`: 3000 for R1-Omni.
 //! Units: `log10` of power per mel band, cut 8 below the maximum of the whole picture, then `(m + 4) / 4`.
-//! Limits: sound after 30 s is not heard. A sample that is not a number makes its frames silent.
+//! Limits: sound after the last frame is not heard. A sample that is not a number makes its frames silent.
 
 use realfft::{RealFftPlanner, RealToComplex};
 use std::sync::Arc;
 
 pub const RATE_HZ: usize = 16_000;
-pub const SAMPLES_MAX: usize = 30 * RATE_HZ;
-/// Rows of the picture.
-pub const FRAMES: usize = SAMPLES_MAX / HOP;
+/// Samples from one row to the next.
 const HOP: usize = 160;
 const SPAN: usize = 400;
 const BINS: usize = SPAN / 2 + 1;
@@ -22,8 +20,9 @@ struct Band {
     weights: Vec<f64>,
 }
 
-/// Tables and scratch for log-mel pictures with `mels` bands.
+/// Tables and scratch for log-mel pictures of `frames` rows and `mels` bands.
 pub struct Mel {
+    frames: usize,
     bands: Vec<Band>,
     taper: Vec<f64>,
     fft: Arc<dyn RealToComplex<f64>>,
@@ -34,10 +33,13 @@ pub struct Mel {
 }
 
 impl Mel {
-    pub fn new(mels: usize) -> Self {
+    /// `frames` is at least 2: a span is mirrored at the end of the sound.
+    pub fn new(mels: usize, frames: usize) -> Self {
+        assert!(frames * HOP > SPAN / 2, "{frames} frames are shorter than a span");
         let fft = RealFftPlanner::new().plan_fft_forward(SPAN);
         let turn = std::f64::consts::TAU / SPAN as f64;
         Self {
+            frames,
             bands: bands(mels),
             taper: (0..SPAN).map(|n| 0.5 - 0.5 * (turn * n as f64).cos()).collect(),
             span: fft.make_input_vec(),
@@ -48,15 +50,16 @@ impl Mel {
         }
     }
 
-    /// `out` is `(FRAMES, mels)`.
+    /// `out` is `(frames, mels)`.
     pub fn log_mel(&mut self, samples: &[f32], out: &mut [f32]) {
-        let mels = self.bands.len();
-        assert!(out.len() == FRAMES * mels, "{} values for {FRAMES} x {mels}", out.len());
-        let samples = &samples[..samples.len().min(SAMPLES_MAX)];
+        let (mels, frames) = (self.bands.len(), self.frames);
+        assert!(out.len() == frames * mels, "{} values for {frames} x {mels}", out.len());
+        let samples_max = frames * HOP;
+        let samples = &samples[..samples.len().min(samples_max)];
         let mut loudest = FLOOR.log10();
         for (frame, row) in out.chunks_exact_mut(mels).enumerate() {
             let start = frame * HOP;
-            if start >= samples.len() + SPAN / 2 && start + SPAN / 2 <= SAMPLES_MAX {
+            if start >= samples.len() + SPAN / 2 && start + SPAN / 2 <= samples_max {
                 row.fill(FLOOR.log10() as f32);
                 continue;
             }
@@ -76,10 +79,11 @@ impl Mel {
 
     /// Power of the span that is centred on `center`; the padded sound is mirrored at both of its ends.
     fn spectrum_at(&mut self, samples: &[f32], center: usize) {
+        let samples_max = self.frames * HOP;
         for (n, (s, taper)) in self.span.iter_mut().zip(&self.taper).enumerate() {
             let mut at = (center + n).abs_diff(SPAN / 2);
-            if at >= SAMPLES_MAX {
-                at = 2 * (SAMPLES_MAX - 1) - at;
+            if at >= samples_max {
+                at = 2 * (samples_max - 1) - at;
             }
             *s = samples.get(at).map_or(0.0, |v| f64::from(*v)) * taper;
         }
@@ -138,10 +142,12 @@ fn mel_to_hz(mel: f64) -> f64 {
 mod tests {
     use super::*;
 
+    const FRAMES: usize = 3000;
+
     #[test]
     fn silence_is_minus_one_and_a_half() {
         let mut out = vec![0.0; FRAMES * 128];
-        Mel::new(128).log_mel(&[], &mut out);
+        Mel::new(128, FRAMES).log_mel(&[], &mut out);
         assert!(out.iter().all(|v| *v == -1.5));
     }
 
@@ -150,7 +156,7 @@ mod tests {
         let tone: Vec<f32> =
             (0..RATE_HZ).map(|n| (std::f32::consts::TAU * 440.0 * n as f32 / RATE_HZ as f32).sin()).collect();
         let mut out = vec![0.0; FRAMES * 128];
-        Mel::new(128).log_mel(&tone, &mut out);
+        Mel::new(128, FRAMES).log_mel(&tone, &mut out);
         let row = &out[50 * 128..51 * 128];
         let peak = (0..128).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
         let want = hz_to_mel(440.0) / hz_to_mel(8000.0) * 129.0 - 1.0;
@@ -161,14 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn sound_after_thirty_seconds_is_not_heard() {
+    fn sound_after_the_last_frame_is_not_heard() {
         let noise = |n: usize| ((n * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.1;
-        let long: Vec<f32> = (0..SAMPLES_MAX + 5000).map(noise).collect();
-        let (mut a, mut b) = (vec![0.0; FRAMES * 80], vec![0.0; FRAMES * 80]);
-        let mut mel = Mel::new(80);
-        mel.log_mel(&long, &mut a);
-        mel.log_mel(&long[..SAMPLES_MAX], &mut b);
-        assert_eq!(a, b);
+        for frames in [2, 24, 400, FRAMES] {
+            let samples_max = frames * HOP;
+            let long: Vec<f32> = (0..samples_max + 5000).map(noise).collect();
+            let (mut a, mut b) = (vec![0.0; frames * 80], vec![0.0; frames * 80]);
+            let mut mel = Mel::new(80, frames);
+            mel.log_mel(&long, &mut a);
+            mel.log_mel(&long[..samples_max], &mut b);
+            assert_eq!(a, b, "{frames} frames");
+        }
     }
 
     #[test]

@@ -5,14 +5,14 @@
 use crate::{
     backend::{Act, Backend},
     bundle::Shape,
-    feature::mel::{FRAMES, Mel},
+    feature::mel::Mel,
     model::{
         observe::Pass,
         tower::Tower,
         weights::{Linear, Loader, Norm, Scratch, Sizes},
     },
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 pub struct Audio<B: Backend> {
     conv1: Linear<B>,
@@ -38,11 +38,6 @@ pub struct Audio<B: Backend> {
 impl<B: Backend> Audio<B> {
     pub fn load(loader: &Loader<'_, B>, shape: &Shape) -> Result<Self> {
         let rows = shape.audio_positions;
-        ensure!(
-            2 * rows == FRAMES,
-            "the audio tower has {rows} positions, but 30 s of log-mel make {}",
-            FRAMES / 2
-        );
         let backend = loader.backend;
         Ok(Self {
             conv1: loader.linear("audio.conv1")?,
@@ -52,9 +47,9 @@ impl<B: Backend> Audio<B> {
             norm: loader.norm("audio.norm", shape.audio.eps)?,
             fc1: loader.linear("fusion.audio.fc1")?,
             fc2: loader.linear("fusion.audio.fc2")?,
-            mel: Mel::new(shape.mels),
-            picture: vec![0.0; FRAMES * shape.mels],
-            uploaded: backend.alloc(FRAMES * shape.mels)?,
+            mel: Mel::new(shape.mels, 2 * rows),
+            picture: vec![0.0; 2 * rows * shape.mels],
+            uploaded: backend.alloc(2 * rows * shape.mels)?,
             x: backend.alloc(rows * shape.audio.hidden)?,
             tokens: backend.alloc(shape.audio_tokens() * shape.decoder.hidden)?,
             mels: shape.mels,

@@ -33,7 +33,7 @@ use anyhow::{Result, bail};
 pub struct Input<'a> {
     /// Frames with an id that stays the same as long as the picture does: features are cached under it.
     pub frames: Option<&'a [(u64, &'a Frame)]>,
-    /// 16 kHz mono in [-1, 1], at most 30 s.
+    /// 16 kHz mono in [-1, 1]; what is longer than `Shape::samples_max` is cut there.
     pub samples: Option<&'a [f32]>,
 }
 

@@ -11,8 +11,8 @@ use super::{
 use anyhow::{Result, bail};
 use std::{path::Path, time::Duration};
 
-/// The audio tower's reach.
-pub const SECONDS_MAX: u32 = 30;
+/// The longest reach of an audio tower.
+const SECONDS_MAX: u32 = 30;
 
 /// Long enough for any file; recordings are not interrupted.
 const WAIT: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub struct Recording {
     pictures: Vec<(u64, Frame)>,
     /// 16 kHz mono, `None` without a sound track.
     pub samples: Option<Vec<f32>>,
-    /// There was more sound than `SECONDS_MAX`.
+    /// There was more sound than `samples` holds.
     pub sound_cut: bool,
 }
 
@@ -52,6 +52,14 @@ impl Recording {
             None => (None, false),
         };
         Ok(Self { frames_total, indices, pictures, samples, sound_cut })
+    }
+
+    /// Keeps of the sound what a model hears: its first `samples_max` samples.
+    pub fn hear(&mut self, samples_max: usize) {
+        if let Some(samples) = &mut self.samples {
+            self.sound_cut |= samples.len() > samples_max;
+            samples.truncate(samples_max);
+        }
     }
 
     /// The model's frames in order, each with an id that is the same for the same picture; `None` without pictures.

@@ -6,7 +6,7 @@
 pub mod fixture;
 
 use mien::{
-    bundle::Bundle,
+    bundle::{Bundle, shape::Spec, write},
     feature::{image::Resizer, sample_frames},
     model::{self, Decoding, Device, Infer, Input, Taps, observe::Tapped},
     source::Frame,
@@ -190,6 +190,16 @@ pub fn open(bundle: &Path, device: Device) -> (Bundle, Box<dyn Infer>) {
     let bundle = Bundle::open(bundle).unwrap_or_else(|e| panic!("{}: {e:#}", bundle.display()));
     let model = model::load(&bundle, device, 0).unwrap_or_else(|e| panic!("{e:#}"));
     (bundle, model)
+}
+
+/// Tensors of a bundle, for another one with the same or fewer rows.
+pub struct Of<'a>(pub &'a Bundle);
+
+impl write::Values for Of<'_> {
+    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> anyhow::Result<()> {
+        out.extend_from_slice(&self.0.vector(&spec.name)?[first * spec.cols..(first + rows) * spec.cols]);
+        Ok(())
+    }
 }
 
 /// An array as numpy stores it, little-endian, rows first.
