@@ -97,8 +97,12 @@ pub fn head(preset: Preset, seed: u64, quant: Kind) -> Result<Head> {
     tokens.extend(WORDS.iter().map(|word| Token::Bytes(word.as_bytes().to_vec())));
     tokens.extend(SPECIALS.iter().map(|name| Token::Special((*name).to_owned())));
     tokens.resize(shape.vocab, Token::Unused);
+    // With what is added at the published size, the prompt of a reason is as long as the published model's.
+    let more = if preset == Preset::R1Omni05B { " Be candid." } else { "" };
     let template = Template {
-        before: "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n".to_owned(),
+        before: format!(
+            "<|im_start|>system\nYou are a helpful assistant.{more}<|im_end|>\n<|im_start|>user\n"
+        ),
         after: "<|im_end|>\n<|im_start|>assistant\n".to_owned(),
         wrapped: true,
     };
@@ -307,4 +311,22 @@ fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Piece;
+
+    #[test]
+    fn at_the_published_size_a_prompt_is_as_long_as_the_published_one() {
+        let head = head(Preset::R1Omni05B, 1, Kind::Q8_0).unwrap();
+        let length = |piece: &Piece| match piece {
+            Piece::Text(ids) => ids.len(),
+            Piece::Video => head.shape.visual_tokens(),
+            Piece::Audio => head.shape.audio_tokens(),
+        };
+        let reason = head.prompts.iter().find(|p| p.name == "reason").unwrap();
+        assert_eq!(reason.video_audio.iter().map(length).sum::<usize>(), 974);
+    }
 }

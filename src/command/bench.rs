@@ -17,6 +17,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,6 +25,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+mod steps;
 
 /// Time every stage of a bundle beside this machine's ceilings.
 #[derive(clap::Args, Debug)]
@@ -49,6 +52,10 @@ pub struct Args {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Do what standard input says, a step a line, and print a JSON object for each: window, label, hop, vision, audio, prefill,
+    /// decode, ceilings. So that others can be timed in turn with it.
+    #[arg(long, conflicts_with_all = ["windows", "json"])]
+    steps: bool,
 }
 
 /// One stage of one window.
@@ -150,10 +157,64 @@ impl Scene {
         let mut state = self.next.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
         self.samples = (0..SAMPLES).map(|_| (noise(&mut state) % 2001) as f32 / 10_000.0 - 0.1).collect();
     }
+}
 
-    fn see(&self, model: &mut dyn Infer, prompt: &str) -> Result<()> {
-        let frames: Vec<(u64, &Frame)> = self.frames.iter().map(|(id, frame)| (*id, frame)).collect();
-        model.see(prompt, &Input { frames: Some(&frames), samples: Some(&self.samples) })
+/// A loaded model before a changing scene, with a meter on its stages.
+struct Bench {
+    model: Model<Cpu>,
+    meter: Meter,
+    scene: Scene,
+    prompt: String,
+    labels: String,
+    frames: usize,
+    threads: usize,
+    quant: Kind,
+}
+
+impl Bench {
+    fn load(args: &Args, bundle: &Bundle) -> Result<Bench> {
+        let quant = bundle.head().quant;
+        let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
+        let prompt = prompt.context("the bundle has no prompt")?.name.clone();
+        let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
+        let cpu = Cpu::new(args.threads, Precision::of(quant))?;
+        let meter = Meter { launches: cpu.launches(), record: Arc::default() };
+        let mut model = Model::load(cpu, bundle)?;
+        model.observe(Some(Box::new(meter.clone())));
+        model.set_decoding(Decoding {
+            max_new_tokens: Some(args.tokens),
+            repetition_guard: false,
+            ..Decoding::default()
+        })?;
+        let scene = Scene { next: 0, frames: Vec::new(), samples: Vec::new() };
+        let frames = bundle.shape().frames;
+        Ok(Bench { model, meter, scene, prompt, labels, frames, threads: args.threads, quant })
+    }
+
+    /// New sound and `fresh` new frames, as far as they are wanted.
+    fn see(&mut self, fresh: usize, video: bool, audio: bool) -> Result<()> {
+        self.scene.turn(fresh);
+        let frames: Vec<(u64, &Frame)> = self.scene.frames.iter().map(|(id, frame)| (*id, frame)).collect();
+        let input = Input {
+            frames: video.then_some(frames.as_slice()),
+            samples: audio.then_some(self.scene.samples.as_slice()),
+        };
+        self.model.see(&self.prompt, &input)
+    }
+
+    /// The scores of a window with `fresh` new frames.
+    fn label(&mut self, fresh: usize) -> Result<()> {
+        self.see(fresh, true, true)?;
+        self.model.score(&self.labels).map(drop)
+    }
+
+    /// A reason for what was seen last; how many tokens it has.
+    fn reason(&mut self) -> Result<usize> {
+        Ok(self.model.reason(&mut |_| ())?.tokens)
+    }
+
+    fn ceilings(&self) -> Result<Ceilings> {
+        Cpu::new(self.threads, Precision::of(self.quant))?.ceilings()
     }
 }
 
@@ -195,6 +256,9 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => unreachable!("clap asks for one of the two"),
     };
+    if args.steps {
+        return steps::run(&args, bundle, io::stdin().lock(), &mut io::stdout().lock());
+    }
     let report = measure(&args, bundle, begun.elapsed())?;
     if args.json {
         println!("{}", report.json());
@@ -205,49 +269,29 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
-    let quant = bundle.head().quant;
-    let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
-    let prompt = prompt.context("the bundle has no prompt")?.name.clone();
-    let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
-    let (frames, file_bytes) = (bundle.shape().frames, bundle.file_bytes());
-
+    let file_bytes = bundle.file_bytes();
     let begun = Instant::now();
-    let cpu = Cpu::new(args.threads, Precision::of(quant))?;
-    let launches = cpu.launches();
-    let mut model = Model::load(cpu, &bundle)?;
+    let mut bench = Bench::load(args, &bundle)?;
     let load = begun.elapsed();
     drop(bundle);
-    let device = model.describe();
+    let (device, quant) = (bench.model.describe(), bench.quant);
 
-    let meter = Meter { launches, record: Arc::default() };
-    model.observe(Some(Box::new(meter.clone())));
-    model.set_decoding(Decoding {
-        max_new_tokens: Some(args.tokens),
-        repetition_guard: false,
-        ..Decoding::default()
-    })?;
-    let mut scene = Scene { next: 0, frames: Vec::new(), samples: Vec::new() };
     let mut tokens = 0;
     let (mut windows, mut hops) = (Vec::new(), Vec::new());
     // The first window warms caches and scratch memory, and is not counted.
     for i in 0..=args.windows {
-        scene.turn(frames);
-        scene.see(&mut model, &prompt)?;
-        model.score(&labels)?;
-        tokens = model.reason(&mut |_| ())?.tokens;
-        let whole = meter.take();
-        scene.turn(1);
-        scene.see(&mut model, &prompt)?;
-        model.score(&labels)?;
-        let hop = meter.take();
+        bench.label(bench.frames)?;
+        tokens = bench.reason()?;
+        let whole = bench.meter.take();
+        bench.label(1)?;
+        let hop = bench.meter.take();
         if i > 0 {
             windows.push(whole);
             hops.push(hop);
         }
     }
     let peak_bytes = peak_bytes();
-    drop(model);
-    let ceilings = Cpu::new(args.threads, Precision::of(quant))?.ceilings()?;
+    let ceilings = bench.ceilings()?;
     let (stages, hop) = (rows(&windows), rows(&hops));
     Ok(Report { device, quant, file_bytes, open, load, ceilings, stages, hop, tokens, peak_bytes })
 }
@@ -379,18 +423,25 @@ fn total_ms(rows: &[Row]) -> f64 {
 mod tests {
     use super::*;
 
+    impl Args {
+        pub(super) fn of(preset: Preset) -> Args {
+            Args {
+                bundle: None,
+                synthetic: Some(preset),
+                quant: Kind::Q8_0,
+                threads: 0,
+                windows: 1,
+                tokens: 1,
+                json: false,
+                steps: false,
+            }
+        }
+    }
+
     #[test]
     fn a_tiny_bundle_gets_a_whole_table() {
         let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
-        let args = Args {
-            bundle: None,
-            synthetic: Some(Preset::Tiny),
-            quant: Kind::Q8_0,
-            threads: 2,
-            windows: 1,
-            tokens: 4,
-            json: false,
-        };
+        let args = Args { windows: 1, tokens: 4, threads: 2, ..Args::of(Preset::Tiny) };
         let report = measure(&args, bundle, Duration::ZERO).unwrap();
         let (table, json) = (report.table(), report.json());
         for stage in ["vision", "branches", "audio", "prefill", "score", "decode"] {

@@ -97,6 +97,11 @@ impl<B: Backend> Model<B> {
         })
     }
 
+    /// Forgets the text before the first modality, so that the next prompt is prefilled from its first position.
+    pub fn forget_prefix(&mut self) {
+        self.prefix.clear();
+    }
+
     fn encode(&mut self, input: &Input<'_>) -> Result<()> {
         let Self { backend, vision, audio, fusion, scratch, observer, .. } = self;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
