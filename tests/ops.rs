@@ -41,12 +41,13 @@ fn cpus() -> Vec<(Cpu, Bound)> {
 
 /// The first CUDA device, with every tensor in memory of its own so that an emulated device sees where each ends.
 #[cfg(feature = "cuda")]
-fn cuda() -> (mien::backend::cuda::Cuda, Bound) {
+fn cuda(exact: bool) -> (mien::backend::cuda::Cuda, Bound) {
     use mien::backend::cuda::{Cuda, Options};
-    let cuda = Cuda::with_options(Options { chunk_bytes: 0, ..Options::default() }).unwrap();
-    let name = cuda.describe();
+    let cuda = Cuda::with_options(Options { chunk_bytes: 0, exact, ..Options::default() }).unwrap();
+    let name = format!("{}, exact {exact}", cuda.describe());
     // Two roundings to f16; those of attention are relative to the largest value.
-    (cuda, Bound { name, int8_rows_max: 1, half: 1.0e-3, sum: 4e-6, attention: 4e-3, cached: 4e-3 })
+    let attention = if exact { 1e-5 } else { 4e-3 };
+    (cuda, Bound { name, int8_rows_max: 1, half: 1.0e-3, sum: 4e-6, attention, cached: attention })
 }
 
 /// Runs the block once for the reference, once for every level of the CPU and, where it is built in, once for CUDA.
@@ -68,8 +69,8 @@ macro_rules! on_every_device {
             $body
         }
         #[cfg(feature = "cuda")]
-        {
-            let (mut $b, $bound) = cuda();
+        for exact in [false, true] {
+            let (mut $b, $bound) = cuda(exact);
             $body
         }
     }};

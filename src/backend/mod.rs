@@ -11,8 +11,8 @@
 //! leaves every other row alone; attention mixes rows, so there it may reach every row of the call. Nothing non-finite is
 //! silently turned into a plausible number.
 
-use crate::bundle::Tensor;
-use anyhow::Result;
+use crate::bundle::{Kind, Tensor};
+use anyhow::{Result, ensure};
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -44,6 +44,31 @@ impl Heads {
     pub fn qkv(self) -> usize {
         (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
     }
+
+    /// Panics unless `rows` rows from `start` fit a cache that was made for `cached` heads and `positions_max` positions.
+    fn assert_fit(self, start: usize, rows: usize, cached: Heads, positions_max: usize) {
+        assert_eq!(self, cached, "the cache was made for other heads");
+        assert!(start + rows <= positions_max, "{start} + {rows} of {positions_max} positions");
+    }
+}
+
+/// Kind and columns that `parts` share, to be stacked rows under rows; refuses by name what does not fit.
+fn stacked(parts: &[Tensor<'_>]) -> Result<(Kind, usize)> {
+    let (kind, cols) = (parts[0].kind, parts[0].cols);
+    for part in parts {
+        ensure!(
+            part.kind == kind && part.cols == cols,
+            "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
+            part.name,
+            part.kind,
+            part.cols,
+            parts[0].name
+        );
+        ensure!(cols.is_multiple_of(kind.block().0), "{}: {cols} columns split a block", part.name);
+        let bytes = part.rows * kind.row_bytes(cols);
+        ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
+    }
+    Ok((kind, cols))
 }
 
 /// A picture stack: rows are pixels, frame by frame, row-major.

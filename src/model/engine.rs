@@ -345,7 +345,7 @@ impl<B: Backend> Infer for Model<B> {
                     } else {
                         chooser.choose(logits, allowed)
                     };
-                    if form.is_none() && eos.contains(&id) {
+                    if form.is_none() && self.decoding.stop_at_end && eos.contains(&id) {
                         break Stop::EndOfText;
                     }
                     let mut ids = vec![id];

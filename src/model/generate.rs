@@ -17,6 +17,8 @@ pub struct Decoding {
     pub constrain_to: Option<String>,
     /// Stop when the same stretch comes again and again.
     pub repetition_guard: bool,
+    /// Stop at an end of text; otherwise it is a token like any other, so that an answer has a known length to be measured.
+    pub stop_at_end: bool,
 }
 
 impl Default for Decoding {
@@ -27,6 +29,7 @@ impl Default for Decoding {
             max_new_tokens: None,
             constrain_to: None,
             repetition_guard: true,
+            stop_at_end: true,
         }
     }
 }

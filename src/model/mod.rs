@@ -116,7 +116,7 @@ impl std::str::FromStr for Device {
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Auto => match Cuda::open() {
+        Device::Auto => match Cuda::open(bundle.head().quant) {
             Ok(cuda) => Ok(Box::new(Model::load(cuda, bundle)?)),
             Err(why) => {
                 log::warn!("backend=cpu cuda=\"{why:#}\"");
@@ -124,7 +124,7 @@ pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn I
             }
         },
         #[cfg(feature = "cuda")]
-        Device::Cuda => Ok(Box::new(Model::load(Cuda::open()?, bundle)?)),
+        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.head().quant)?, bundle)?)),
         #[cfg(not(feature = "cuda"))]
         Device::Auto => load(bundle, Device::Cpu, threads),
         #[cfg(not(feature = "cuda"))]

@@ -331,8 +331,7 @@ impl Backend for Cpu {
         layer: usize,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        assert_eq!(heads, cache.heads, "the cache was made for other heads");
-        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         cache.prepare(theta);
         let (cache, half) = (&*cache, head_dim / 2);
         let qkv = Out(qkv.first_mut(rows * heads.qkv()).as_mut_ptr());
@@ -363,9 +362,8 @@ impl Backend for Cpu {
         out: &mut Buf,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        assert_eq!(heads, cache.heads, "the cache was made for other heads");
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         let keys = start + rows;
-        assert!(keys <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
         let (qkv, level) = (qkv.first(rows * heads.qkv()), self.level);
         let out = out.first_mut(rows * n_heads * head_dim);
         if rows <= FEW_ROWS {

@@ -11,8 +11,11 @@ use super::{
     pool::Pool,
     scalar::unpack_row,
 };
-use crate::bundle::{Kind, Tensor};
-use anyhow::{Result, ensure};
+use crate::{
+    backend::stacked,
+    bundle::{Kind, Tensor},
+};
+use anyhow::Result;
 use half::f16;
 
 pub struct Matrix {
@@ -27,20 +30,7 @@ pub struct Matrix {
 
 impl Matrix {
     pub fn new(parts: &[Tensor<'_>], offset: bool, arena: &mut Arena, pool: &Pool) -> Result<Matrix> {
-        let (kind, cols) = (parts[0].kind, parts[0].cols);
-        for part in parts {
-            ensure!(
-                part.kind == kind && part.cols == cols,
-                "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
-                part.name,
-                part.kind,
-                part.cols,
-                parts[0].name
-            );
-            let bytes = part.rows * kind.row_bytes(cols);
-            ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
-            ensure!(cols.is_multiple_of(kind.block().0), "{}: {cols} columns split a block", part.name);
-        }
+        let (kind, cols) = stacked(parts)?;
         let rows: usize = parts.iter().map(|p| p.rows).sum();
         let panels = rows.div_ceil(PANEL);
         let quantised = matches!(kind, Kind::Q8_0 | Kind::Q4_0);

@@ -5,10 +5,10 @@
 //! Every other backend must agree with this one; `tests/ops.rs` holds this one to answers of its own.
 
 use crate::{
-    backend::{Act, Backend, Grid, Heads},
+    backend::{Act, Backend, Grid, Heads, stacked},
     bundle::{Kind, Tensor},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use half::f16;
 
 /// The reference device.
@@ -177,21 +177,8 @@ impl Backend for Scalar {
     }
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
-        let (kind, cols) = (parts[0].kind, parts[0].cols);
-        let mut data = Vec::with_capacity(parts.iter().map(|p| p.data.len()).sum());
-        for part in parts {
-            ensure!(
-                part.kind == kind && part.cols == cols,
-                "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
-                part.name,
-                part.kind,
-                part.cols,
-                parts[0].name
-            );
-            let bytes = part.rows * kind.row_bytes(cols);
-            ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
-            data.extend_from_slice(part.data);
-        }
+        let (kind, cols) = stacked(parts)?;
+        let data = parts.iter().flat_map(|p| p.data).copied().collect();
         Ok(Matrix { kind, rows: parts.iter().map(|p| p.rows).sum(), cols, data })
     }
 
@@ -327,8 +314,7 @@ impl Backend for Scalar {
         layer: usize,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        assert_eq!(heads, cache.heads, "the cache was made for other heads");
-        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         for r in 0..rows {
             let row = &mut qkv[r * heads.qkv()..][..heads.qkv()];
             let (rotated, values) = row.split_at_mut((n_heads + n_kv_heads) * head_dim);
@@ -357,6 +343,7 @@ impl Backend for Scalar {
         out: &mut Vec<f32>,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         for r in 0..rows {
             for h in 0..n_heads {
                 let kv = h / (n_heads / n_kv_heads);

@@ -23,11 +23,13 @@ pub struct Options {
     pub ordinal: usize,
     /// Memory is asked of the driver in pieces of this size; 0 asks for each tensor alone, which lets tools see where it ends.
     pub chunk_bytes: usize,
+    /// Attention, keys and values in f32: what an F32 bundle is for. Otherwise they are f16, with f32 sums.
+    pub exact: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { ordinal: 0, chunk_bytes: 64 << 20 }
+        Options { ordinal: 0, chunk_bytes: 64 << 20, exact: false }
     }
 }
 

@@ -78,6 +78,10 @@ kernels! {
     embed[128](ids: Address, w: Weights, out: Address);
     rope_store[64](qkv: Address, frequency: Address, keys: Address, values: Address, n_heads: i32, n_kv: i32, head_dim: i32,
         padded: i32, positions_max: i32, start: i32, position: Address);
+    rope_store_exact[64](qkv: Address, frequency: Address, keys: Address, values: Address, n_heads: i32, n_kv: i32, head_dim: i32,
+        padded: i32, positions_max: i32, start: i32, position: Address);
+    attend_exact[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
+        start: i32, position: Address, run_step: i64, head_step: i32, step: i32, scale: f32);
     heads[128](qkv: Address, keys: Address, values: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32);
     attend_16[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
         pitch: i32, start: i32, scale: f32);

@@ -2,7 +2,8 @@
 //!
 //! Activations are f32 in device memory. Many rows meet weights on the tensor cores as f16, each row scaled by a power of two; a single
 //! row meets quantised weights as int8 in blocks of 32 (half a step of `max / 127` per value) and other weights as f32. F32 weights
-//! stay f32 everywhere. Keys and values are f16.
+//! stay f32 everywhere. Attention takes q, k and v as f16, scores, sums and results as f32, the weights of a softmax as f16 on their way
+//! to the values; for an F32 bundle (`Options::exact`) it is f32 throughout.
 //! Failures of launches are remembered; `read` is where they surface, and after the first nothing is launched any more.
 //! What one row becomes as int8 is made by the op that makes the row, and kept for the product that comes next. A step that is
 //! repeated is recorded as a CUDA graph, with token and position in device memory.
@@ -10,7 +11,7 @@
 //! multiples of 32.
 
 use super::{Act, Backend, Grid, Heads};
-use crate::bundle::Tensor;
+use crate::bundle::{Kind, Tensor};
 use anyhow::{Result, ensure};
 use cudarc::driver::CudaGraph;
 use device::{Address, Device};
@@ -45,6 +46,7 @@ pub struct Cuda {
     /// The repeated step, once it was recorded. Dropped before the device.
     graph: Option<CudaGraph>,
     device: Arc<Device>,
+    exact: bool,
     scratch: Mutex<Scratch>,
     ids: Address,
     ids_max: usize,
@@ -78,9 +80,11 @@ pub struct Buf {
 
 pub struct Matrix(Weights);
 
-/// Keys and values as f16, `(layer, kv head, position, padded head_dim)` each.
+/// Keys and values as f16 or, where attention is exact, f32: `(layer, kv head, position, padded head_dim)` each.
 pub struct Cache {
     heads: Heads,
+    /// Bytes of one value.
+    entry: usize,
     padded: usize,
     positions_max: usize,
     keys: Address,
@@ -124,9 +128,9 @@ fn attention_scale(heads: Heads) -> f32 {
 }
 
 impl Cuda {
-    /// Opens the first device.
-    pub fn open() -> Result<Cuda> {
-        Cuda::with_options(Options::default())
+    /// Opens the first device for a bundle whose matrices are of this kind.
+    pub fn open(kind: Kind) -> Result<Cuda> {
+        Cuda::with_options(Options { exact: kind == Kind::F32, ..Options::default() })
     }
 
     pub fn with_options(options: Options) -> Result<Cuda> {
@@ -139,7 +143,8 @@ impl Cuda {
         let (row, other_row) = (row()?, row()?);
         let scratch = Mutex::new(Scratch { at: 0, bytes: 0 });
         let (graph, recording, row_of) = (None, None, None);
-        Ok(Cuda { graph, device, scratch, ids, ids_max, step, recording, row, other_row, row_of })
+        let exact = options.exact;
+        Ok(Cuda { graph, device, exact, scratch, ids, ids_max, step, recording, row, other_row, row_of })
     }
 
     /// The device for an op that is no product: whatever was kept for one is no longer next.
@@ -320,6 +325,40 @@ impl Cuda {
         tile(device, blocks, half, scale, w, bias, out, size(rows), mode, act);
     }
 
+    /// Attention in f32, from `start` plus what stands at an address; `steps` from run to run, head to head, key to key.
+    #[allow(clippy::too_many_arguments)]
+    fn attend_exact(
+        &mut self,
+        qkv: Address,
+        keys: Address,
+        values: Address,
+        batch: usize,
+        rows: usize,
+        heads: Heads,
+        (start, position): (i32, Address),
+        steps: (usize, usize, usize),
+        out: Address,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        self.op().attend_exact(
+            (rows, n_heads, batch),
+            qkv,
+            keys,
+            values,
+            out,
+            size(rows),
+            size(n_heads),
+            size(n_kv_heads),
+            size(head_dim),
+            start,
+            position,
+            steps.0 as i64,
+            size(steps.1),
+            size(steps.2),
+            attention_scale(heads),
+        );
+    }
+
     /// Attention of `rows` rows in each of `batch` runs over keys and values of `pitch` positions a head.
     #[allow(clippy::too_many_arguments)]
     fn attention(
@@ -403,11 +442,13 @@ impl Backend for Cuda {
         ensure!(head_dim <= 128, "heads of {head_dim} dimensions; the CUDA kernels hold up to 128");
         ensure!(n_heads % n_kv_heads == 0, "{n_heads} heads cannot share {n_kv_heads} key/value heads");
         let padded = padded(head_dim);
-        let layer_bytes = 2 * n_kv_heads * positions_max * padded;
+        let entry = if self.exact { 4 } else { 2 };
+        let layer_bytes = entry * n_kv_heads * positions_max * padded;
         let take = |what: &str| self.device.take(layers * layer_bytes, what);
         let part_bytes = 4 * n_kv_heads * SPLITS_MAX * SPLIT_QUERIES * (padded + 2);
         Ok(Cache {
             heads,
+            entry,
             padded,
             positions_max,
             keys: take(&format!("keys of {positions_max} positions"))?,
@@ -499,6 +540,12 @@ impl Backend for Cuda {
         let padded = padded(head_dim);
         let qkv = qkv.over(batch * rows * heads.qkv(), "qkv");
         let out = out.over(batch * rows * n_heads * head_dim, "out");
+        if self.exact {
+            let keys = qkv + 4 * (n_heads * head_dim) as u64;
+            let values = keys + 4 * (n_kv_heads * head_dim) as u64;
+            let steps = (rows * heads.qkv(), head_dim, heads.qkv());
+            return self.attend_exact(qkv, keys, values, batch, rows, heads, (-1, 0), steps, out);
+        }
         let bytes = 2 * batch * n_kv_heads * rows * padded;
         let Some(keys) = self.scratch_now(2 * bytes) else { return };
         let values = keys + bytes as u64;
@@ -519,13 +566,14 @@ impl Backend for Cuda {
         layer: usize,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        assert_eq!(heads, cache.heads, "the cache was made for other heads");
-        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         let qkv = qkv.over(rows * heads.qkv(), "qkv");
         self.rotate_by(theta, head_dim, cache);
         let (start, position) = self.place(start);
         let at = layer as u64 * cache.layer_bytes;
-        self.op().rope_store(
+        let store = if cache.entry == 4 { Device::rope_store_exact } else { Device::rope_store };
+        store(
+            self.op(),
             (rows, n_heads + 2 * n_kv_heads, 1),
             qkv,
             cache.frequency,
@@ -552,7 +600,15 @@ impl Backend for Cuda {
         out: &mut Buf,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        if cache.entry == 4 {
+            let at = layer as u64 * cache.layer_bytes;
+            let (qkv, out) =
+                (qkv.over(rows * heads.qkv(), "qkv"), out.over(rows * n_heads * head_dim, "out"));
+            let (keys, values, place) = (cache.keys + at, cache.values + at, self.place(start));
+            let steps = (0, cache.positions_max * cache.padded, cache.padded);
+            return self.attend_exact(qkv, keys, values, 1, rows, heads, place, steps, out);
+        }
         if rows * (n_heads / n_kv_heads) <= SPLIT_QUERIES {
             return self.attend_split(qkv, rows, start, 0, heads, cache, layer, out);
         }
@@ -575,9 +631,8 @@ impl Backend for Cuda {
         layer: usize,
         out: &mut Buf,
     ) {
-        assert_eq!(heads, cache.heads, "the cache was made for other heads");
-        assert!(start + rows <= cache.positions_max, "{start} + {rows} of {} positions", cache.positions_max);
-        if rows == 1 && heads.n_heads / heads.n_kv_heads <= SPLIT_QUERIES {
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        if rows == 1 && cache.entry == 2 && heads.n_heads / heads.n_kv_heads <= SPLIT_QUERIES {
             self.rotate_by(theta, heads.head_dim, cache);
             return self.attend_split(qkv, rows, start, cache.frequency, heads, cache, layer, out);
         }

@@ -2,8 +2,11 @@
 
 use super::device::Device;
 use super::launches::Weights;
-use crate::bundle::{Kind, Tensor};
-use anyhow::{Result, ensure};
+use crate::{
+    backend::stacked,
+    bundle::{Kind, Tensor},
+};
+use anyhow::Result;
 
 /// Bytes of packed rows that are made ready at a time.
 const STAGE_BYTES: usize = 4 << 20;
@@ -46,19 +49,7 @@ fn pack_row(kind: Kind, row: &[u8], width: usize, values: &mut Vec<u8>, scales: 
 
 /// Stacks the rows of `parts` on the device.
 pub fn matrix(device: &Device, parts: &[Tensor<'_>]) -> Result<Weights> {
-    let (kind, cols) = (parts[0].kind, parts[0].cols);
-    for part in parts {
-        ensure!(
-            part.kind == kind && part.cols == cols,
-            "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
-            part.name,
-            part.kind,
-            part.cols,
-            parts[0].name
-        );
-        let bytes = part.rows * kind.row_bytes(cols);
-        ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
-    }
+    let (kind, cols) = stacked(parts)?;
     let rows: usize = parts.iter().map(|p| p.rows).sum();
     let width = cols.next_multiple_of(32);
     let (value_bytes, scale_bytes) = row_bytes(kind, width);

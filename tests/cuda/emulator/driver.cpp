@@ -7,7 +7,7 @@
 //   MIEN_EMULATED_DRIVER   CUDA version of the driver, 12060
 //   MIEN_EMULATED_MEMORY   bytes of device memory, 8 GiB
 //   MIEN_EMULATED_LOST     launches after which the device is lost
-//   MIEN_EMULATED_COUNT    a file that gets "launches N, copies N, waits N" when the process ends
+//   emulated_counts()      launches, copies and waits that the calling thread has asked for so far
 //   MIEN_EMULATED_ORDER, MIEN_EMULATED_THREADS: device.cpp
 #include "runtime.h"
 #include <atomic>
@@ -51,17 +51,11 @@ static size_t memory() {
 }
 
 static std::atomic<size_t> used{0};
-static std::atomic<long long> launches{0}, copies{0}, waits{0};
+static std::atomic<long long> launches{0};
+static thread_local long long counts[3];
+enum { LAUNCHES, COPIES, WAITS };
 static std::atomic<bool> lost{false};
-static const struct Report {
-    ~Report() {
-        const char *path = getenv("MIEN_EMULATED_COUNT");
-        FILE *file = path ? fopen(path, "w") : nullptr;
-        if (!file) return;
-        fprintf(file, "launches %lld, copies %lld, waits %lld\n", launches.load(), copies.load(), waits.load());
-        fclose(file);
-    }
-} report;
+extern "C" __attribute__((visibility("default"))) const long long *emulated_counts() { return counts; }
 
 typedef std::function<int()> Work;
 struct Graph { std::vector<Work> work; };
@@ -112,7 +106,7 @@ CALL cuCtxSynchronize() { return lost ? LAUNCH_FAILED : SUCCESS; }
 CALL cuStreamCreate(void **s, unsigned) { return *s = new Stream, SUCCESS; }
 CALL cuStreamDestroy_v2(void *s) { return delete static_cast<Stream *>(s), SUCCESS; }
 CALL cuStreamSynchronize(void *s) {
-    ++waits;
+    ++counts[WAITS];
     return lost ? LAUNCH_FAILED : stream_of(s).recording ? CAPTURE_UNSUPPORTED : SUCCESS;
 }
 CALL cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
@@ -167,11 +161,11 @@ CALL cuMemFreeHost(void *p) { return emulated::give(p) ? SUCCESS : INVALID_VALUE
 CALL cuMemHostGetDevicePointer_v2(Address *d, void *p, unsigned) { return *d = reinterpret_cast<Address>(p), SUCCESS; }
 
 static int copy(void *stream, void *to, const void *from, size_t bytes) {
-    return submit(stream, [=] { return ++copies, memmove(to, from, bytes), SUCCESS; });
+    return submit(stream, [=] { return ++counts[COPIES], memmove(to, from, bytes), SUCCESS; });
 }
 CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t n) { return copy(nullptr, reinterpret_cast<void *>(to), from, n); }
 CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t n, void *s) { return copy(s, reinterpret_cast<void *>(to), from, n); }
-CALL cuMemcpyDtoH_v2(void *to, Address from, size_t n) { return ++waits, copy(nullptr, to, reinterpret_cast<void *>(from), n); }
+CALL cuMemcpyDtoH_v2(void *to, Address from, size_t n) { return ++counts[WAITS], copy(nullptr, to, reinterpret_cast<void *>(from), n); }
 CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t n, void *s) { return copy(s, to, reinterpret_cast<void *>(from), n); }
 CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t n, void *s) {
     return copy(s, reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n);
@@ -237,6 +231,7 @@ CALL cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
         held->emplace_back(static_cast<char *>(arguments[i]), emulated::argument_size(k, i));
     return submit(stream, [=] {
         static const long long last = setting("MIEN_EMULATED_LOST", -1);
+        ++counts[LAUNCHES];
         if (++launches > last && last >= 0) lost = true;
         if (lost) return LAUNCH_FAILED;
         std::vector<void *> at;
