@@ -3,6 +3,7 @@
 use mien::bundle::gguf::{self, Entry, Value};
 use mien::bundle::synthetic::{self, Preset};
 use mien::bundle::{Bundle, Kind};
+use mien::model::{self, Device};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -229,14 +230,24 @@ fn every_tensor_is_needed_once_in_its_shape() {
 fn values_that_are_not_finite_are_refused_by_tensor() {
     let container = gguf::parse(whole()).unwrap();
     let find = |name: &str| container.tensors.iter().find(|t| t.name == name).unwrap();
-    let norm = find("audio.norm.weight");
-    assert_eq!(norm.kind, Kind::F32);
-    let error = refusal(patched(norm.offset + 4 * 5, &f32::NAN.to_le_bytes()));
-    assert_says(&error, &["`audio.norm.weight`", "row 0, column 5"]);
-    let embed = find("decoder.embed.weight");
-    assert_eq!(embed.kind, Kind::Q8_0);
-    let error = refusal(patched(embed.offset + 3 * 68 + 34, &[0, 0x7c]));
-    assert_says(&error, &["`decoder.embed.weight`", "row 3, column 32"]);
+    let (norm, embed, up) =
+        (find("audio.norm.weight"), find("decoder.embed.weight"), find("decoder.1.ffn_up.weight"));
+    assert_eq!([norm.kind, embed.kind, up.kind], [Kind::F32, Kind::Q8_0, Kind::Q8_0]);
+    let (nan, infinity) = (f32::NAN.to_le_bytes(), [0, 0x7c]);
+    for (at, bytes, said) in [
+        (norm.offset + 4 * 5, &nan[..], ["`audio.norm.weight`", "row 0, column 5"]),
+        (embed.offset + 3 * 68 + 34, &infinity, ["`decoder.embed.weight`", "row 3, column 32"]),
+        // Laid out below the gate's rows, and in the second panel.
+        (up.offset + 17 * 68, &infinity, ["`decoder.1.ffn_up.weight`", "row 17, column 0"]),
+    ] {
+        let bundle = Bundle::from_bytes(patched(at, bytes)).unwrap();
+        assert_says(&format!("{:#}", bundle.verify().unwrap_err()), &said);
+        for device in [Device::Cpu, Device::Scalar] {
+            let error =
+                model::load(&bundle, device, 2).err().unwrap_or_else(|| panic!("{device:?} took {said:?}"));
+            assert_says(&format!("{error:#}"), &said);
+        }
+    }
 }
 
 #[test]

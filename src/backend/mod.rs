@@ -105,7 +105,8 @@ pub trait Backend {
     // Memory.
     fn alloc(&self, len: usize) -> Result<Self::Buf>;
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
-    /// Stacks the rows of `parts`, which share kind and column count, into one matrix (`q | k | v`, `gate | up`).
+    /// Stacks the rows of `parts`, which share kind and column count, into one matrix (`q | k | v`, `gate | up`). Refuses NaN and
+    /// infinity by tensor, row and column.
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Self::Cache>;
     fn write(&mut self, src: &[f32], dst: &mut Self::Buf, at: usize);

@@ -87,13 +87,21 @@ pub fn decode(kind: Kind, data: &[u8], out: &mut Vec<f32>) {
 
 /// Index of the first value (or of the first value of the first block) that is not finite.
 pub fn first_unfit(kind: Kind, data: &[u8]) -> Option<usize> {
-    let half_unfit = |b: &[u8]| b[1] & 0x7c == 0x7c;
+    let half = |b: &[u8]| b[1] & 0x7c == 0x7c;
     match kind {
-        Kind::F32 => data.chunks_exact(4).position(|b| b[3] & 0x7f == 0x7f && b[2] & 0x80 == 0x80),
-        Kind::F16 => data.chunks_exact(2).position(half_unfit),
-        Kind::Q8_0 => data.chunks_exact(34).position(half_unfit).map(|i| i * BLOCK),
-        Kind::Q4_0 => data.chunks_exact(18).position(half_unfit).map(|i| i * BLOCK),
+        Kind::F32 => first::<4>(data, |b| (b[3] & 0x7f == 0x7f) & (b[2] & 0x80 == 0x80)),
+        Kind::F16 => first::<2>(data, half),
+        Kind::Q8_0 => first::<34>(data, half).map(|i| i * BLOCK),
+        Kind::Q4_0 => first::<18>(data, half).map(|i| i * BLOCK),
     }
+}
+
+/// The first of items of `SIZE` bytes that is unfit. Runs are looked at as a whole, which takes vectors.
+fn first<const SIZE: usize>(data: &[u8], unfit: impl Fn(&[u8]) -> bool) -> Option<usize> {
+    const RUN: usize = 64;
+    let any = |run: &&[u8]| run.chunks_exact(SIZE).fold(false, |any, item| any | unfit(item));
+    let (at, run) = data.chunks(RUN * SIZE).enumerate().find(|(_, run)| any(run))?;
+    run.chunks_exact(SIZE).position(unfit).map(|i| at * RUN + i)
 }
 
 fn inverse(scale: f32) -> f32 {

@@ -5,8 +5,9 @@
 //! (F32, F16, Q8_0, Q4_0), read by the `gguf` Python package; the architecture `r1-omni`, its keys and its tensor names
 //! are ours and stand in `shape.rs` and `head.rs`.
 //!
-//! Invariant: a `Bundle` that opened is complete: every tensor of its shape is there with the right dimensions and finite values,
-//! every offset lies in the file, every token id lies in the vocabulary.
+//! Invariant: a `Bundle` that opened is complete: every tensor of its shape is there with the right dimensions, every offset lies
+//! in the file, every token id lies in the vocabulary. Values are refused where they are not finite by whoever reads them first:
+//! a backend that lays out a matrix, `vector`, `verify`.
 
 pub mod block;
 pub mod checkpoint;
@@ -191,6 +192,20 @@ impl Kind {
 }
 
 impl Tensor<'_> {
+    /// Refuses NaN and infinity: in the values, or in the scales of blocks.
+    pub fn check(&self) -> Result<()> {
+        block::first_unfit(self.kind, self.data)
+            .map_or(Ok(()), |at| self.refuse(at / self.cols, at % self.cols))
+    }
+
+    /// The refusal of a value that is not finite.
+    pub fn refuse<T>(&self, row: usize, col: usize) -> Result<T> {
+        bail!(
+            "tensor `{}` holds NaN or infinity in row {row}, column {col}: the file is damaged, or the checkpoint was",
+            self.name
+        )
+    }
+
     /// The values, row by row.
     pub fn values(&self) -> Vec<f32> {
         let mut out = Vec::new();
@@ -238,7 +253,7 @@ impl Data {
 }
 
 impl Bundle {
-    /// Maps the file and checks all of it: header, sizes, names, token ids, values.
+    /// Maps the file and checks its header: sizes, names, token ids. The tensors are not read.
     pub fn open(path: &Path) -> Result<Bundle> {
         let file = File::open(path)?;
         ensure!(file.metadata()?.is_file(), "this is not a file");
@@ -285,18 +300,6 @@ impl Bundle {
             let known: std::collections::HashSet<_> = specs.iter().map(|s| s.name.as_str()).collect();
             let extra = container.tensors.iter().find(|t| !known.contains(t.name.as_str()));
             bail!("tensor `{}` is not part of the model", extra.map_or("?", |t| &t.name));
-        }
-        for entry in &container.tensors {
-            let bytes = &data.bytes()[entry.offset..entry.offset + entry.bytes()];
-            if let Some(at) = block::first_unfit(entry.kind, bytes) {
-                bail!(
-                    "tensor `{}` holds NaN or infinity in row {}, column {}: the file is damaged, or the checkpoint was",
-                    entry.name,
-                    at / entry.cols,
-                    at % entry.cols
-                );
-            }
-            data.release(bytes);
         }
         let Some(gguf::Value::Text(digest)) = container.keys.get(write::DIGEST) else {
             bail!("key `{}` is missing; pack the checkpoint again", write::DIGEST);
@@ -359,9 +362,11 @@ impl Bundle {
         Ok(self.view(&self.entries[*index]))
     }
 
-    /// The values of a tensor, whatever its kind.
+    /// The values of a tensor, whatever its kind, all finite.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.tensor(name)?.values())
+        let tensor = self.tensor(name)?;
+        tensor.check()?;
+        Ok(tensor.values())
     }
 
     /// Every tensor in file order.
@@ -369,8 +374,12 @@ impl Bundle {
         self.entries.iter().map(|entry| self.view(entry))
     }
 
-    /// Compares all tensors with the digest in the header. Reads the whole file, so that it is not part of `open`.
+    /// Checks that every value is finite and compares all tensors with the digest in the header. Reads the whole file, so that it
+    /// is not part of `open`.
     pub fn verify(&self) -> Result<()> {
+        for tensor in self.tensors() {
+            tensor.check()?;
+        }
         let mut hash = Sha256::new();
         hash.update(&self.data.bytes()[self.data_at..]);
         let found = write::hex(hash);
@@ -385,6 +394,14 @@ impl Bundle {
     /// SHA-256 of all tensors as it was when they were packed.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// First bytes of the header's SHA-256. The header holds the tensors' digest, so that this names the whole bundle without
+    /// reading it.
+    pub fn hash(&self) -> [u8; 8] {
+        let mut first = [0; 8];
+        first.copy_from_slice(&Sha256::digest(&self.data.bytes()[..self.data_at])[..8]);
+        first
     }
 
     /// Gives the memory of a tensor's bytes back where they are mapped: whoever laid them out elsewhere needs them no more. They

@@ -12,7 +12,6 @@ use crate::{
     wire::LABELS_MAX,
 };
 use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
 use signal_hook::{
     consts::{SIGINT, SIGTERM, SIGUSR1},
     flag,
@@ -20,7 +19,7 @@ use signal_hook::{
 };
 use std::{
     fs::File,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
@@ -116,7 +115,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         device: config.device_name(),
         purpose: config.privacy.purpose.clone(),
         bundle: bundle.head().name.clone(),
-        bundle_hash: hash(&config.model.bundle)?,
+        bundle_hash: bundle.hash(),
         label_set: set.name.clone(),
         labels: set.labels.clone(),
         window_ms: config.window.window_ms,
@@ -169,24 +168,6 @@ fn random() -> Result<u64> {
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("reading /dev/urandom")?;
     Ok(u64::from_le_bytes(bytes))
-}
-
-/// First bytes of the file's SHA-256.
-fn hash(path: &Path) -> Result<[u8; 8]> {
-    let mut digest = Sha256::new();
-    let mut file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    let mut bytes = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(len) => digest.update(&bytes[..len]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        }
-    }
-    let mut first = [0; 8];
-    first.copy_from_slice(&digest.finalize()[..8]);
-    Ok(first)
 }
 
 fn mute_on_signal(gate: &Arc<Gate>) -> Result<()> {

@@ -113,7 +113,7 @@ pub struct Hello<'a> {
     /// What the site declared it uses emotion events for.
     pub purpose: &'a str,
     pub bundle: &'a str,
-    /// First bytes of the bundle's SHA-256.
+    /// First bytes of the SHA-256 of the bundle's header, which holds that of its tensors.
     pub bundle_hash: [u8; 8],
     pub label_set: &'a str,
     /// `Event::label` is an index into these.

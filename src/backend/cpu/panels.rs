@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     backend::stacked,
-    bundle::{Kind, Tensor},
+    bundle::{Kind, Tensor, block::first_unfit},
 };
 use anyhow::Result;
 use half::f16;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub struct Matrix {
     pub kind: Kind,
@@ -45,15 +46,25 @@ impl Matrix {
         let row_bytes = kind.row_bytes(cols);
         // Chunks of panels, so that a chunk is some hundred kilobytes.
         let per_chunk = (1 << 18) / (row_bytes * PANEL).max(1) + 1;
+        let unfit = AtomicUsize::new(usize::MAX);
         pool.run(panels.div_ceil(per_chunk), |chunk, _| {
             for panel in chunk * per_chunk..panels.min((chunk + 1) * per_chunk) {
                 let mut sources = [None; PANEL];
                 for (lane, source) in sources.iter_mut().enumerate() {
-                    *source = find_row(parts, panel * PANEL + lane, row_bytes);
+                    let row = panel * PANEL + lane;
+                    *source =
+                        find_row(parts, row).map(|(part, row)| &part.data[row * row_bytes..][..row_bytes]);
+                    if source.is_some_and(|bytes| first_unfit(kind, bytes).is_some()) {
+                        unfit.fetch_min(row, Relaxed);
+                    }
                 }
                 matrix.fill(panel, &sources);
             }
         });
+        if let Some((part, row)) = find_row(parts, unfit.into_inner()) {
+            let bytes = &part.data[row * row_bytes..][..row_bytes];
+            return part.refuse(row, first_unfit(kind, bytes).unwrap_or(0));
+        }
         Ok(matrix)
     }
 
@@ -107,29 +118,12 @@ impl Matrix {
                 ),
             )
         };
-        for (lane, source) in sources.iter().enumerate() {
-            let Some(source) = source else { continue };
-            match self.kind {
-                Kind::F32 => scatter::<4>(source, values, lane),
-                Kind::F16 => scatter::<2>(source, values, lane),
-                Kind::Q8_0 | Kind::Q4_0 => {
-                    let (_, block_bytes) = self.kind.block();
-                    let flip = if self.offset { 0x80 } else { 0 };
-                    for (b, block) in source.chunks_exact(block_bytes).enumerate() {
-                        scales[b * PANEL + lane] = u16::from_le_bytes([block[0], block[1]]);
-                        let panel_block = &mut values[b * (block_bytes - 2) * PANEL..];
-                        for (k, quad) in block[2..].chunks_exact(4).enumerate() {
-                            let to = &mut panel_block[(k * PANEL + lane) * 4..][..4];
-                            to.copy_from_slice(&[
-                                quad[0] ^ flip,
-                                quad[1] ^ flip,
-                                quad[2] ^ flip,
-                                quad[3] ^ flip,
-                            ]);
-                        }
-                    }
-                }
-            }
+        let flip = if self.offset { u32::from_ne_bytes([0x80; 4]) } else { 0 };
+        match self.kind {
+            Kind::F32 => scatter::<4>(sources, values),
+            Kind::F16 => scatter::<2>(sources, values),
+            Kind::Q8_0 => scatter_blocks::<34>(sources, flip, scales, values),
+            Kind::Q4_0 => scatter_blocks::<18>(sources, flip, scales, values),
         }
     }
 
@@ -179,16 +173,41 @@ impl Matrix {
     }
 }
 
-fn scatter<const SIZE: usize>(source: &[u8], values: &mut [u8], lane: usize) {
-    for (to, from) in values.chunks_exact_mut(PANEL * SIZE).zip(source.chunks_exact(SIZE)) {
-        to[lane * SIZE..][..SIZE].copy_from_slice(from);
+fn scatter<const SIZE: usize>(sources: &[Option<&[u8]>; PANEL], values: &mut [u8]) {
+    for (lane, source) in sources.iter().enumerate() {
+        let Some(source) = source else { continue };
+        for (to, from) in values.chunks_exact_mut(PANEL * SIZE).zip(source.chunks_exact(SIZE)) {
+            to[lane * SIZE..][..SIZE].copy_from_slice(from);
+        }
     }
 }
 
-fn find_row<'a>(parts: &[Tensor<'a>], mut row: usize, row_bytes: usize) -> Option<&'a [u8]> {
+/// Blocks of `BYTES`: scales aside, quads of the sixteen rows in turn, block by block so that the panel is written as a stream.
+fn scatter_blocks<const BYTES: usize>(
+    sources: &[Option<&[u8]>; PANEL],
+    flip: u32,
+    scales: &mut [u16],
+    values: &mut [u8],
+) {
+    let blocks = scales.chunks_exact_mut(PANEL).zip(values.chunks_exact_mut((BYTES - 2) * PANEL));
+    for (b, (scales, values)) in blocks.enumerate() {
+        for (lane, source) in sources.iter().enumerate() {
+            let Some(source) = source else { continue };
+            let block = &source[b * BYTES..][..BYTES];
+            scales[lane] = u16::from_le_bytes([block[0], block[1]]);
+            for (quads, quad) in values.chunks_exact_mut(PANEL * 4).zip(block[2..].chunks_exact(4)) {
+                let quad = u32::from_ne_bytes([quad[0], quad[1], quad[2], quad[3]]) ^ flip;
+                quads[lane * 4..][..4].copy_from_slice(&quad.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// The part that holds a row of the stack, and which of its rows that is.
+fn find_row<'a, 'b>(parts: &'b [Tensor<'a>], mut row: usize) -> Option<(&'b Tensor<'a>, usize)> {
     for part in parts {
         if row < part.rows {
-            return Some(&part.data[row * row_bytes..][..row_bytes]);
+            return Some((part, row));
         }
         row -= part.rows;
     }

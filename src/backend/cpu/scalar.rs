@@ -178,6 +178,7 @@ impl Backend for Scalar {
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
         let (kind, cols) = stacked(parts)?;
+        parts.iter().try_for_each(Tensor::check)?;
         let data = parts.iter().flat_map(|p| p.data).copied().collect();
         Ok(Matrix { kind, rows: parts.iter().map(|p| p.rows).sum(), cols, data })
     }

@@ -429,6 +429,7 @@ impl Backend for Cuda {
     }
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
+        parts.iter().try_for_each(Tensor::check)?;
         let (name, kind, cols) = (parts[0].name, parts[0].kind, parts[0].cols);
         ensure!(
             kind.block().0 == 1 || cols <= COLUMNS_MAX,
