@@ -164,8 +164,8 @@ fn asking_again_is_as_good_as_seeing_again() {
     model.see("reason", &input).unwrap();
     let reason = model.reason(&mut |_| {}).unwrap();
     model.ask("label").unwrap();
-    let scores = model.score("dfew").unwrap();
-    assert_eq!(model.score("dfew").unwrap(), scores, "scoring leaves the prompt as it was");
+    let scores = model.score("dfew").unwrap().clone();
+    assert_eq!(*model.score("dfew").unwrap(), scores, "scoring leaves the prompt as it was");
     model.ask("reason").unwrap();
     model.score("mafw").unwrap();
     assert_eq!(model.reason(&mut |_| {}).unwrap(), reason);
@@ -211,7 +211,7 @@ fn scores_are_the_likelihoods_of_the_labels_one_by_one() {
         let mut model = model::load(&with, device, 2).unwrap();
         let plain = with.prompts()[0].name.clone();
         model.see(&plain, &input).unwrap();
-        let scores = model.score("own").unwrap().probabilities;
+        let scores = model.score("own").unwrap().probabilities.clone();
         model.set_decoding(Decoding { max_new_tokens: Some(1), ..Decoding::default() }).unwrap();
         let taps = Taps::of(["prefill_logits"]);
         model.observe(Some(Box::new(taps.clone())));
@@ -241,7 +241,7 @@ fn sound_alone_is_seen_and_every_set_sums_to_one() {
     let mut quiet = load(Device::Cpu);
     quiet.see("label", &Input { frames: None, samples: Some(&[]) }).unwrap();
     for set in ["dfew", "mafw", "ravdess"] {
-        let scores = model.score(set).unwrap().probabilities;
+        let scores = model.score(set).unwrap().probabilities.clone();
         assert_eq!(scores.len(), bundle().label_set(set).unwrap().labels.len());
         assert!(
             (scores.iter().sum::<f32>() - 1.0).abs() < 1e-5 && scores.iter().all(|p| *p > 0.0),
@@ -309,7 +309,7 @@ fn whoever_watches_changes_nothing() {
     let mut once = |observer: Option<Box<dyn Observer>>| {
         model.observe(observer);
         model.see("reason", &input).unwrap();
-        (model.score("dfew").unwrap(), model.reason(&mut |_| {}).unwrap())
+        (model.score("dfew").unwrap().clone(), model.reason(&mut |_| {}).unwrap())
     };
     let alone = once(None);
     let stages = Stages::default();

@@ -30,7 +30,7 @@ const FRAMES_PER_SECOND: u32 = 8;
 /// Bright pictures are happy, loud sound is fear.
 #[derive(Default)]
 struct Toy {
-    scores: Vec<f32>,
+    scores: Scores,
     slow: Duration,
     fails: bool,
 }
@@ -53,16 +53,16 @@ impl Infer for Toy {
         });
         let (happy, fear) = (0.1 + 0.8 * bright * (1.0 - loud), 0.1 + 0.8 * loud);
         let sum = happy + fear + 0.4;
-        self.scores = vec![0.4 / sum, happy / sum, fear / sum];
+        self.scores.probabilities = vec![0.4 / sum, happy / sum, fear / sum];
         Ok(())
     }
     fn ask(&mut self, prompt: &str) -> anyhow::Result<()> {
         assert_eq!(prompt, "reason");
         Ok(())
     }
-    fn score(&mut self, label_set: &str) -> anyhow::Result<Scores> {
+    fn score(&mut self, label_set: &str) -> anyhow::Result<&Scores> {
         assert_eq!(label_set, "toys");
-        Ok(Scores { probabilities: self.scores.clone() })
+        Ok(&self.scores)
     }
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Reason> {
         say("Bright.");

@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let mut scores = None;
     if modes.contains(&"label") {
-        let found = model.score(&set.name)?;
+        let found = model.score(&set.name)?.clone();
         if !args.json {
             bars(&mut out, set, &found)?;
         }

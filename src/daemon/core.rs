@@ -24,6 +24,8 @@ use std::{
 const WAIT: Duration = Duration::from_millis(50);
 const NS_PER_MS: u64 = 1_000_000;
 
+type Probabilities = heapless::Vec<f32, LABELS_MAX>;
+
 /// What a core is made of, but the model.
 pub struct Parts {
     pub pace: Pace,
@@ -229,12 +231,12 @@ impl Mind<'_> {
     }
 
     /// Probabilities of the labels, or `None` where the model failed.
-    fn score(&mut self, input: &Input<'_>) -> Option<Vec<f32>> {
+    fn score(&mut self, input: &Input<'_>) -> Option<Probabilities> {
         let result = self
             .infer
             .see(&self.model.prompt, input)
             .and_then(|()| self.infer.score(&self.model.labels))
-            .map(|scores| scores.probabilities);
+            .map(|scores| scores.probabilities.as_slice());
         let failure = match result {
             Ok(scores)
                 if scores.len() == self.speaker.labels.len() && scores.iter().all(|p| p.is_finite()) =>
@@ -242,7 +244,7 @@ impl Mind<'_> {
                 if std::mem::take(&mut self.failing) {
                     log::warn!("the model works again");
                 }
-                return Some(scores);
+                return Some(scores.iter().copied().collect());
             }
             Ok(scores) => format!("scores {scores:?} for {} labels", self.speaker.labels.len()),
             Err(error) => format!("{error:#}"),

@@ -36,6 +36,7 @@ pub struct Model<B: Backend> {
     row: B::Buf,
     facts: Facts,
     limits: Limits,
+    tally: Tally,
     decoding: Decoding,
     observer: Option<Box<dyn Observer>>,
     seen: Option<Seen>,
@@ -43,6 +44,27 @@ pub struct Model<B: Backend> {
     asked: Option<usize>,
     /// The text whose keys and values stand at the first positions.
     prefix: Vec<u32>,
+}
+
+/// Where labels are scored.
+struct Tally {
+    means: Vec<f64>,
+    spans: Vec<Span>,
+    /// By row: whose likelihood its logits hold, and of which token.
+    wanted: Vec<(usize, u32)>,
+    scores: Scores,
+}
+
+impl Tally {
+    fn new(label_sets: &[LabelSet], rows_max: usize) -> Tally {
+        let labels = label_sets.iter().map(|set| set.labels.len()).max().unwrap_or(0);
+        Tally {
+            means: Vec::with_capacity(labels),
+            spans: Vec::with_capacity(labels),
+            wanted: Vec::with_capacity(rows_max),
+            scores: Scores { probabilities: Vec::with_capacity(labels) },
+        }
+    }
 }
 
 /// What a bundle says besides its weights.
@@ -88,12 +110,13 @@ impl<B: Backend> Model<B> {
             row: backend.alloc(shape.decoder.hidden)?,
             backend,
             limits,
+            tally: Tally::new(&facts.label_sets, limits.rows_max),
             facts,
             decoding: Decoding::default(),
             observer: None,
             seen: None,
             asked: None,
-            prefix: Vec::new(),
+            prefix: Vec::with_capacity(limits.rows_max),
         })
     }
 
@@ -106,15 +129,12 @@ impl<B: Backend> Model<B> {
         let Self { backend, vision, audio, fusion, scratch, observer, .. } = self;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
         if let Some(frames) = input.frames {
-            let window: Vec<u64> = frames.iter().map(|(id, _)| *id).collect();
-            let fresh = fusion.admit(&window);
+            let fresh = fusion.admit(frames.iter().map(|(id, _)| *id));
             if !fresh.is_empty() {
-                let (pictures, slots): (Vec<_>, Vec<_>) =
-                    fresh.iter().map(|(index, slot)| (frames[*index].1, *slot)).unzip();
-                vision.encode(&mut pass, scratch, &pictures)?;
-                fusion.keep(&mut pass, scratch, &vision.features, &slots)?;
+                vision.encode(&mut pass, scratch, fresh.iter().map(|f| frames[f.index].1))?;
+                fusion.keep(&mut pass, scratch, &vision.features)?;
             }
-            fusion.join(&mut pass, scratch, &window)?;
+            fusion.join(&mut pass, scratch)?;
         }
         if let Some(samples) = input.samples {
             audio.encode(&mut pass, scratch, samples)?;
@@ -143,30 +163,33 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// Log likelihood of every label, mean over its tokens.
-    fn label_means(&mut self, prompt_len: usize, set: &LabelSet) -> Result<Vec<f64>> {
-        let Self { backend, decoder, scratch, observer, prompt_row, limits, .. } = self;
+    /// Log likelihood of every label, mean over its tokens, to `tally.means`.
+    fn label_means(&mut self, prompt_len: usize, set: usize) -> Result<()> {
+        let Self { backend, decoder, scratch, observer, prompt_row, limits, facts, tally, .. } = self;
+        let set = &facts.label_sets[set];
+        let Tally { means: sums, spans, wanted, .. } = tally;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
         pass.begin("score");
-        let mut sums = vec![0.0; set.tokens.len()];
+        sums.clear();
+        sums.resize(set.tokens.len(), 0.0);
         let first = |sums: &mut [f64], logits: &[f32]| {
             for (sum, tokens) in sums.iter_mut().zip(&set.tokens) {
                 *sum += log_probability(logits, tokens[0]);
             }
         };
         if set.prefix.is_empty() {
-            first(&mut sums, decoder.logits_of(&mut pass, prompt_row)?);
+            first(sums, decoder.logits_of(&mut pass, prompt_row)?);
         } else {
             let rows = set.prefix.len();
             decoder.embed(&mut pass, &set.prefix, 0);
             decoder.run(&mut pass, scratch, &[Span { rows, start: prompt_len }])?;
-            decoder.logits(&mut pass, rows - 1, 1, |_, logits| first(&mut sums, logits))?;
+            decoder.logits(&mut pass, rows - 1, 1, |_, logits| first(sums, logits))?;
         }
         let start = prompt_len + set.prefix.len();
         let mut next = 0;
         while next < set.tokens.len() {
-            // Each row knows whose likelihood its logits hold, and of which token.
-            let (mut spans, mut wanted) = (Vec::new(), Vec::new());
+            spans.clear();
+            wanted.clear();
             while let Some(tokens) = set.tokens.get(next) {
                 if wanted.len() + tokens.len() - 1 > limits.rows_max {
                     break;
@@ -180,15 +203,17 @@ impl<B: Backend> Model<B> {
                 next += 1;
             }
             if !spans.is_empty() {
-                decoder.run(&mut pass, scratch, &spans)?;
+                decoder.run(&mut pass, scratch, spans)?;
                 decoder.logits(&mut pass, 0, wanted.len(), |row, logits| {
                     let (label, id) = wanted[row];
                     sums[label] += log_probability(logits, id);
                 })?;
             }
         }
-        pass.end("score", decoder.result())?;
-        Ok(sums.iter().zip(&set.tokens).map(|(sum, tokens)| sum / tokens.len() as f64).collect())
+        for (sum, tokens) in sums.iter_mut().zip(&set.tokens) {
+            *sum /= tokens.len() as f64;
+        }
+        pass.end("score", decoder.result())
     }
 
     /// Feeds what was made so far and returns the logits of what could come next.
@@ -309,11 +334,13 @@ impl<B: Backend> Infer for Model<B> {
         Ok(())
     }
 
-    fn score(&mut self, label_set: &str) -> Result<Scores> {
+    fn score(&mut self, label_set: &str) -> Result<&Scores> {
         let prompt_len = self.asked.context("there is nothing to score: no window was seen yet")?;
-        let set = self.facts.label_set(label_set)?.clone();
-        let means = self.label_means(prompt_len, &set)?;
-        Ok(Scores { probabilities: softmax(&means, set.temperature) })
+        let set = self.facts.label_set_at(label_set)?;
+        self.label_means(prompt_len, set)?;
+        let Tally { means, scores, .. } = &mut self.tally;
+        softmax(means, self.facts.label_sets[set].temperature, &mut scores.probabilities);
+        Ok(scores)
     }
 
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {
@@ -431,8 +458,12 @@ impl Facts {
     }
 
     fn label_set(&self, name: &str) -> Result<&LabelSet> {
+        Ok(&self.label_sets[self.label_set_at(name)?])
+    }
+
+    fn label_set_at(&self, name: &str) -> Result<usize> {
         let names = || self.label_sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
-        let found = self.label_sets.iter().find(|s| s.name == name);
+        let found = self.label_sets.iter().position(|s| s.name == name);
         found.with_context(|| format!("the bundle has no label set `{name}`, only: {}", names()))
     }
 

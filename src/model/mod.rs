@@ -38,7 +38,7 @@ pub struct Input<'a> {
 }
 
 /// Probabilities over the labels of one set, sum 1, in the set's order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     pub probabilities: Vec<f32>,
 }
@@ -74,7 +74,7 @@ pub trait Infer {
     /// Prefills another prompt over what was last seen; nothing is encoded again.
     fn ask(&mut self, prompt: &str) -> Result<()>;
     /// Scores every label of a set for what was last seen, without thinking.
-    fn score(&mut self, label_set: &str) -> Result<Scores>;
+    fn score(&mut self, label_set: &str) -> Result<&Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
     /// How `reason` generates from now on; refused where the bundle cannot do it.

@@ -10,11 +10,12 @@ pub fn log_probability(logits: &[f32], id: u32) -> f64 {
 }
 
 /// Mean log likelihoods to probabilities.
-pub fn softmax(means: &[f64], temperature: f32) -> Vec<f32> {
+pub fn softmax(means: &[f64], temperature: f32, probabilities: &mut Vec<f32>) {
     let top = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = means.iter().map(|m| ((m - top) / f64::from(temperature)).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.iter().map(|w| (w / total) as f32).collect()
+    let weights = means.iter().map(|m| ((m - top) / f64::from(temperature)).exp());
+    let total: f64 = weights.clone().sum();
+    probabilities.clear();
+    probabilities.extend(weights.map(|w| (w / total) as f32));
 }
 
 #[cfg(test)]
@@ -31,6 +32,11 @@ mod tests {
 
     #[test]
     fn temperature_flattens() {
+        let softmax = |means: &[f64], temperature| {
+            let mut probabilities = Vec::new();
+            softmax(means, temperature, &mut probabilities);
+            probabilities
+        };
         let sharp = softmax(&[-1.0, -2.0], 1.0);
         assert!((sharp[0] - 0.731_058_6).abs() < 1e-6 && (sharp[0] + sharp[1] - 1.0).abs() < 1e-6);
         assert!((softmax(&[-1.0, -2.0], 2.0)[0] - 0.622_459_3).abs() < 1e-6);

@@ -59,31 +59,31 @@ impl<B: Backend> Vision<B> {
     }
 
     /// Encodes up to `Shape::frames` frames into the first rows of `features`.
-    pub fn encode(
+    pub fn encode<'f>(
         &mut self,
         pass: &mut Pass<'_, B>,
         scratch: &mut Scratch<B>,
-        frames: &[&Frame],
+        pictures: impl ExactSizeIterator<Item = &'f Frame>,
     ) -> Result<()> {
-        let values = self.planes.len();
+        let (values, frames) = (self.planes.len(), pictures.len());
         pass.begin("images");
-        for (i, frame) in frames.iter().enumerate() {
+        for (i, frame) in pictures.enumerate() {
             self.resizer.resize(&frame.rgb, frame.height as usize, frame.width as usize, &mut self.square);
             planes(&self.square, &mut self.planes);
             pass.backend.write(&self.planes, &mut self.pixels, i * values);
         }
         pass.end_on_host("images");
-        pass.tap("pixel_values", &self.pixels, frames.len(), values)?;
+        pass.tap("pixel_values", &self.pixels, frames, values)?;
 
         pass.begin("vision");
-        let grid = Grid { frames: frames.len(), ..self.frame };
-        let rows = frames.len() * self.patches;
+        let grid = Grid { frames: frames, ..self.frame };
+        let rows = frames * self.patches;
         pass.backend.unfold_patches(&self.pixels, grid, self.patch_size, &mut scratch.wide);
         pass.linear(&scratch.wide, rows, &self.patch, Act::None, &mut scratch.mixed);
         let len = rows * self.hidden;
         pass.backend.add(&scratch.mixed, &self.positions, len, Act::None, &mut self.features);
         pass.tap("vision_embeddings", &self.features, rows, self.hidden)?;
-        self.tower.run(pass, scratch, &mut self.features, frames.len(), self.patches);
+        self.tower.run(pass, scratch, &mut self.features, frames, self.patches);
         pass.end("vision", &self.features)?;
         pass.tap("vision_hidden", &self.features, rows, self.hidden)
     }
