@@ -121,7 +121,12 @@ fn fifo(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// Writes `piece` at the speed of life, each time a little different, until the reader is gone.
-fn produce(path: PathBuf, head: &'static [u8], tag: &'static [u8], mut piece: Vec<u8>) -> thread::JoinHandle<()> {
+fn produce(
+    path: PathBuf,
+    head: &'static [u8],
+    tag: &'static [u8],
+    mut piece: Vec<u8>,
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut fifo = OpenOptions::new().write(true).open(path).unwrap();
         fifo.write_all(head).unwrap();
@@ -134,7 +139,9 @@ fn produce(path: PathBuf, head: &'static [u8], tag: &'static [u8], mut piece: Ve
                 return;
             }
             step += 1;
-            thread::sleep((start + Duration::from_secs(1) * step / RATE).saturating_duration_since(Instant::now()));
+            thread::sleep(
+                (start + Duration::from_secs(1) * step / RATE).saturating_duration_since(Instant::now()),
+            );
         }
     })
 }
@@ -202,5 +209,9 @@ fn steady_state_takes_no_memory() {
     println!("{summary:?}");
     assert!(summary.windows as usize >= WARM + COUNTED, "{summary:?}");
     let (taken, bytes) = (TAKEN.load(SeqCst), BYTES.load(SeqCst));
+    ARMED.store(true, SeqCst);
+    drop(std::hint::black_box(Box::new(7u64)));
+    ARMED.store(false, SeqCst);
+    assert_eq!(TAKEN.load(SeqCst), taken + 1, "the count sees a box");
     assert_eq!(taken, 0, "{COUNTED} windows took memory {taken} times, {bytes} bytes in all");
 }
