@@ -191,21 +191,23 @@ impl Bench {
         Ok(Bench { model, meter, scene, prompt, labels, frames, threads: args.threads, quant })
     }
 
-    /// New sound and `fresh` new frames, as far as they are wanted.
-    fn see(&mut self, fresh: usize, video: bool, audio: bool) -> Result<()> {
+    /// The scores of a window with `fresh` new frames and new sound.
+    fn label(&mut self, fresh: usize) -> Result<()> {
         self.scene.turn(fresh);
         let frames: Vec<(u64, &Frame)> = self.scene.frames.iter().map(|(id, frame)| (*id, frame)).collect();
-        let input = Input {
-            frames: video.then_some(frames.as_slice()),
-            samples: audio.then_some(self.scene.samples.as_slice()),
-        };
-        self.model.see(&self.prompt, &input)
+        self.model.see(&self.prompt, &Input { frames: Some(&frames), samples: Some(&self.scene.samples) })?;
+        self.model.score(&self.labels).map(drop)
     }
 
-    /// The scores of a window with `fresh` new frames.
-    fn label(&mut self, fresh: usize) -> Result<()> {
-        self.see(fresh, true, true)?;
-        self.model.score(&self.labels).map(drop)
+    fn encode_frames(&mut self) -> Result<()> {
+        self.scene.turn(self.frames);
+        let frames: Vec<(u64, &Frame)> = self.scene.frames.iter().map(|(id, frame)| (*id, frame)).collect();
+        self.model.encode(&Input { frames: Some(&frames), samples: None })
+    }
+
+    fn encode_sound(&mut self) -> Result<()> {
+        self.scene.turn(0);
+        self.model.encode(&Input { frames: None, samples: Some(&self.scene.samples) })
     }
 
     /// A reason for what was seen last; how many tokens it has.

@@ -125,7 +125,21 @@ impl<B: Backend> Model<B> {
         self.prefix.clear();
     }
 
-    fn encode(&mut self, input: &Input<'_>) -> Result<()> {
+    /// Encodes what the input holds in place of what was seen of it before; the next `ask` is about it.
+    pub fn encode(&mut self, input: &Input<'_>) -> Result<()> {
+        self.check(input)?;
+        self.encode_checked(input)
+    }
+
+    fn encode_checked(&mut self, input: &Input<'_>) -> Result<()> {
+        let encoded = self.encode_parts(input);
+        if encoded.is_err() {
+            self.fusion.forget();
+        }
+        encoded
+    }
+
+    fn encode_parts(&mut self, input: &Input<'_>) -> Result<()> {
         let Self { backend, vision, audio, fusion, scratch, observer, .. } = self;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
         if let Some(frames) = input.frames {
@@ -279,10 +293,7 @@ impl<B: Backend> Infer for Model<B> {
         self.facts.prompt(prompt)?;
         self.check(input)?;
         (self.seen, self.asked) = (None, None);
-        if let Err(error) = self.encode(input) {
-            self.fusion.forget();
-            return Err(error);
-        }
+        self.encode_checked(input)?;
         self.seen = Some(Seen { video: input.frames.is_some(), audio: input.samples.is_some() });
         self.ask(prompt)
     }
