@@ -82,14 +82,14 @@ def _write_words(folder):
     return len(words)
 
 
-def create(root, sizes, seed=0):
-    """A new model with random weights, and its folders. Returns the model."""
+def create(root, sizes, seed=0, dtype=torch.float32):
+    """A new model with random weights, and its folders, its files in `dtype`. Returns the model."""
     root = Path(root)
     _write_tokenizer(root / OMNI, sizes)
     count = _write_words(root / BERT)
     torch.manual_seed(seed)
     model = Omni(Sizes(**{**sizes.__dict__, "bert_vocab": max(count, sizes.bert_vocab)}))
-    save(model, root)
+    save(model, root, dtype=dtype)
     return model
 
 

@@ -1,7 +1,7 @@
 """What a model says of a manifest, and how good that is.
 
 Answers are greedy; scores come from a pass without thinking, over every label of the closed set. Results are one JSON per model and
-manifest, with every answer kept, so that any number can be computed again.
+manifest, with every answer kept beside it, so that any number can be computed again.
 """
 
 import json
@@ -40,7 +40,7 @@ def label_scores(model, words, examples, features, labels=rule.LABELS):
 
 
 @torch.no_grad()
-def answers(model, words, lines, features, batch=8, max_new=64, kind="reason", name="eval"):
+def answers(model, words, lines, features, batch=32, max_new=64, kind="reason", name="eval"):
     """One record per line: what was said, the answer, the scores, and how the claims stand."""
     model.eval()
     out = []
@@ -97,10 +97,12 @@ def report(records):
 
 
 def write(path, records, about):
+    """`path` gets the numbers, `.answers.jsonl` beside it every answer."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"about": about, "report": report(records), "records": records}, indent=None) + "\n")
+    part.write_text(json.dumps({"about": about, "report": report(records)}, indent=1) + "\n")
     part.rename(path)
 
 
@@ -110,7 +112,7 @@ COLUMNS = (("uar", "UAR"), ("war", "WAR"), ("uar_fusion", "UAR fusion"), ("forma
 
 
 def table(folder):
-    """The table over stages, sets and seeds, as text, from result files `SEED/STAGE.SET.json`."""
+    """The table over stages, sets and seeds, as text, from result files `seed-N/STAGE.SET.json`."""
     out = []
     for where in ("test", "ood"):
         out.append(f"{where:14s}" + "".join(f"{title:>16s}" for _, title in COLUMNS))

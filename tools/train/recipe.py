@@ -39,11 +39,14 @@ class Plan:
     train: int
     cold: int               # clips of the cold start, a small part of the training clips as in the paper
     test: int
-    towers: int             # steps
+    sight: int              # steps
+    hearing: int
     base: int
     cold_steps: int
     label: int
     grpo: int
+    pictures: int = 64      # per step
+    sounds: int = 32
     batch: int = 16
     prompts: int = 4
     group: int = 8
@@ -52,11 +55,15 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(topology.SMOKE, train=48, cold=24, test=16, towers=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
+    "smoke": Plan(topology.SMOKE, train=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
                   group=4, max_new=48, every=3),
-    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, towers=3000, base=2500, cold_steps=700, label=1500, grpo=900),
+    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, sight=4000, hearing=2000, base=1500, cold_steps=200, label=400, grpo=300),
+    # For the real checkpoint, which comes with its towers and its base.
+    "full": Plan(topology.FULL, train=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
+                 prompts=1, max_new=512),
 }
-STAGES = ("world", "towers", "base", "cold", "label", "grpo", "grpo-no-cues", "grpo-paper", "eval")
+START = ("sight", "hearing", "base")      # once, whatever the seed: what the published recipe finds ready made
+STAGES = ("world", *START, "cold", "label", "grpo", "grpo-no-cues", "grpo-paper", "eval")
 
 
 def say(what):
@@ -64,15 +71,16 @@ def say(what):
 
 
 class Run:
-    def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None):
-        self.work, self.plan, self.seed = Path(work), PLANS[size], seed
+    def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None):
+        plan = PLANS[size]
+        self.work, self.plan, self.seed = Path(work), dataclasses.replace(plan, max_new=max_new or plan.max_new), seed
         self.manifest, self.start, self.stop_after = manifest, start, stop_after
         self.clips = self.work / "clips"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     # --- what stages share ------------------------------------------------------------------------------------------
     def folder(self, stage):
-        return self.work / f"seed-{self.seed}" / stage
+        return self.work / ("start" if stage in START else f"seed-{self.seed}") / stage
 
     def model_of(self, stage):
         return self.folder(stage) / "model"
@@ -111,33 +119,48 @@ class Run:
             subprocess.run([sys.executable, "-m", "world", "make", "--out", str(self.clips), "--split", split, "--count", str(count)],
                            cwd=HERE, check=True)
 
-    def towers(self):
-        if self.start:
-            say("towers: taken from the given checkpoint")
-            return
-        root = self.folder("towers") / "new"
-        model = checkpoint.create(root, self.plan.sizes, self.seed)
-        lines, clips = self.lines("train")
-        inputs = towers.Inputs(lines, clips, model.sizes, self.work / "inputs")
-        loop = self.loop("towers", self.plan.towers, 2e-3)
-        heads = towers.train(loop, model, lines, inputs, self.seed, self.plan.batch)
-        test, clips = self.lines("valid")
-        told = towers.check(heads, test, towers.Inputs(test, clips, model.sizes, self.work / "inputs"))
-        say(f"towers: all facial cues right in {100 * told['faces']:.1f} %, all voice and word cues in {100 * told['voices']:.1f} % of held-out clips")
-        (self.folder("towers") / "check.json").write_text(json.dumps(told))
-        self.finish("towers", loop, model, root)
+    def _inputs(self, split, sizes):
+        lines, clips = self.lines(split)
+        return lines, towers.Inputs(lines, clips, sizes, self.work / "inputs")
 
-    def _sft(self, stage, before, kinds, steps, rate, count=None):
+    def _tower(self, stage, steps, rate, train, check):
+        """Trains one tower of a new model. The seed is fixed: every seed's recipe starts from the same towers."""
+        if self.start:
+            say(f"{stage}: taken from the given checkpoint")
+            return
+        root = self.folder(stage) / "new"
+        model = checkpoint.create(root, self.plan.sizes, 1)
+        lines, inputs = self._inputs("train", model.sizes)
+        loop = self.loop(stage, steps, rate)
+        heads = train(loop, model.to(self.device), lines, inputs)
+        told = check(heads, *self._inputs("valid", model.sizes))
+        say(f"{stage}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in told.items()) + " on held-out clips")
+        (self.folder(stage) / "check.json").write_text(json.dumps(told))
+        self.finish(stage, loop, model, root)
+
+    def sight(self):
+        self._tower("sight", self.plan.sight, 6e-3,
+                    lambda loop, model, lines, inputs: towers.train_sight(loop, model, inputs, 1, self.plan.pictures),
+                    lambda heads, lines, inputs: towers.check_sight(heads, inputs))
+
+    def hearing(self):
+        self._tower("hearing", self.plan.hearing, 4e-3,
+                    lambda loop, model, lines, inputs: towers.train_hearing(loop, model, lines, inputs, 1, self.plan.sounds),
+                    towers.check_hearing)
+
+    def _sft(self, stage, before, kinds, steps, rate, count=None, hearing=None):
         model, words = self._load(before)
+        if hearing:
+            model.audio.load_state_dict(self._load(hearing)[0].audio.state_dict())
         lines, features = self.features(model, "train")
         lines = lines[:count] if count else lines
         sft.trainable(model)
         loop = self.loop(stage, steps, rate)
-        sft.train(loop, model, words, lines, features, kinds, self.seed, self.plan.batch)
+        sft.train(loop, model, words, lines, features, kinds, self.seed, self.plan.batch, whole=model.model.layers if hearing else None)
         self.finish(stage, loop, model, self._root(before))
 
     def _root(self, stage):
-        return Path(self.start) if self.start and stage in ("towers", "base") else self.model_of(stage)
+        return Path(self.start) if self.start and stage == "base" else self.model_of(stage)
 
     def _load(self, stage):
         root = self._root(stage)
@@ -149,7 +172,7 @@ class Run:
         if self.start:
             say("base: taken from the given checkpoint")
             return
-        self._sft("base", "towers", {"describe": 1.0}, self.plan.base, 2e-3)
+        self._sft("base", "sight", {"describe": 1.0}, self.plan.base, 2e-3, hearing="hearing")
 
     def cold(self):
         self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, 5e-4, self.plan.cold)
@@ -184,7 +207,7 @@ class Run:
             if not self.done(stage):
                 continue
             for split in ("test", "ood"):
-                out = self.work / "results" / str(self.seed) / f"{stage}.{split}.json"
+                out = self.work / "results" / self.folder(stage).parent.name / f"{stage}.{split}.json"
                 if out.exists():
                     continue
                 model, words = self._load(stage)
@@ -215,6 +238,7 @@ def main():
     top.add_argument("--checkpoint", help="start from the towers and weights of this checkpoint folder")
     top.add_argument("--paper", action="store_true", help="with all: GRPO as published, instead of ours")
     top.add_argument("--stop-after", type=int, help="stop a stage after this many steps, as a kill would")
+    top.add_argument("--max-new", type=int, help="the most tokens an answer may have")
     args = top.parse_args()
     if args.stage == "floor":
         for name, plan in PLANS.items():
@@ -222,9 +246,10 @@ def main():
             print(f"{name}: {sum(floor.values()):.2f} GFLOP per clip forward: " + ", ".join(f"{k} {v:.2f}" for k, v in floor.items()))
         return
     if args.stage == "table":
-        print(evaluate.table(Path(args.work) / "results"))
+        own = Path(args.work) / "results"
+        print(evaluate.table(own if own.exists() else HERE / "results"))
         return
-    run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after)
+    run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new)
     left_out = ("grpo", "grpo-no-cues") if args.paper else ("grpo-paper",)
     for stage in [s for s in STAGES if s not in left_out] if args.stage == "all" else [args.stage]:
         if stage in ("world", "eval") and not Accelerator(cpu=not torch.cuda.is_available()).is_main_process:

@@ -58,9 +58,9 @@ def cosine(step, steps, warm=0.03, floor=0.05):
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin)))
 
 
-def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1):
-    """Runs a `trainer.Loop` with this loss."""
-    loss = loop.prepare(Loss(model, words))
+def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1, whole=None):
+    """Runs a `trainer.Loop` with this loss. `whole` is as in `Loop.prepare`."""
+    loss = loop.prepare(Loss(model, words), whole)
 
     def step(n):
         some = data.draw(lines, kinds, n, seed, size, drop, loop.accelerator.process_index, loop.accelerator.num_processes)

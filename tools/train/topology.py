@@ -34,19 +34,19 @@ class Sizes:
     kv_heads: int = 2
     vocab: int = 704
     base_vocab: int = 688           # before the special tokens
-    vision_hidden: int = 64
-    vision_ffn: int = 192
-    vision_layers: int = 4          # the last is stored and never run
-    vision_heads: int = 2
+    vision_hidden: int = 96
+    vision_ffn: int = 288
+    vision_layers: int = 5          # the last is stored and never run
+    vision_heads: int = 3
     image: int = 128
     patch: int = 16
     frames: int = 8
-    audio_hidden: int = 64
-    audio_ffn: int = 192
-    audio_layers: int = 3
-    audio_heads: int = 2
+    audio_hidden: int = 96
+    audio_ffn: int = 288
+    audio_layers: int = 4
+    audio_heads: int = 3
     mels: int = 128
-    positions: int = 1500
+    positions: int = 200            # 4 s; the published tower hears 30 s
     bert_hidden: int = 32
     bert_ffn: int = 64
     bert_layers: int = 1
@@ -84,10 +84,10 @@ class Sizes:
 
 SMALL = Sizes()
 SMOKE = replace(SMALL, hidden=64, ffn=128, layers=2, vision_hidden=32, vision_ffn=64, vision_layers=2, image=64, audio_hidden=32,
-                audio_ffn=64, audio_layers=1, positions=300)
+                audio_ffn=64, audio_layers=1, vision_heads=2, audio_heads=2)
 FULL = Sizes(hidden=896, ffn=4864, layers=24, heads=14, kv_heads=2, vocab=151936, base_vocab=151643, vision_hidden=768,
              vision_ffn=3072, vision_layers=12, vision_heads=12, image=224, audio_hidden=1280, audio_ffn=5120, audio_layers=32,
-             audio_heads=20, bert_hidden=768, bert_ffn=3072, bert_layers=12, bert_heads=12, bert_vocab=30522)
+             audio_heads=20, positions=1500, bert_hidden=768, bert_ffn=3072, bert_layers=12, bert_heads=12, bert_vocab=30522)
 
 
 def _mlp(inside, middle, outside):

@@ -1,7 +1,8 @@
 """The towers' own training: what the published ones got from their makers, at our size.
 
-The vision tower learns to tell facial cues, the audio tower voice cues and phonemes (CTC). Heads are thrown away afterwards and the
-towers frozen. Most steps hear short sound only; the last fifth hears the whole padded stretch, as at run time.
+Sight, picture by picture: where the points of a face are, how strong its action units are at those points, and then the units again
+from every row of the tower, so that any row a reader looks at knows the face. Hearing: phonemes (CTC), and voice and word cues
+from every row. Heads are thrown away afterwards and the towers frozen.
 """
 
 from pathlib import Path
@@ -15,117 +16,229 @@ from tqdm import tqdm
 import claims
 import data
 import media
-from world import lexicon
+from world import clip, face, lexicon
 
-SHORT = 384             # mel columns of the longest clip, rounded up
-FACE = [(c, v) for c, (m, values) in claims.CUES.items() if m == "face" for v in values]
 HEARD = [(c, v) for c, (m, values) in claims.CUES.items() if m != "face" for v in values]
 PHONEMES = sorted({p.rstrip("1") for spelled in (*lexicon.SMALL.values(), *(w for g in lexicon.WORDS.values() for w in g.values()))
                    for p in spelled.split()})
+KINDS = (*clip.COVERED, "away", "turned")       # of pictures: a face and what covers it, or none
+READ = 16       # numbers read from the rows at each point of a face
 
 
-class Heads(nn.Module):
-    def __init__(self, model, width=96):
+class Sight(nn.Module):
+    """The vision tower with its heads."""
+
+    def __init__(self, model):
         super().__init__()
-        s = model.sizes
+        s, points, units = model.sizes, len(face.POINTS), len(face.UNITS)
+        self.model, self.points, self.grid = model, points, s.grid
+        d = s.vision_hidden
+        self.middle, self.last = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.look, self.shift = nn.Linear(d, points), nn.Linear(d, 2 * points)
+        self.read = nn.Linear(d, READ)
+        self.strength = nn.Sequential(nn.Linear(points * READ, 128), nn.GELU(), nn.Linear(128, units))
+        self.every_row, self.kind = nn.Linear(d, units), nn.Linear(d, len(KINDS))
+        at = (torch.arange(s.grid) + 0.5) / s.grid
+        self.register_buffer("centres", torch.cartesian_prod(at, at).flip(1), persistent=False)
+
+    def judge(self, px, points=None):
+        """Of pictures `(n, 3, image, image)`: points, units read at `points` (or where they were found), units of every row, kind."""
+        tower = self.model.vision.vision_model
+        x = tower.embeddings(px)
+        layers = tower.encoder.layers[:-1]
+        for layer in layers[: len(layers) // 2]:
+            x = layer(x, None)[0]
+        middle = self.middle(x)
+        for layer in layers[len(layers) // 2:]:
+            x = layer(x, None)[0]
+        weights = torch.softmax(self.look(middle), dim=1)
+        places = self.centres[:, None] + self.shift(middle).reshape(*middle.shape[:2], self.points, 2) / self.grid
+        found = torch.einsum("bpl,bplc->blc", weights, places)
+        rows = self.read(middle).transpose(1, 2).reshape(len(px), READ, self.grid, self.grid)
+        at = 2 * (found.detach() if points is None else points) - 1
+        there = F.grid_sample(rows, at[:, None], padding_mode="border", align_corners=False)[:, :, 0].transpose(1, 2)
+        last = self.last(x)
+        return found, self.strength(there.flatten(1)), self.every_row(last), self.kind(last).mean(dim=1)
+
+    def forward(self, px, points, units, kind):
+        found, near, rows, kinds = self.judge(px, points)
+        seen = kind < len(clip.COVERED)
+        if seen.any():
+            loss = 3 * (found - points)[seen].abs().mean() + 10 * F.mse_loss(near[seen], units[seen])
+            loss = loss + 10 * F.mse_loss(rows[seen], units[seen][:, None].expand(-1, rows.shape[1], -1))
+        else:
+            loss = 0 * (found.sum() + near.sum() + rows.sum())
+        return loss + 0.2 * F.cross_entropy(kinds, kind), rows.detach().mean(dim=1)
+
+
+class Hearing(nn.Module):
+    """The audio tower with its heads."""
+
+    def __init__(self, model):
+        super().__init__()
+        d = model.sizes.audio_hidden
         self.model = model
-        self.patch = nn.Sequential(nn.Linear(s.vision_hidden, width), nn.GELU())
-        self.face = nn.Linear(2 * width, len(FACE))
-        self.row = nn.Sequential(nn.Linear(s.audio_hidden, width), nn.GELU())
-        self.look = nn.Linear(width, 4)
-        self.sound = nn.Linear(4 * width, len(HEARD))
-        self.phoneme = nn.Linear(s.audio_hidden, len(PHONEMES) + 1)
+        self.phoneme, self.cue = nn.Linear(d, len(PHONEMES) + 1), nn.Linear(d, len(HEARD))
 
-    def judge(self, px, mel):
-        """Logits of facial cues, of voice and word cues, and of phonemes per row."""
-        frames = self.patch(self.model.see(px)).amax(dim=2)
-        face = self.face(torch.cat([frames.mean(dim=1), frames.amax(dim=1)], dim=1))
+    def judge(self, mel):
+        """Of mels: logits of phonemes per row, and of voice and word cues, averaged over the rows."""
         rows = self.model.hear(mel, averaged=False)
-        r = self.row(rows)
-        weights = torch.softmax(self.look(r), dim=1)
-        sound = self.sound(torch.einsum("ntk,ntd->nkd", weights, r).flatten(1))
-        return face, sound, self.phoneme(rows)
+        return self.phoneme(rows), self.cue(rows).mean(dim=1)
 
-    def forward(self, px, mel, face, sound, spelled):
-        a, b, phonemes = self.judge(px, mel)
-        loss = F.binary_cross_entropy_with_logits(a, face) + F.binary_cross_entropy_with_logits(b, sound)
+    def forward(self, mel, cues, spelled):
+        phonemes, told = self.judge(mel)
+        loss = F.binary_cross_entropy_with_logits(told, cues) * len(HEARD) / 4
         said = [i for i, p in enumerate(spelled) if p]
-        ctc = a.new_zeros(())
         if said:
             targets = torch.tensor([p for i in said for p in spelled[i]])
-            lengths = torch.tensor([len(spelled[i]) for i in said])
             log = F.log_softmax(phonemes[said], dim=2).transpose(0, 1)
-            ctc = F.ctc_loss(log, targets, torch.full((len(said),), log.shape[0]), lengths, zero_infinity=True)
-        return loss + 0.3 * ctc, (a, b, ctc)
+            loss = loss + 0.3 * F.ctc_loss(log, targets, torch.full((len(said),), len(log)), torch.tensor([len(spelled[i]) for i in said]),
+                                           zero_infinity=True)
+        return loss, told.detach()
 
 
 class Inputs:
-    """Pixels (u8) and short mels (f16) of every clip, made once."""
+    """Pixels (u8) with what they show, and mels (f16), of every clip of the world: made once, kept in `cache`."""
+
+    PARTS = ("pixels", "points", "units", "kind", "mel")
 
     def __init__(self, lines, root, sizes, cache):
         cache = Path(cache)
         cache.mkdir(parents=True, exist_ok=True)
-        name = f"inputs-{sizes.image}-{len(lines)}-{lines[0]['id']}-{lines[-1]['id']}"
-        paths = [cache / f"{name}.{part}.npy" for part in ("pixels", "mel")]
+        name = f"inputs-{sizes.image}-{sizes.positions}-{len(lines)}-{lines[0]['id']}"
+        paths = {part: cache / f"{name}.{part}.npy" for part in self.PARTS}
         if not (cache / f"{name}.done").exists():
-            px = np.lib.format.open_memmap(paths[0], "w+", np.uint8, (len(lines), sizes.frames, 3, sizes.image, sizes.image))
-            mels = np.lib.format.open_memmap(paths[1], "w+", np.float16, (len(lines), sizes.mels, SHORT))
-            mel = media.Mel(sizes)
-            for i, line in enumerate(tqdm(lines, desc="inputs", unit="clip", leave=False)):
-                pictures, samples = media.read(Path(root) / line["clip"])
-                if pictures:
-                    px[i] = np.round((media.pixels(pictures, sizes) + 1) * 127.5)
-                mels[i] = mel(samples if len(samples) else np.zeros(16000, np.float32))[:, :SHORT]
-            px.flush()
-            mels.flush()
+            self._make(lines, Path(root), sizes, paths)
             (cache / f"{name}.done").write_text(name)
-        self.pixels, self.mel = (np.load(p, mmap_mode="r") for p in paths)
-        self.positions = sizes.positions
+        self.__dict__.update({part: np.load(path, mmap_mode="r") for part, path in paths.items()})
 
-    def batch(self, rows, whole):
-        px = torch.from_numpy(self.pixels[rows].astype(np.float32) / 127.5 - 1)
-        mel = torch.from_numpy(self.mel[rows].astype(np.float32))
-        if whole:
-            # The padding's value is the floor, which is the least value of every clip.
-            pad = mel.amin(dim=(1, 2), keepdim=True).expand(-1, mel.shape[1], 2 * self.positions - SHORT)
-            mel = torch.cat([mel, pad], dim=2)
-        return px, mel
+    @staticmethod
+    def _make(lines, root, sizes, paths):
+        n, frames = len(lines), sizes.frames
+        shapes = {"pixels": (n, frames, 3, sizes.image, sizes.image), "points": (n, frames, len(face.POINTS), 2),
+                  "units": (n, frames, len(face.UNITS)), "kind": (n,), "mel": (n, sizes.mels, 2 * sizes.positions)}
+        kinds = {"pixels": np.uint8, "kind": np.int64}
+        out = {part: np.lib.format.open_memmap(paths[part], "w+", kinds.get(part, np.float16), shapes[part]) for part in shapes}
+        mel = media.Mel(sizes)
+        for i, line in enumerate(tqdm(lines, desc="inputs", unit="clip", leave=False)):
+            plan = clip.named(line["id"])
+            pictures, samples = media.read(root / line["clip"])
+            out["pixels"][i] = np.round((media.pixels(pictures, sizes) + 1) * 127.5)
+            out["mel"][i] = mel(samples)
+            out["kind"][i] = KINDS.index(plan.place.cover if plan.showing == "face" else plan.showing)
+            shown = clip.landmarks(plan)
+            if shown is not None:
+                chosen = media.chosen(len(pictures), frames)
+                hidden = np.isin(face.UNITS, clip.COVERED_UNITS[plan.place.cover])
+                out["points"][i], out["units"][i] = shown[0][chosen], shown[1][chosen] * ~hidden
+        for store in out.values():
+            store.flush()
+
+    def pictures(self, rows, frames):
+        """Pixels, points, units and kinds of one picture of each clip."""
+        return (torch.from_numpy(self.pixels[rows, frames].astype(np.float32) / 127.5 - 1),
+                *(torch.from_numpy(x[rows, frames].astype(np.float32)) for x in (self.points, self.units)), torch.from_numpy(self.kind[rows]))
+
+    def sounds(self, rows, late=None):
+        """Mels, each begun up to `late` of its spare columns later."""
+        mel = self.mel[rows].astype(np.float32)
+        for i, share in enumerate(() if late is None else late):
+            floor = mel[i].min()
+            spare = int(np.argmax((mel[i] > floor + 1e-3).any(axis=0)[::-1]))
+            by = int(share * spare)
+            mel[i] = np.concatenate([np.full_like(mel[i][:, :by], floor), mel[i][:, : mel.shape[2] - by]], axis=1)
+        return torch.from_numpy(mel)
 
 
-def targets(lines, rows):
+def words_and_cues(lines, rows):
+    """Which voice and word cues are true `(n, cues)`, and the phonemes said."""
     true = [claims.observable(lines[r]["cues"]) for r in rows]
-    def hot(names):
-        return torch.tensor([[float(n in t) for n in names] for t in true])
     spelled = [[PHONEMES.index(p.rstrip("1")) + 1 for w in lexicon.phonemes(lines[r]["words"]) for p in w] if lines[r]["words"] else []
                for r in rows]
-    return hot(FACE), hot(HEARD), spelled
+    return torch.tensor([[float(cue in t) for cue in HEARD] for t in true]), spelled
 
 
-def train(loop, model, lines, inputs, seed, size):
-    heads = loop.prepare(Heads(model))
-    steps = loop.settings.steps
+def whiten(model, inputs, count=2000):
+    """The patch embedding as the principal components of the world's patches, which is a better start than chance."""
+    s = model.sizes
+    rng = np.random.default_rng(0)
+    count = min(count, 8 * len(inputs.pixels))
+    px = inputs.pixels[np.sort(rng.integers(0, len(inputs.pixels), count)), rng.integers(0, s.frames, count)]
+    patches = px.reshape(count, 3, s.grid, s.patch, s.grid, s.patch).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 3 * s.patch**2)
+    patches = patches[rng.integers(0, len(patches), 20 * count)].astype(np.float32) / 127.5 - 1
+    mean = patches.mean(axis=0)
+    _, spread, parts = np.linalg.svd(patches - mean, full_matrices=False)
+    spread /= len(patches) ** 0.5
+    weight = np.zeros((s.vision_hidden, patches.shape[1]), np.float32)
+    kept = min(len(weight), len(parts))
+    weight[:kept] = parts[:kept] / (spread[:kept, None] + 0.05 * spread[0])
+    embedding = model.vision.vision_model.embeddings.patch_embedding
+    with torch.no_grad():
+        embedding.weight.copy_(torch.from_numpy(weight).reshape(embedding.weight.shape))
+        embedding.bias.copy_(torch.from_numpy(-weight @ mean))
+
+
+def train_sight(loop, model, inputs, seed, size):
+    if loop.step == 0:
+        whiten(model, inputs)
+    heads = loop.prepare(Sight(model), whole=model.vision.vision_model.encoder)
+    device, count = loop.accelerator.device, len(inputs.pixels)
+
+    def step(n):
+        rows = np.array([data.epoch_row(count, n * size + i, seed) for i in range(size)])
+        frames = np.random.default_rng([seed, n, 45]).integers(0, inputs.pixels.shape[1], size)
+        px, points, units, kind = (x.to(device) for x in inputs.pictures(rows, frames))
+        loss, told = heads(px, points, units, kind)
+        seen = kind < len(clip.COVERED)
+        off = float((told - units)[seen].square().mean() / units[seen].var(dim=0).mean()) if seen.sum() > 1 else 1.0
+        return loss, {"loss": float(loss.detach()), "unexplained": off}
+    loop.run(step)
+    return loop.accelerator.unwrap_model(heads)
+
+
+def train_hearing(loop, model, lines, inputs, seed, size):
+    heads = loop.prepare(Hearing(model), whole=model.audio.layers)
+    device = loop.accelerator.device
 
     def step(n):
         rows = [data.epoch_row(len(lines), n * size + i, seed) for i in range(size)]
-        px, mel = inputs.batch(rows, whole=n >= 0.8 * steps)
-        face, sound, spelled = targets(lines, rows)
-        loss, (a, b, ctc) = heads(px.to(loop.accelerator.device), mel.to(loop.accelerator.device),
-                                  face.to(loop.accelerator.device), sound.to(loop.accelerator.device), spelled)
-        right = [float(((x.detach() > 0) == (y.to(x.device) > 0.5)).all(dim=1).float().mean()) for x, y in ((a, face), (b, sound))]
-        return loss, {"loss": float(loss.detach()), "ctc": float(ctc), "faces": right[0], "voices": right[1]}
+        mel = inputs.sounds(rows, np.random.default_rng([seed, n, 47]).random(size)).to(device)
+        cues, spelled = words_and_cues(lines, rows)
+        loss, told = heads(mel, cues.to(device), spelled)
+        right = ((told > 0) == (cues.to(device) > 0.5)).all(dim=1).float().mean()
+        return loss, {"loss": float(loss.detach()), "right": float(right)}
     loop.run(step)
     return loop.accelerator.unwrap_model(heads)
 
 
 @torch.no_grad()
-def check(heads, lines, inputs, batch=16):
-    """Share of clips of which every facial, and every voice and word cue is told right."""
+def check_sight(heads, inputs, batch=64):
+    """Share of the units' variance that every row explains, and of pictures whose kind is told, on held-out clips."""
     heads.eval()
-    good = [0, 0]
+    device = heads.every_row.weight.device
+    off = total = right = 0.0
+    mean = inputs.units[inputs.kind < len(clip.COVERED)].astype(np.float32).mean(axis=(0, 1))
+    for at in range(0, len(inputs.pixels), batch):
+        rows = np.arange(at, min(at + batch, len(inputs.pixels)))
+        px, _, units, kind = inputs.pictures(rows, rows % inputs.pixels.shape[1])
+        told = heads.judge(px.to(device))
+        seen = kind < len(clip.COVERED)
+        off += float((told[2].mean(dim=1).cpu() - units)[seen].square().sum())
+        total += float((units - torch.from_numpy(mean))[seen].square().sum())
+        right += float((told[3].argmax(dim=1).cpu() == kind).sum())
+    return {"units": 1 - off / total, "kinds": right / len(inputs.pixels)}
+
+
+@torch.no_grad()
+def check_hearing(heads, lines, inputs, batch=64):
+    """Share of held-out clips of which every voice cue, and every word cue, is told right."""
+    heads.eval()
+    device = heads.cue.weight.device
+    voice = np.array([claims.CUES[c][0] == "voice" for c, _ in HEARD])
+    right = np.zeros(2)
     for at in range(0, len(lines), batch):
         rows = list(range(at, min(at + batch, len(lines))))
-        face, sound, _ = targets(lines, rows)
-        a, b, _ = heads.judge(*(x.to(next(heads.parameters()).device) for x in inputs.batch(rows, whole=True)))
-        for k, (x, y) in enumerate(((a, face), (b, sound))):
-            good[k] += int(((x.cpu() > 0) == (y > 0.5)).all(dim=1).sum())
-    return {"faces": good[0] / len(lines), "voices": good[1] / len(lines)}
+        told = heads.judge(inputs.sounds(rows).to(device))[1].cpu() > 0
+        same = (told == (words_and_cues(lines, rows)[0] > 0.5)).numpy()
+        right += same[:, voice].all(axis=1).sum(), same[:, ~voice].all(axis=1).sum()
+    return {"voices": right[0] / len(lines), "words": right[1] / len(lines)}

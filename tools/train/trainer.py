@@ -28,6 +28,46 @@ class Settings:
     stop_after: int | None = None       # ends early, as a kill would: for tests
 
 
+class Optimizer(torch.optim.AdamW):
+    """AdamW; groups marked `orthogonal` follow Muon (https://kellerjordan.github.io/posts/muon): the momentum of a matrix, its singular
+    values brought near one by a Newton-Schulz iteration, at the root-mean-square size of an Adam step."""
+
+    MOMENTUM = 0.95
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        everything = self.param_groups
+        for group in everything:
+            if group.get("orthogonal"):
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self._orthogonal(p, group)
+        self.param_groups = [g for g in everything if not g.get("orthogonal")]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = everything
+
+    def _orthogonal(self, p, group):
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].mul_(self.MOMENTUM).add_(p.grad)
+        x = p.grad + self.MOMENTUM * state["momentum"]
+        x = x / (x.norm() + 1e-7)
+        tall = len(x) > x.shape[1]
+        if tall:
+            x = x.T
+        a, b, c = self.COEFFICIENTS
+        for _ in range(5):
+            square = x @ x.T
+            x = a * x + (b * square + c * square @ square) @ x
+        if tall:
+            x = x.T
+        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(x, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+
+
 class Loop:
     def __init__(self, folder, settings, name, accelerator=None):
         self.folder, self.settings, self.name = Path(folder), settings, name
@@ -36,12 +76,17 @@ class Loop:
             cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.step = 0
 
-    def prepare(self, module):
-        """Wraps the module that computes the loss; its trainable parameters are the ones optimised."""
+    def prepare(self, module, whole=None):
+        """Wraps the module that computes the loss; its trainable parameters are the ones optimised.
+
+        Matrices inside `whole` are stepped as a whole (`orthogonal`): for layers that begin from chance.
+        """
         params = [p for p in module.parameters() if p.requires_grad]
-        shapes = [{"params": [p for p in params if p.ndim > 1], "weight_decay": self.settings.decay},
-                  {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(shapes, lr=self.settings.rate, betas=(0.9, 0.98))
+        matrices = {id(p) for p in (whole.parameters() if whole is not None else ()) if p.ndim == 2}
+        groups = [{"params": [p for p in params if p.ndim > 1 and id(p) not in matrices], "weight_decay": self.settings.decay},
+                  {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+                  {"params": [p for p in params if id(p) in matrices], "weight_decay": self.settings.decay, "orthogonal": True}]
+        self.optimizer = Optimizer([g for g in groups if g["params"]], lr=self.settings.rate, betas=(0.9, 0.98))
         self.params = params
         self.module, self.optimizer = self.accelerator.prepare(module, self.optimizer)
         state = self.folder / "state"

@@ -13,9 +13,9 @@ import pytest
 HERE = Path(__file__).resolve().parents[1]
 
 
-def start(work, *args):
+def start(work, *args, size="smoke"):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "recipe.py", *args, "--size", "smoke", "--work", str(work)], cwd=HERE, env=env,
+    return subprocess.Popen([sys.executable, "recipe.py", *args, "--size", size, "--work", str(work)], cwd=HERE, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -49,26 +49,27 @@ def test_everything_from_world_to_table_through_a_kill(work):
     said = finish(start(work, "all"))
     assert "base: done already" in said and "claims true" in said
     assert steps(work, "cold") == list(range(30))
-    for stage in ("towers", "base", "cold", "label", "grpo", "grpo-no-cues"):
-        folder = work / "seed-1" / stage
+    for stage in ("start/sight", "start/hearing", "start/base", "seed-1/cold", "seed-1/label", "seed-1/grpo", "seed-1/grpo-no-cues"):
+        folder = work / stage
         assert (folder / "model" / "R1-Omni-0.5B" / "model.safetensors").exists()
         assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    results = json.loads((work / "results" / "1" / "grpo.test.json").read_text())
-    assert results["report"]["clips"] == 16 == len(results["records"])
+    results = json.loads((work / "results" / "seed-1" / "grpo.test.json").read_text())
+    answers = (work / "results" / "seed-1" / "grpo.test.answers.jsonl").read_text().splitlines()
+    assert results["report"]["clips"] == 16 == len(answers)
 
 
 def test_the_published_setting_and_a_second_run_that_has_nothing_to_do(work):
     said = finish(start(work, "all", "--paper"))
     log = [json.loads(x) for x in (work / "seed-1" / "grpo-paper" / "log.jsonl").read_text().splitlines()]
     assert len(log) == 3 and all("kl" in x for x in log) and "cues" not in log[0]
-    assert said.count("done already") == 4
+    assert said.count("done already") == 5
     assert finish(start(work, "grpo-paper")).count("done already") == 1
 
 
 def test_a_stage_that_is_stopped_says_how_to_go_on(work):
-    said = finish(start(work, "label", "--seed", "2"), code=1)
-    assert "run `base` first" in said
-    said = finish(start(work, "towers", "--seed", "2", "--stop-after", "2"), code=3)
+    said = finish(start(work, "grpo", "--seed", "2"), code=1)
+    assert "run `cold` first" in said
+    said = finish(start(work, "label", "--seed", "2", "--stop-after", "2"), code=3)
     assert "run again to go on" in said
 
 

@@ -34,7 +34,8 @@ SEEN = {
     12: ("mouth", "smiling", "mouth"), 15: ("mouth", "downturned", "mouth"), 24: ("mouth", "pressed", "mouth"),
     26: ("jaw", "dropped", "mouth"),
 }
-COVERED = {"mask": ("mouth", "nose"), "shades": ("eyes",), "": ()}
+COVERED = {"": (), "mask": ("mouth", "nose"), "shades": ("eyes",)}
+COVERED_UNITS = {"": (), "mask": (9, 10, 12, 15, 17, 20, 23, 24, 25, 26), "shades": (5, 6, 7, 45)}
 
 
 @dataclass
