@@ -9,7 +9,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-PANELS = (("loss",), ("reward", "accuracy", "format", "cues"), ("tokens",), ("kl",), ("useful", "truncated"), ("ctc", "faces", "voices"))
+PANELS = (("loss",), ("reward", "accuracy", "format", "cues"), ("tokens",), ("kl",), ("useful", "truncated"), ("unexplained", "right"))
 
 
 def smooth(values, width):

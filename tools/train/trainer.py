@@ -53,6 +53,7 @@ class Optimizer(torch.optim.AdamW):
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
+            state["step"] = torch.zeros(())     # AdamW's loading looks for it
         state["momentum"].mul_(self.MOMENTUM).add_(p.grad)
         x = p.grad + self.MOMENTUM * state["momentum"]
         x = x / (x.norm() + 1e-7)

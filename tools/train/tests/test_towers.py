@@ -1,0 +1,102 @@
+"""The towers' training: its optimiser, its inputs, its heads."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import claims
+import topology
+import towers
+import trainer
+from world import clip, face
+
+
+def test_a_matrix_steps_as_a_whole_and_goes_on_from_its_state():
+    torch.manual_seed(1)
+    weight, bias = torch.nn.Parameter(torch.zeros(24, 40)), torch.nn.Parameter(torch.zeros(40))
+
+    def optimizer():
+        groups = [{"params": [bias], "weight_decay": 0.0}, {"params": [weight], "weight_decay": 0.0, "orthogonal": True}]
+        return trainer.Optimizer(groups, lr=0.1, betas=(0.9, 0.98))
+    first = optimizer()
+    grads = [(torch.randn(24, 40), torch.randn(40)) for _ in range(3)]
+
+    def step(which, n):
+        weight.grad, bias.grad = (g.clone() for g in grads[n])
+        which.step()
+    step(first, 0)
+    spread = torch.linalg.svdvals(weight.detach() / (0.1 * 0.2 * 40**0.5))
+    assert 0.5 < spread.min() and spread.max() < 1.4
+    assert torch.allclose(bias.detach().abs(), torch.full((40,), 0.1), atol=1e-4)      # Adam's first step
+    kept, state = (weight.detach().clone(), bias.detach().clone()), copy.deepcopy(first.state_dict())
+    step(first, 1)
+    went = weight.detach().clone(), bias.detach().clone()
+    with torch.no_grad():
+        weight.copy_(kept[0])
+        bias.copy_(kept[1])
+    again = optimizer()
+    again.load_state_dict(state)
+    step(again, 1)
+    assert torch.equal(weight.detach(), went[0]) and torch.equal(bias.detach(), went[1])
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    lines = []
+    for i in range(24):
+        plan = clip.plan(1, "train", i)
+        data, begin, end = clip.render(plan)
+        (root / f"{i}.avi").write_bytes(data)
+        lines.append(clip.truth(plan, begin, end, f"{i}.avi"))
+    return lines, towers.Inputs(lines, root, topology.SMOKE, root / "inputs")
+
+
+def test_inputs_say_what_can_be_seen(some):
+    lines, inputs = some
+    px, points, units, kind = inputs.pictures(np.arange(24), np.full(24, 4))
+    assert px.shape[1:] == (3, topology.SMOKE.image, topology.SMOKE.image) and px.abs().max() <= 1
+    kinds = {towers.KINDS[k] for k in kind}
+    assert "" in kinds and kinds & {"away", "turned"}
+    for line, p, u, k in zip(lines, points, units, kind):
+        plan = clip.named(line["id"])
+        if k >= len(clip.COVERED):
+            assert plan.showing != "face" and not u.any()
+            continue
+        assert 0 < p.min() and p.max() < 1
+        hidden = np.isin(face.UNITS, clip.COVERED_UNITS[plan.place.cover])
+        assert not u[hidden].any()
+        shown = dict(zip(face.UNITS, u.tolist()))
+        assert all(abs(shown[x] - v) < 0.35 for x, v in plan.units.items() if not hidden[face.UNITS.index(x)] and v > 0.5 and x != 45), shown
+
+
+def test_a_sound_that_begins_later_is_the_same_sound(some):
+    _, inputs = some
+    now, late = inputs.sounds([0, 1]), inputs.sounds([0, 1], [0.0, 1.0])
+    assert torch.equal(now[0], late[0]) and not torch.equal(now[1], late[1])
+    assert torch.isclose(now[1].sum(), late[1].sum(), rtol=1e-3)
+
+
+def test_targets_name_observable_cues_and_every_phoneme(some):
+    lines, _ = some
+    cues, spelled = towers.words_and_cues(lines, range(24))
+    for line, row, said in zip(lines, cues, spelled):
+        named = {cue for cue, there in zip(towers.HEARD, row) if there}
+        assert named == {c for c in claims.observable(line["cues"]) if claims.CUES[c[0]][0] != "face"}
+        assert bool(said) == bool(line["words"]) and all(0 < p <= len(towers.PHONEMES) for p in said)
+
+
+def test_both_towers_learn(some, tmp_path):
+    lines, inputs = some
+    model = checkpoint.create(tmp_path / "new", topology.SMOKE, 1)
+    for name, train in (("sight", lambda loop: towers.train_sight(loop, model, inputs, 1, 16)),
+                        ("hearing", lambda loop: towers.train_hearing(loop, model, lines, inputs, 1, 8))):
+        heads = train(trainer.Loop(tmp_path / name, trainer.Settings(12, 3e-3, 12), name))
+        log = [json.loads(x)["loss"] for x in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert np.mean(log[-3:]) < 0.8 * np.mean(log[:2]), (name, log)
+        told = towers.check_sight(heads, inputs) if name == "sight" else towers.check_hearing(heads, lines, inputs)
+        assert all(np.isfinite(v) for v in told.values())
