@@ -19,8 +19,8 @@ import report
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 THREADS = 2
-TOKENS = 150                            # of a reason
-UPSTREAM_TOKENS = {"bf16": 16, "f32": 8}    # PyTorch's steps are alike: so many are timed and scaled to TOKENS
+TOKENS, TOKENS_QUICK = 150, 20              # of a reason
+UPSTREAM_TOKENS = {"bf16": 16, "f32": 8}    # PyTorch's steps are alike: so many are timed and scaled
 MEMORY_GB = 15
 
 # What each row of the table needs to have run.
@@ -93,8 +93,8 @@ class Program:
 class Fleet:
     """Programs by name, started when first asked for and warmed once."""
 
-    def __init__(self, mien, cache):
-        self.mien, self.cache, self.running = mien, cache, {}
+    def __init__(self, mien, cache, tokens):
+        self.mien, self.cache, self.tokens, self.running = mien, cache, tokens, {}
         (cache / "weights").mkdir(exist_ok=True)
         (cache / "logs").mkdir(exist_ok=True)
 
@@ -121,8 +121,8 @@ class Fleet:
         if kind == "mien":
             quant, _, context = rest.partition("-")
             more = ["--audio-context", context] if context else []
-            return [self.mien, "bench", "--bundle", self.bundle(quant), "--steps", "--threads", str(THREADS), "--tokens", str(TOKENS),
-                    *more]
+            return [self.mien, "bench", "--bundle", self.bundle(quant), "--steps", "--threads", str(THREADS), "--tokens",
+                    str(self.tokens), *more]
         worker = [sys.executable, HERE / "worker.py", kind, "--threads", str(THREADS)]
         if kind == "llama":
             quant, flash, rows = rest.split("-")
@@ -231,17 +231,15 @@ class Run:
 
             def ours():
                 facts = self.ours(quant, "decode", "decode", f"mien decode {quant}")
-                if facts["calls"] != TOKENS:
-                    sys.exit(f"error: mien's answer ended after {facts['calls']} tokens, not {TOKENS}")
+                if facts["calls"] != self.fleet.tokens:
+                    sys.exit(f"error: mien's answer ended after {facts['calls']} tokens, not {self.fleet.tokens}")
                 self.keep(f"share decode {quant}", facts["bytes"] / facts["ms"] * 1e3 / ceilings["read_bytes_per_s"])
-            if self.turn == 0:
-                self.fleet[f"mien-{quant}"].step("label")
-            self.pair(ours, lambda: self.theirs(f"decode-{quant}", f"decode {TOKENS}"))
+            self.pair(ours, lambda: self.theirs(f"decode-{quant}", f"decode {self.fleet.tokens}"))
 
     def upstream(self, kind, torch):
         steps = ["vision", "branches", "gate", "audio", "prefill", f"decode {UPSTREAM_TOKENS[kind]}"]
         ms = [torch.step(step)["ms"] for step in steps]
-        self.keep(f"upstream {kind}", sum(ms[:-1]) + ms[-1] * TOKENS / UPSTREAM_TOKENS[kind])
+        self.keep(f"upstream {kind}", sum(ms[:-1]) + ms[-1] * self.fleet.tokens / UPSTREAM_TOKENS[kind])
 
     def window(self):
         answer = self.fleet["mien-q4_0"].step("window")
@@ -286,7 +284,7 @@ def main():
     ask = argparse.ArgumentParser(prog="tools/bench/peers", description="mien beside its peers on this machine, in one run.")
     ask.add_argument("--pairs", type=int, default=5, help="pairs of each row (default 5)")
     ask.add_argument("--only", choices=sorted(JOBS), action="append", help="these rows only; repeatable")
-    ask.add_argument("--quick", action="store_true", help="one pair: shows that everything works, measures little")
+    ask.add_argument("--quick", action="store_true", help="one pair and short answers: shows that everything works, measures little")
     ask.add_argument("--survey", action="store_true", help="time the variants of the peers again, and choose the fastest anew")
     ask.add_argument("--whisper-cpp", action="store_true",
                      help="whisper.cpp among the variants too: slow to build, and about five times slower than ONNX Runtime")
@@ -304,7 +302,7 @@ def main():
     jobs = list(dict.fromkeys(job for row in args.only or JOBS for job in JOBS[row]))
     if "window" in jobs and free < MEMORY_GB:
         sys.exit(f"error: {free:.0f} GB of memory are free; all peers at once want {MEMORY_GB}. Choose rows with --only")
-    fleet = Fleet(args.mien, args.cache)
+    fleet = Fleet(args.mien, args.cache, TOKENS_QUICK if args.quick else TOKENS)
     said = subprocess.run([args.mien, "bench", "--help"], capture_output=True, text=True, check=True).stdout
     fleet.short_audio = "--audio-context" in said
     if args.whisper_cpp:
@@ -336,9 +334,10 @@ def main():
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     result = {
         "machine": report.machine(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "threads": THREADS,
-        "pairs": pairs, "took_s": round(time.perf_counter() - begun), "foreign_load": round(median(Program.foreign or [0]), 4),
+        "pairs": pairs, "tokens": fleet.tokens, "took_s": round(time.perf_counter() - begun), "foreign_load": round(median(Program.foreign or [0]), 4),
         "foreign_load_most": round(max(Program.foreign or [0]), 4), "survey": {work: known[work] for work in needed},
-        "programs": fleet.versions(), "series": run.series, "memory": run.memory,
+        "programs": fleet.versions(), "memory": run.memory,
+        "series": {name: [round(value, 4) for value in values] for name, values in run.series.items()},
         "ceilings": {key: median(c[key] for c in run.shares) for key in (run.shares or [{}])[0]},
         "short_audio": fleet.short_audio,
     }

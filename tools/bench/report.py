@@ -6,7 +6,6 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARKS = ("<!-- peers: written by tools/bench/peers -->", "<!-- end of peers -->")
-TOKENS = 150
 
 
 def machine():
@@ -17,13 +16,13 @@ def machine():
         facts[key.strip()] = value.strip()
         if key.strip() in ("flags", "Features"):
             flags |= set(value.split())
-    named = [name for flag, name in (("avx2", "AVX2"), ("avx512_vnni", "AVX-512 VNNI"), ("avx512_bf16", "AVX-512 BF16"), ("asimddp", "dot product"),
-                                     ("i8mm", "i8mm")) if flag in flags]
+    known = {"avx2": "AVX2", "avx512_vnni": "AVX-512 VNNI", "avx512_bf16": "AVX-512 BF16", "asimddp": "dot product", "i8mm": "i8mm"}
+    named = [name for flag, name in known.items() if flag in flags]
     cores = sum(line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines())
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / (1 << 20)
     virtual = "virtual " if "hypervisor" in flags else ""
     model = facts.get("model name", platform.machine())
-    return f"{model}, {cores} {virtual}processors ({', '.join(named)}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    return f"{model}, {cores} {virtual}processors ({', '.join(named)}), {memory:.0f} GiB, {platform.system()}"
 
 
 def row(name, work, peer, theirs, ours, ratio, target, unit="s", note=""):
@@ -36,7 +35,7 @@ def row(name, work, peer, theirs, ours, ratio, target, unit="s", note=""):
 
 def rows(result):
     """Every row whose series the run has; each ratio is the median over the pairs."""
-    s, out = result["series"], []
+    s, out, tokens = result["series"], [], result["tokens"]
     best = {work: variants[0]["what"] for work, variants in result["survey"].items()}
 
     def has(*names):
@@ -57,42 +56,46 @@ def rows(result):
         if not has(ours, theirs):
             continue
         # The first of mien's tokens takes the head alone, so that one step less is counted.
-        out.append(row(f"decode {quant.upper()}", f"decode, {TOKENS} tokens after 974, {quant.upper()}", best[f"decode-{quant}"],
-                       TOKENS / seconds(theirs), (TOKENS - 1) / seconds(ours), (TOKENS - 1) / TOKENS / ratios(ours, theirs),
+        out.append(row(f"decode {quant.upper()}", f"decode, {tokens} tokens after 974, {quant.upper()}", best[f"decode-{quant}"],
+                       tokens / seconds(theirs), (tokens - 1) / seconds(ours), (tokens - 1) / tokens / ratios(ours, theirs),
                        (">=", rate), "tok/s"))
         ceiling = result["ceilings"]["read_bytes_per_s"] / 1e9
-        out.append(row(f"read share {quant.upper()}", f"the same, share of the read bandwidth, {quant.upper()}", "measured ceiling", ceiling,
+        out.append(row(f"read share {quant.upper()}", "the same, share of the read bandwidth", "measured ceiling", ceiling,
                        median(s[read]) * ceiling, median(s[read]), (">=", share), "GB/s"))
     for quant in ("q8_0", "q4_0"):
-        time(f"prefill {quant.upper()}", f"prefill, 974 tokens, {quant.upper()}", best.get("prefill"), f"mien prefill {quant}", "peer prefill", 0.5)
+        time(f"prefill {quant.upper()}", f"prefill, 974 tokens, {quant.upper()}", best.get("prefill"), f"mien prefill {quant}",
+             "peer prefill", 0.5)
     time("audio", "audio tower, 1500 positions", best.get("audio"), "mien audio", "peer audio", 0.75)
     if has("share audio"):
         ceiling = result["ceilings"]["int8_per_s"] / 1e9
-        out.append(row("int8 share", "the same, share of the int8 ceiling", "measured ceiling", ceiling, median(s["share audio"]) * ceiling,
-                       median(s["share audio"]), (">=", 0.65), "GOP/s", "the whole tower, attention too; the target is for its products alone"))
+        out.append(row("int8 share", "the same, share of the int8 ceiling", "measured ceiling", ceiling,
+                       median(s["share audio"]) * ceiling, median(s["share audio"]), (">=", 0.65), "GOP/s",
+                       "the whole tower, attention too; the target is for its products alone"))
     time("vision", "vision tower, 8 frames, the 11 layers that are read", best.get("vision"), "mien vision", "peer vision", 0.8)
     parts = ["peer vision", "peer branches", "peer audio", "peer prefill", "peer decode-q4_0"]
     if has("mien window", *parts):
         s["best of each stage"] = [sum(values) for values in zip(*(s[part] for part in parts))]
-        time("window", f"whole window, label and {TOKENS} tokens, Q4_0", "sum of the best peer of each stage", "mien window",
+        time("window", f"whole window, label and {tokens} tokens, Q4_0", "sum of the best peer of each stage", "mien window",
              "best of each stage", 0.7)
         for kind, bound in (("bf16", 0.3), ("f32", 0.16)):
             time(f"window, {kind}", "the same", f"upstream PyTorch {kind}", "mien window", f"upstream {kind}", bound)
     time("hop", "a hop of one frame, label only, Q4_0", "our own whole window, label only", "mien hop", "mien label", 0.65)
     time("short hop", "the same with the short audio context", "our own whole window, label only", "mien short hop", "mien label", 0.2)
     time("cold start", "process start to first scores without the towers, Q4_0", "llama.cpp: load, 974 tokens, first token",
-         "mien first scores without towers", "peer first token", 1.0, "page cache warm; the peer has no towers, and its process start is not counted")
+         "mien first scores without towers", "peer first token", 1.0,
+         "page cache warm; the peer has no towers, and its process start is not counted")
     if has("mien ready"):
         out.append(row("start", "process start to the first window's compute, Q4_0", "1.5 s", 1.5, seconds("mien ready"),
                        seconds("mien ready") / 1.5, ("<=", 1.0), note=f"first scores after {seconds('mien first scores'):.2f} s"))
     for quant, sizes in result["memory"].items():
         allowed, peak = sizes["file_bytes"] / 1e6 + 250, sizes["peak_bytes"] / 1e6
-        out.append(row(f"memory {quant.upper()}", f"peak memory, {quant.upper()}", "file + 250 MB", allowed, peak, peak / allowed, ("<=", 1.0), "MB"))
+        out.append(row(f"memory {quant.upper()}", f"peak memory, {quant.upper()}", "file + 250 MB", allowed, peak, peak / allowed,
+                       ("<=", 1.0), "MB"))
     return out
 
 
 def verdict(r):
-    return "pass" if r["pass"] else f"short by {100 * r['short']:.0f} %"
+    return "pass" if r["pass"] else f"short by {100 * r['short']:.1f} %"
 
 
 def value(number, unit):
@@ -120,8 +123,9 @@ def table(result):
     def aligned(line):
         return "  ".join(cell.rjust(w) if 2 <= i <= 4 else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
 
-    out = [f"{result['machine']}", f"mien {result['commit']}, {result['threads']} threads, {result['pairs']} pairs, {result['took_s']} s; "
-           f"others took {100 * result['foreign_load']:.0f} % of the machine in the median step, {100 * result['foreign_load_most']:.0f} % at most", ""]
+    typical, most = (f"{100 * result[key]:.0f} %" for key in ("foreign_load", "foreign_load_most"))
+    out = [result["machine"], f"mien {result['commit']}, {result['threads']} threads, {result['pairs']} pairs, {result['took_s']} s; "
+           f"others took {typical} of the machine in the median step, {most} at most", ""]
     out += [aligned(HEAD), *(aligned(cells(r)) for r in result["rows"]), *missing(result), ""]
     out += [f"  {r['row']}: {r['note']}" for r in result["rows"] if r["note"]]
     out += ["", "variants of the peers, the fastest of each work is the peer above:"]
@@ -129,8 +133,8 @@ def table(result):
         out += [f"  {work:<12} {v['ms'] / 1e3:8.3f} s  {v['what']}, version {v['version']}" for v in variants]
     flags = next((f["flags"] for f in result["programs"].values() if "flags" in f), None)
     out += [f"  llama.cpp: {flags.strip()}"] if flags else []
-    passed = sum(r["pass"] for r in result["rows"])
-    return "\n".join([*out, "", f"{passed} of {len(result['rows'])} rows pass" + (f", {len(missing(result))} not measured" if missing(result) else "")])
+    passed = f"{sum(r['pass'] for r in result['rows'])} of {len(result['rows'])} rows pass"
+    return "\n".join([*out, "", f"{passed}, {len(missing(result))} not measured" if missing(result) else passed])
 
 
 def escape(text):
@@ -148,7 +152,8 @@ def picture(result):
     at = lambda share: left + share * scale
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + wide + 180} {height}" font-family="sans-serif" font-size="13">',
            '<rect width="100%" height="100%" fill="#ffffff"/>',
-           '<text x="16" y="26" font-size="16" font-weight="bold" fill="#1b1f24">mien beside the fastest peer: our time as a share of theirs</text>',
+           '<text x="16" y="26" font-size="16" font-weight="bold" fill="#1b1f24">mien beside the fastest peer: our time as a share of '
+           'theirs</text>',
            f'<text x="16" y="46" fill="#57606a">{escape(result["machine"])}; {result["threads"]} threads, median of {result["pairs"]} pairs</text>']
     for tick in range(0, int(most * 4) + 1):
         x = at(tick / 4)
@@ -158,7 +163,7 @@ def picture(result):
         y = top + step * i
         colour = "#2f7d4f" if r["pass"] else "#c4622d"
         out += [f'<text x="{left - 10}" y="{y + 12}" text-anchor="end" fill="#1b1f24">{escape(r["row"])}'
-                f'<tspan fill="#57606a"> · {escape(r["peer"].split(",")[0])}</tspan></text>',
+                f'<tspan fill="#57606a">\u00a0· {escape(r["peer"].split(",")[0])}</tspan></text>',
                 f'<rect x="{left}" y="{y}" width="{share * scale:.1f}" height="16" rx="2" fill="{colour}"/>',
                 f'<line x1="{at(bound):.1f}" y1="{y - 3}" x2="{at(bound):.1f}" y2="{y + 19}" stroke="#1b1f24" stroke-width="2"/>',
                 f'<text x="{left + wide + 12}" y="{y + 12}" fill="#1b1f24">{escape(value(r["ours"], r["unit"]))} / '
@@ -168,8 +173,9 @@ def picture(result):
 
 
 def markdown(result):
-    lines = [f"`tools/bench/peers` on {result['date']}: {result['machine']}. {result['threads']} threads, random weights of R1-Omni's shapes, ours and",
-             f"the peer's in turn, median of {result['pairs']} pairs; others took {100 * result['foreign_load']:.0f} % of the machine. All figures: `tools/bench/result.json`.", "",
+    lines = [f"On {result['date']}: {result['machine']}. {result['threads']} threads, random weights of R1-Omni's shapes, ours and the peer's in",
+             f"turn, median of {result['pairs']} pairs; others took {100 * result['foreign_load']:.0f} % of the machine. Every figure and every "
+             "variant that was tried: `tools/bench/result.json`.", "",
              "| " + " | ".join(HEAD) + " |", "|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells(r)).replace("<=", "≤").replace(">=", "≥") + " |" for r in result["rows"]]
     lines += ["", *(f"Not in the table: {what}." for what in missing(result))]

@@ -89,38 +89,61 @@ def fill(module):
     return module.eval()
 
 
-def onnx(path, part, batch):
-    """A tower exported from transformers' own module, then quantised by ONNX Runtime's dynamic int8 with a scale per channel."""
+def onnx_part(path, forward, module, *shape):
+    """What `forward` does with a module of transformers, exported, then quantised by ONNX Runtime: int8, a scale per channel."""
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from transformers import SiglipVisionConfig, SiglipVisionModel, WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-    if part == "vision":
-        # Eleven layers: upstream reads the last but one of twelve.
-        config = SiglipVisionConfig(num_hidden_layers=11, vision_use_head=False)
-        config._attn_implementation = "eager"
-        module, example = SiglipVisionModel(config), torch.zeros(batch, 3, 224, 224)
-    else:
-        a = AUDIO
-        config = WhisperConfig(num_mel_bins=a["mels"], d_model=a["width"], encoder_layers=a["layers"], encoder_attention_heads=a["heads"],
-                               encoder_ffn_dim=a["ffn"], max_source_positions=a["positions"], decoder_layers=1)
-        config._attn_implementation = "eager"
-        module, example = WhisperEncoder(config), torch.zeros(1, a["mels"], 2 * a["positions"])
 
-    class Rows(torch.nn.Module):
+    class Part(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.module = fill(module)
 
         def forward(self, x):
-            return self.module(x).last_hidden_state
+            return forward(self.module, x)
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         whole = os.path.join(folder, "float.onnx")
         with torch.inference_mode():
-            torch.onnx.export(Rows().eval(), (example,), whole, input_names=["x"], output_names=["y"], opset_version=17, dynamo=False)
+            torch.onnx.export(Part().eval(), (torch.zeros(shape),), whole, input_names=["x"], output_names=["y"], opset_version=17,
+                              dynamo=False)
         quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"],
                          extra_options={"MatMulConstBOnly": True})
+
+
+def onnx_vision(path, batch):
+    """The vision tower: eleven layers, for upstream reads the last but one of twelve."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+    config = SiglipVisionConfig(num_hidden_layers=11, vision_use_head=False)
+    config._attn_implementation = "eager"
+    onnx_part(path, lambda module, x: module(x).last_hidden_state, SiglipVisionModel(config), batch, 3, 224, 224)
+
+
+def onnx_audio(path):
+    """The audio tower, made in four parts of eight layers and joined: its export as a whole takes too much memory."""
+    import onnx
+    import torch.nn.functional as F
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+    a, parts = AUDIO, 4
+    config = WhisperConfig(num_mel_bins=a["mels"], d_model=a["width"], encoder_layers=a["layers"] // parts, decoder_layers=1,
+                           encoder_attention_heads=a["heads"], encoder_ffn_dim=a["ffn"], max_source_positions=a["positions"])
+    config._attn_implementation = "eager"
+    joined = None
+    for i in range(parts):
+        def forward(module, x, i=i):
+            if i == 0:
+                x = F.gelu(module.conv2(F.gelu(module.conv1(x)))).transpose(1, 2) + module.embed_positions.weight
+            for layer in module.layers:
+                x = layer(x, None, None)[0]
+            return module.layer_norm(x) if i == parts - 1 else x
+
+        shape = (1, a["mels"], 2 * a["positions"]) if i == 0 else (1, a["positions"], a["width"])
+        onnx_part(f"{path}.{i}", forward, WhisperEncoder(config), *shape)
+        part = onnx.compose.add_prefix(onnx.load(f"{path}.{i}"), f"part{i}.")
+        os.remove(f"{path}.{i}")
+        joined = part if joined is None else onnx.compose.merge_models(joined, part, io_map=[(f"part{i - 1}.y", f"part{i}.x")])
+    onnx.save(joined, path)
 
 
 def ctranslate2(path):
@@ -230,8 +253,10 @@ def whisper_cpp(path):
 def make(kind, path):
     if kind.startswith("gguf-"):
         gguf(path, kind[5:].upper())
-    elif kind.startswith("onnx-"):
-        onnx(path, kind.split("-")[1], 1 if kind.endswith("-1") else 8)
+    elif kind == "onnx-audio":
+        onnx_audio(path)
+    elif kind in ("onnx-vision", "onnx-vision-1"):
+        onnx_vision(path, 1 if kind.endswith("-1") else 8)
     elif kind == "ctranslate2":
         ctranslate2(path)
     elif kind == "whisper.cpp":

@@ -83,7 +83,7 @@ class Onnx(Peer):
         options.intra_op_num_threads, options.inter_op_num_threads = args.threads, 1
         self.version = ort.__version__
         self.session = ort.InferenceSession(args.weights, options, providers=["CPUExecutionProvider"])
-        shape = self.session.get_inputs()[0].shape
+        self.input, shape = self.session.get_inputs()[0].name, self.session.get_inputs()[0].shape
         self.x = (np.random.default_rng(1).standard_normal(shape) * 0.5).astype(np.float32)
         self.calls = IMAGES // shape[0] if shape[1] == 3 else 1
 
@@ -92,7 +92,7 @@ class Onnx(Peer):
 
     def run(self):
         for _ in range(self.calls):
-            y = self.session.run(None, {"x": self.x})[0]
+            y = self.session.run(None, {self.input: self.x})[0]
         if not abs(float(y[0, 0, 0])) < 1e9:
             sys.exit("error: ONNX Runtime's answer is not finite")
 
@@ -154,7 +154,7 @@ class Torch(Peer):
         self.model.see(self.pixels)
 
     def branches(self):
-        (self.model.mm_projector(self.seen) * self.gates[None, :, None, None]).sum(dim=1)
+        (self.model.model.mm_projector(self.seen) * self.gates[None, :, None, None]).sum(dim=1)
 
     def gate(self):
         self.model.gate(self.instruction)
