@@ -13,7 +13,8 @@
 //! Invariants:
 //! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. Between `source` and
 //!   `sink` nobody asks a clock, so a recording replays to the same bytes.
-//! - Only `source`, `sink`, `privacy`, `daemon`, `command` and `main` touch the world, and `bundle` the one file that it maps.
+//! - Only `source`, `sink`, `privacy`, `daemon`, `command` and `main` touch the world, `bundle` the one file that
+//!   it maps, and `eval` lists of clips.
 //! - Every queue, ring and buffer is sized at start from the bundle and the config.
 //! - No path leads frames or samples off the device: sinks take events.
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -37,6 +38,12 @@ pub mod backend;
 
 #[cfg(feature = "std")]
 pub mod model;
+
+#[cfg(feature = "std")]
+pub mod cues;
+
+#[cfg(feature = "std")]
+pub mod eval;
 
 #[cfg(feature = "std")]
 pub mod policy;

@@ -22,6 +22,8 @@ enum Command {
     Inspect(command::inspect::Args),
     Bench(command::bench::Args),
     Draw(command::draw::Args),
+    Eval(command::eval::Args),
+    Calibrate(command::calibrate::Args),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => command::inspect::run(args),
         Command::Bench(args) => command::bench::run(args),
         Command::Draw(args) => command::draw::run(args),
+        Command::Eval(args) => command::eval::run(args),
+        Command::Calibrate(args) => command::calibrate::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

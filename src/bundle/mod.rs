@@ -381,7 +381,7 @@ impl Bundle {
             tensor.check()?;
         }
         let mut hash = Sha256::new();
-        hash.update(&self.data.bytes()[self.data_at..]);
+        hash.update(self.tensor_bytes());
         let found = write::hex(hash);
         ensure!(
             found == self.digest,
@@ -408,6 +408,11 @@ impl Bundle {
     /// stay readable, from the file.
     pub fn release(&self, tensor: &Tensor<'_>) {
         self.data.release(tensor.data);
+    }
+
+    /// Everything behind the header.
+    pub fn tensor_bytes(&self) -> &[u8] {
+        &self.data.bytes()[self.data_at..]
     }
 
     /// Length of the file.

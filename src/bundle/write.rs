@@ -3,6 +3,7 @@
 //! Invariant: the same head and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
+use super::Bundle;
 use super::gguf::{self, Entry, Value};
 use super::head::Head;
 use super::shape::{self, Spec};
@@ -41,6 +42,33 @@ pub fn write_file(
     values: &mut dyn Values,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
+    let plan = Plan::new(head, own_head)?;
+    let file_bytes = plan.file_bytes;
+    replace(path, file_bytes, |file| plan.write(file, values, tell))?;
+    Ok(file_bytes)
+}
+
+/// Writes a bundle with another head and the tensors of `bundle`, byte for byte; `path` may be its own file.
+pub fn write_head(path: &Path, bundle: &Bundle, head: &Head) -> Result<()> {
+    let mut plan = Plan::new(head, bundle.has("decoder.head.weight"))?;
+    plan.keys.pop();
+    plan.keys.push((DIGEST.to_owned(), Value::Text(bundle.digest().to_owned())));
+    let (header, file_bytes) = gguf::header(&plan.keys, &mut plan.entries);
+    let tensors = bundle.tensor_bytes();
+    ensure!(
+        header.len() + tensors.len() == file_bytes as usize,
+        "another head needs other tensors: {} and {} bytes are not {file_bytes}",
+        header.len(),
+        tensors.len()
+    );
+    replace(path, file_bytes, |mut file| {
+        file.write_all(&header)?;
+        Ok(file.write_all(tensors)?)
+    })
+}
+
+/// Writes a file of `file_bytes` under another name until it is whole.
+fn replace(path: &Path, file_bytes: u64, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -51,21 +79,18 @@ pub fn write_file(
     let mut name = path.file_name().context("the bundle needs a file name")?.to_owned();
     name.push(".part-");
     let unfinished = tempfile::Builder::new().prefix(&name).tempfile_in(folder).with_context(context)?;
-    let plan = Plan::new(head, own_head)?;
     let free = free_bytes(folder);
     ensure!(
-        free.is_none_or(|free| free >= plan.file_bytes),
-        "{} needs {} bytes, but its disk has {} left; free some or choose another place",
+        free.is_none_or(|free| free >= file_bytes),
+        "{} needs {file_bytes} bytes, but its disk has {} left; free some or choose another place",
         path.display(),
-        plan.file_bytes,
         free.unwrap_or(0)
     );
-    let file_bytes = plan.file_bytes;
-    plan.write(unfinished.as_file(), values, tell).with_context(context)?;
+    write(unfinished.as_file()).with_context(context)?;
     unfinished.as_file().sync_all().with_context(context)?;
     open_to_all(unfinished.as_file()).with_context(context)?;
     unfinished.persist(path).map_err(|e| e.error).with_context(context)?;
-    Ok(file_bytes)
+    Ok(())
 }
 
 /// The same into memory.

@@ -3,6 +3,7 @@
 //! Input is what `stdout` printed (JSON lines), or a recording of a serial line. Output is one SVG that needs nothing else.
 
 use crate::{
+    eval::page::escape,
     sink::{json, json::Line},
     wire::{Decoder, Message},
 };
@@ -460,19 +461,4 @@ fn color(label: &str, lane: usize) -> &'static str {
         "neutral" | "calm" => "#8492a6",
         _ => REST[lane % REST.len()],
     }
-}
-
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            c if c.is_control() => safe.push(' '),
-            c => safe.push(c),
-        }
-    }
-    safe
 }

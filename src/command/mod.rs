@@ -7,9 +7,11 @@ use std::{
 };
 
 pub mod bench;
+pub mod calibrate;
 pub mod check_config;
 pub mod doctor;
 pub mod draw;
+pub mod eval;
 pub mod infer;
 pub mod inspect;
 pub mod pack;

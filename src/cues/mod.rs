@@ -1,0 +1,44 @@
+//! Cues: facts of a clip that a reason may speak of, such as a raised brow or a high pitch, and the claims that reasons make of them.
+//!
+//! A cue is a name with a value, seen in a face, heard in a voice or in words. Today they come from the log of a recorded clip.
+
+pub mod claims;
+
+use serde::Deserialize;
+
+/// Where a cue is to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Modality {
+    Face,
+    Voice,
+    Words,
+}
+
+/// One logged fact.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Cue {
+    pub modality: Modality,
+    pub cue: String,
+    pub value: String,
+    /// False where it is covered, muffled or too faint: to claim it is an error.
+    pub observable: bool,
+}
+
+use Modality::{Face, Voice, Words};
+
+/// Every cue that can be claimed: its name, where it is found, its values. `no` claims the absence of the whole modality.
+pub const CUES: [(&str, Modality, &[&str]); 12] = [
+    ("brow", Face, &["raised", "oblique", "lowered"]),
+    ("eyes", Face, &["wide", "narrowed"]),
+    ("nose", Face, &["wrinkled"]),
+    ("mouth", Face, &["smiling", "downturned", "pressed"]),
+    ("jaw", Face, &["dropped"]),
+    ("face", Face, &["still", "no"]),
+    ("pitch", Voice, &["high", "low", "level"]),
+    ("range", Voice, &["wide", "narrow", "medium"]),
+    ("rate", Voice, &["fast", "slow", "medium"]),
+    ("timbre", Voice, &["pressed", "trembling", "soft", "clear"]),
+    ("voice", Voice, &["no"]),
+    ("words", Words, &["good", "bad", "plain", "no"]),
+];
