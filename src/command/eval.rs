@@ -333,7 +333,7 @@ impl<'a> Eye<'a> {
     /// Probabilities of the labels.
     pub fn scores(&mut self, line: &Line, set: &LabelSet) -> Result<Vec<f32>> {
         self.see(line, "both")?;
-        Ok(self.model.score(&set.name)?.probabilities)
+        Ok(self.model.score(&set.name)?.probabilities.clone())
     }
 
     fn answer(&mut self, line: &Line, set: &LabelSet, prompt: Option<&str>, given: &str) -> Record {
@@ -360,7 +360,7 @@ impl<'a> Eye<'a> {
     ) -> Result<()> {
         let began = Instant::now();
         let read = self.see(line, given)?;
-        let scores = self.model.score(&set.name)?.probabilities;
+        let scores = self.model.score(&set.name)?.probabilities.clone();
         record.answer = Some(set.labels[metrics::best(&scores).0].clone());
         if let Some(prompt) = prompt {
             if prompt != "label" {

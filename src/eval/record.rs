@@ -147,7 +147,7 @@ impl Journal {
         let mut file =
             OpenOptions::new().create(true).truncate(false).write(true).open(path).with_context(context)?;
         let journal = |file| Journal { file, path: path.to_owned() };
-        if !whole_line(path)? {
+        if !begun(path)? {
             file.set_len(0).with_context(context)?;
             let mut journal = journal(file);
             journal.line(about)?;
@@ -177,9 +177,12 @@ impl Journal {
     }
 }
 
-/// Whether the file has a first line.
-fn whole_line(path: &Path) -> Result<bool> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading the results {}", path.display()))?;
+/// Whether the file has a first line. One that is not ours is refused before it is lost.
+fn begun(path: &Path) -> Result<bool> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("reading the results {name}"))?;
+    let ours = bytes.iter().zip(b"{\"mien_eval\"").all(|(a, b)| a == b);
+    ensure!(ours, "{name} is no result of `mien eval`; choose another --out");
     Ok(bytes.contains(&b'\n'))
 }
 

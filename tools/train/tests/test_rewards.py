@@ -168,3 +168,9 @@ def test_wrong_shapes_are_refused():
         rewards.advantages(np.zeros((2, 4, 3)), [1, 1])
     with pytest.raises(ValueError, match="mean"):
         rewards.advantages(np.zeros((2, 4, 2)), [1, 1], how="mean")
+
+
+def test_the_vectors_that_the_engine_is_tested_with_are_these():
+    """`mien eval` judges claims, forms and labels as this folder does: tests/data/claims.json holds both to it."""
+    import vectors
+    assert vectors.FILE.read_text(encoding="utf-8") == vectors.text(), "run tools/train/vectors.py, then cargo test --test judge"

@@ -1,0 +1,294 @@
+//! `mien eval` and `mien calibrate` from the outside: results, resuming, shards, refusals.
+
+use mien::bundle::{
+    Bundle, Kind,
+    synthetic::{self, Preset},
+};
+use serde_json::{Value, json};
+use std::{fs, path::PathBuf, process::Command};
+use tempfile::TempDir;
+
+const LABELS: [&str; 7] = ["happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"];
+
+/// A folder with a tiny bundle and `clips` clips of one picture each, some of the same picture.
+struct Bench {
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new(clips: u32) -> Bench {
+        let bench = Bench { folder: tempfile::tempdir().unwrap() };
+        synthetic::write_file(&bench.path("tiny.gguf"), Preset::Tiny, 1, Kind::F32, &mut |_| ()).unwrap();
+        let mut lines = String::new();
+        for i in 0..clips {
+            let clip = format!("{i}.png");
+            let picture = image::RgbImage::from_fn(32, 24, |x, y| {
+                image::Rgb([(x * 8 * (i % 5)) as u8, (y * 10) as u8, (i * 40) as u8])
+            });
+            picture.save(bench.path(&clip)).unwrap();
+            let cue = json!({"modality": "face", "cue": "brow", "value": "raised", "observable": true});
+            let label = LABELS[i as usize % 7];
+            let fold = u64::from(i % 2) + 1;
+            let line = json!({"id": format!("c{i}"), "clip": clip, "label": label, "fold": fold, "subset": "fusion",
+                "cues": [cue]});
+            lines += &format!("{line}\n");
+        }
+        fs::write(bench.path("m.jsonl"), lines).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs `mien` in the folder: exit code and all that was said.
+    fn mien(&self, args: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_mien"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    }
+
+    fn eval(&self, more: &[&str]) -> (i32, String) {
+        let all = ["eval", "tiny.gguf", "--manifest", "m.jsonl", "--max-new-tokens", "4", "--threads", "1"];
+        self.mien(&[&all, more].concat())
+    }
+
+    fn fine(&self, more: &[&str]) -> String {
+        let (code, said) = self.eval(more);
+        assert_eq!(code, 0, "{said}");
+        said
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    /// Records without their times.
+    fn records(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        let timeless = |line: &str| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            (record["ms"], record["read_ms"]) = (Value::Null, Value::Null);
+            record
+        };
+        text.lines().skip(1).map(timeless).collect()
+    }
+}
+
+#[test]
+fn a_run_is_reported_stopped_gone_on_with_and_sharded() {
+    let bench = Bench::new(6);
+    let said = bench.fine(&["--out", "all"]);
+    for part in ["UNTRAINED", "6 clips", "UAR, declared", "fusion", "all.html"] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    let whole = bench.records("all.jsonl");
+    assert_eq!(whole.len(), 6);
+    let report = bench.json("all.json");
+    assert_eq!((&report["report"]["clips"], &report["about"]["trained"]), (&json!(6), &json!(false)));
+    assert_eq!(report["report"]["cue_clips"], 6);
+    let right = whole.iter().filter(|r| r["answer"] == r["label"]).count();
+    assert_eq!(report["report"]["war"], json!(right as f64 / 6.0));
+    let page = fs::read_to_string(bench.path("all.html")).unwrap();
+    assert!(page.matches("<svg").count() == 5 && !page.contains("<script") && !page.contains("src="));
+
+    // Pictures of different clips are not mixed up: alone, each is scored as in the run.
+    let alone = bench.mien(&[
+        "infer",
+        "4.png",
+        "--bundle",
+        "tiny.gguf",
+        "--mode",
+        "label",
+        "--json",
+        "--threads",
+        "1",
+    ]);
+    let alone: Value = serde_json::from_str(&alone.1).unwrap();
+    for (label, score) in LABELS.iter().zip(whole[4]["scores"].as_array().unwrap()) {
+        let p = alone["scores"]["probabilities"][label].as_f64().unwrap();
+        assert!((p - score.as_f64().unwrap()).abs() < 1e-5, "{label}: {p} beside {score}");
+    }
+    assert_ne!(whole[4]["scores"], whole[3]["scores"]);
+
+    // Cut in the middle of the fourth record: three are kept, three made again.
+    let text = fs::read_to_string(bench.path("all.jsonl")).unwrap();
+    let cut = text.lines().take(4).map(|l| l.len() + 1).sum::<usize>() + 20;
+    fs::write(bench.path("cut.jsonl"), &text[..cut]).unwrap();
+    bench.fine(&["--out", "cut"]);
+    assert_eq!(bench.records("cut.jsonl"), whole);
+    assert!(
+        fs::read_to_string(bench.path("cut.jsonl")).unwrap().starts_with(&text[..cut - 20]),
+        "not made again"
+    );
+
+    for shard in ["1/2", "2/2"] {
+        let said = bench.fine(&["--out", "part", "--shard", shard]);
+        assert!(said.contains("3 of 6 clips") && said.contains("eval merge"), "{said}");
+    }
+    let (first, second) = ("part.1-of-2.jsonl", "part.2-of-2.jsonl");
+    let (code, said) = bench.mien(&["eval", "merge", first, "--out", "half"]);
+    assert!(code == 1 && said.contains("3 of 6 clips are missing") && said.contains("is 1/2"), "{said}");
+    let (code, said) = bench.mien(&["eval", "merge", first, first, "--out", "half"]);
+    assert!(code == 1 && said.contains("`c0` is in"), "{said}");
+    let (code, said) = bench.mien(&["eval", "merge", first, second, "--out", "merged"]);
+    assert_eq!(code, 0, "{said}");
+    let mut merged = bench.records("merged.jsonl");
+    merged.sort_by_key(|r| r["id"].to_string());
+    assert_eq!(merged, whole);
+    assert_eq!(bench.json("merged.json")["report"]["uar"], report["report"]["uar"]);
+
+    let (code, said) = bench.eval(&["--out", "all", "--fold", "2"]);
+    assert!(code == 1 && said.contains("another run") && said.contains("choose another --out"), "{said}");
+    bench.fine(&["--out", "fold", "--fold", "2", "--scores-only"]);
+    let fold = bench.records("fold.jsonl");
+    assert!(fold.len() == 3 && fold.iter().all(|r| r["said"].is_null() && r["format"].is_null()));
+    assert_eq!(fold[0]["scores"], whole[1]["scores"]);
+}
+
+#[test]
+fn what_is_wrong_is_named_and_strict_fails() {
+    let bench = Bench::new(3);
+    let mut lines = fs::read_to_string(bench.path("m.jsonl")).unwrap();
+    lines += &lines.lines().next().unwrap().replace("c0", "gone").replace("0.png", "gone.png");
+    lines += "\n";
+    lines += &lines.lines().next().unwrap().replace("c0", "empty").replace("0.png", "empty.png");
+    fs::write(bench.path("m.jsonl"), lines).unwrap();
+    fs::write(bench.path("empty.png"), b"").unwrap();
+    let said = bench.fine(&["--scores-only"]);
+    for part in [
+        "1 missing clip\n",
+        "gone.png",
+        "4 clips remain",
+        "1 of them could not be read",
+        "empty.png is empty",
+    ] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    assert_eq!(bench.json("eval.json")["report"]["errors"], 1);
+    // A clip that could not be read is tried again.
+    fs::copy(bench.path("1.png"), bench.path("empty.png")).unwrap();
+    assert!(!bench.fine(&["--scores-only"]).contains("could not be read"));
+
+    let (code, said) = bench.eval(&["--strict"]);
+    assert!(code == 1 && said.contains("gone.png"), "{said}");
+    for (args, part) in [
+        (&["--fold", "9"][..], "no fold 9"),
+        (&["--shard", "3/2"], "no shard 3/2"),
+        (&["--labels", "moods"], "`moods`"),
+        (&["--audio-only", "--video-only"], "cannot be used with"),
+    ] {
+        let (code, said) = bench.eval(args);
+        assert!(code == 1 && said.contains(part), "{args:?}: {said}");
+    }
+    let (code, said) = bench.eval(&["--audio-only", "--strict", "--out", "mute"]);
+    assert!(code == 1 && said.contains("gone.png"), "{said}");
+    let (_, said) =
+        bench.mien(&["eval", "tiny.gguf", "--manifest", "m.jsonl", "--audio-only", "--out", "mute"]);
+    assert!(said.contains("has nothing for a model that is given audio"), "{said}");
+    fs::write(bench.path("other.jsonl"), "{\"a\": 1}\n").unwrap();
+    fs::write(bench.path("line.jsonl"), "{\"id\": 1}").unwrap();
+    let (code, said) = bench.eval(&["--out", "line"]);
+    assert!(code == 1 && said.contains("line.jsonl is no result of `mien eval`"), "{said}");
+    assert_eq!(fs::read(bench.path("line.jsonl")).unwrap(), b"{\"id\": 1}", "left as it was");
+    let (code, said) = bench.eval(&["--out", "other"]);
+    assert!(code == 1 && said.contains("other.jsonl is no result of `mien eval`"), "{said}");
+    let (code, said) = bench.mien(&["eval", "import", "dfew", ".", "-o", "d.jsonl"]);
+    assert!(
+        code == 78 && said.contains("not laid out as dfew") && said.contains("EmoLabel_DataSplit"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_import_can_be_evaluated() {
+    let bench = Bench::new(2);
+    let actor = bench.path("ravdess/Actor_03");
+    fs::create_dir_all(&actor).unwrap();
+    for (i, name) in ["01-01-03-01-01-01-03.mp4", "01-01-06-01-01-01-03.mp4"].iter().enumerate() {
+        fs::copy(bench.path(&format!("{i}.png")), actor.join(name)).unwrap();
+    }
+    let (code, said) = bench.mien(&["eval", "import", "ravdess", "ravdess", "-o", "r.jsonl"]);
+    assert!(code == 0 && said.contains("Actor_03 has 2 clips, the official one 60"), "{said}");
+    let args = [
+        "eval",
+        "tiny.gguf",
+        "--manifest",
+        "r.jsonl",
+        "--labels",
+        "ravdess",
+        "--scores-only",
+        "--out",
+        "said",
+    ];
+    let (code, said) = bench.mien(&args);
+    assert_eq!(code, 0, "{said}");
+    let labels: Vec<_> = bench.records("said.jsonl").iter().map(|r| r["label"].clone()).collect();
+    assert_eq!(labels, ["happy", "fearful"]);
+    let (code, said) = bench.mien(&["eval", "import", "ravdess", "ravdess", "-o", "s.jsonl", "--strict"]);
+    assert!(code == 1 && !bench.path("s.jsonl").exists(), "{said}");
+}
+
+#[test]
+fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
+    let bench = Bench::new(56);
+    let calibrate =
+        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
+    // Mostly what the bundle says anyway, so that a temperature fits.
+    let (code, said) =
+        bench.mien(&["eval", "tiny.gguf", "--manifest", "m.jsonl", "--scores-only", "--out", "before"]);
+    assert_eq!(code, 0, "{said}");
+    let lines = fs::read_to_string(bench.path("m.jsonl")).unwrap();
+    let mut learned = String::new();
+    for (i, (line, record)) in lines.lines().zip(bench.records("before.jsonl")).enumerate() {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        if i % 3 > 0 {
+            line["label"] = record["answer"].clone();
+        }
+        learned += &format!("{line}\n");
+    }
+    fs::write(bench.path("m.jsonl"), &learned).unwrap();
+    let old = Bundle::open(&bench.path("tiny.gguf")).unwrap();
+    let (code, said) = calibrate(&["-o", "new.gguf"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("ECE") && said.contains("weights unchanged"), "{said}");
+    let new = Bundle::open(&bench.path("new.gguf")).unwrap();
+    new.verify().unwrap();
+    assert_eq!(new.tensor_bytes(), old.tensor_bytes());
+    let mut head = new.head().clone();
+    assert_ne!(head.label_sets[0].temperature, old.head().label_sets[0].temperature);
+    head.label_sets[0].temperature = old.head().label_sets[0].temperature;
+    assert_eq!(head, *old.head());
+
+    // The engine scores at the new temperature, with the loss that was promised.
+    let row = |name: &str| -> Vec<f64> {
+        let line = said.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect()
+    };
+    let args = ["eval", "new.gguf", "--manifest", "m.jsonl", "--scores-only", "--out", "after"];
+    let (code, after) = bench.mien(&args);
+    assert_eq!(code, 0, "{after}");
+    let report = &bench.json("after.json")["report"];
+    for (name, key) in [("NLL", "nll"), ("ECE", "ece")] {
+        assert!((report[key].as_f64().unwrap() - row(name)[1]).abs() < 1e-3, "{report} beside {said}");
+    }
+    assert!(row("NLL")[1] < row("NLL")[0], "{said}");
+    let (code, said) = bench.mien(&["calibrate", "new.gguf", "--manifest", "m.jsonl"]);
+    assert_eq!(code, 0, "{said}");
+    let twice = Bundle::open(&bench.path("new.gguf")).unwrap().head().label_sets[0].temperature;
+    let once = new.head().label_sets[0].temperature;
+    assert!((twice / once - 1.0).abs() < 1e-3, "a second fit finds the same: {once}, {twice}");
+
+    let few: String = learned.lines().take(20).map(|l| format!("{l}\n")).collect();
+    fs::write(bench.path("m.jsonl"), few).unwrap();
+    let (code, said) = calibrate(&[]);
+    assert!(code == 1 && said.contains("20 clips") && said.contains("at least 50"), "{said}");
+    fs::write(bench.path("m.jsonl"), learned.replacen("\"c1\"", "\"c0\"", 1)).unwrap();
+    let (code, said) = calibrate(&[]);
+    assert!(code == 1 && said.contains("1 duplicate id"), "{said}");
+    assert_eq!(fs::read(bench.path("tiny.gguf")).unwrap().len(), old.file_bytes(), "untouched");
+}
