@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 THREADS = 2
 TOKENS, TOKENS_QUICK = 150, 20              # of a reason
-UPSTREAM_TOKENS = {"bf16": 16, "f32": 8}    # PyTorch's steps are alike: so many are timed and scaled
+UPSTREAM_TOKENS = {"bf16": 16, "f32": 8}    # PyTorch's steps are alike: so many are timed, and scaled
 MEMORY_GB = 15
 
 # What each row of the table needs to have run.
@@ -28,7 +28,7 @@ JOBS = {"vision": ["vision"], "audio": ["audio"], "prefill": ["prefill"], "decod
         "memory": ["memory"], "window": ["vision", "audio", "prefill", "decode", "window"]}
 
 # Variants of each peer for a work: the fastest here is the one that mien is paired with. `(what it is, program, step)`
-LLAMA = [("flash attention off", "off-512"), ("flash attention on", "on-512"), ("flash attention on, 1024 rows", "on-1024")]
+LLAMA = [("flash attention on", "on-512"), ("flash attention off", "off-512"), ("flash attention on, 1024 rows", "on-1024")]
 VARIANTS = {
     "vision": [("ONNX Runtime int8, 8 frames at once", "onnx-vision", "run"),
                ("ONNX Runtime int8, frame by frame", "onnx-vision-1", "run"), ("PyTorch bf16", "torch-bf16", "vision")],
@@ -60,7 +60,8 @@ class Program:
     def __init__(self, name, command, log):
         self.name = name
         self.errors = open(log, "w+")
-        environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), RUST_LOG="warn", LLAMA_CPP_LIB_PATH=str(log.parent.parent / "llama"))
+        environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), RUST_LOG="warn",
+                           LLAMA_CPP_LIB_PATH=str(log.parent.parent / "llama"))
         self.begun = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
                                         env=environment)
@@ -134,7 +135,7 @@ class Fleet:
             return worker + ["--type", rest]
         if kind == "ctranslate2":
             return worker + ["--weights", self.weights(kind, ""), "--type", "int8"]
-        return worker + ["--weights", self.weights(kind, ".bin")]
+        return worker + ["--weights", self.weights(kind, ".bin"), "--flash-attention"]
 
     def start(self, name):
         return Program(name, [str(part) for part in self.command(name)], self.cache / "logs" / f"{name}.log")
@@ -306,21 +307,26 @@ def main():
     said = subprocess.run([args.mien, "bench", "--help"], capture_output=True, text=True, check=True).stdout
     fleet.short_audio = "--audio-context" in said
     if args.whisper_cpp:
-        VARIANTS["audio"].append(("whisper.cpp f16", "whisper.cpp", "run"))
+        VARIANTS["audio"].append(("whisper.cpp f16, flash attention on", "whisper.cpp", "run"))
     else:
         say("whisper.cpp is left out: about five times slower than ONNX Runtime and slow to build; --whisper-cpp takes it in")
 
     works = {"vision": ["vision", "branches"], "audio": ["audio"], "prefill": ["prefill"], "decode": ["decode-q8_0", "decode-q4_0"],
              "cold": ["decode-q4_0"]}
     needed = list(dict.fromkeys(work for job in jobs for work in works.get(job, [])))
-    stored = args.cache / "survey.json"
+    stored, machine = args.cache / "survey.json", report.machine()
     known = json.loads(stored.read_text()) if stored.exists() and not args.survey else {}
-    missing = [w for w in needed if {v[1] for v in VARIANTS[w]} - {v["program"] for v in known.get(w, [])}]
-    if missing:
+    known = known if known.get("machine") == machine else {"machine": machine}
+    unknown = [w for w in needed if {v[1] for v in VARIANTS[w]} - {v["program"] for v in known.get(w, [])}]
+    if unknown and args.quick:
+        say("the variants of the peers have not been compared on this machine: the first of each work is taken")
+        for work in unknown:
+            what, program, step = VARIANTS[work][0]
+            known[work] = [{"what": what, "program": program, "step": step, "ms": 0.0, "version": None}]
+    elif unknown:
         say("timing the variants of the peers, once: the fastest of each work is paired with mien")
-        known |= survey(fleet, missing, 1 if args.quick else 2)
-        if not args.quick:
-            stored.write_text(json.dumps(known, indent=1))
+        known |= survey(fleet, unknown, 2)
+        stored.write_text(json.dumps(known, indent=1))
 
     run = Run(fleet, {work: known[work][0] for work in needed})
     begun, pairs = time.perf_counter(), 1 if args.quick else args.pairs
@@ -333,9 +339,10 @@ def main():
         say(f"pair {run.turn + 1} of {pairs}, {time.perf_counter() - begun:.0f} s")
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     result = {
-        "machine": report.machine(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "threads": THREADS,
-        "pairs": pairs, "tokens": fleet.tokens, "took_s": round(time.perf_counter() - begun), "foreign_load": round(median(Program.foreign or [0]), 4),
-        "foreign_load_most": round(max(Program.foreign or [0]), 4), "survey": {work: known[work] for work in needed},
+        "machine": machine, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "threads": THREADS,
+        "pairs": pairs, "tokens": fleet.tokens, "took_s": round(time.perf_counter() - begun),
+        "foreign_load": round(median(Program.foreign or [0]), 4), "foreign_load_most": round(max(Program.foreign or [0]), 4),
+        "survey": {work: known[work] for work in needed},
         "programs": fleet.versions(), "memory": run.memory,
         "series": {name: [round(value, 4) for value in values] for name, values in run.series.items()},
         "ceilings": {key: median(c[key] for c in run.shares) for key in (run.shares or [{}])[0]},

@@ -130,7 +130,7 @@ def table(result):
     out += [f"  {r['row']}: {r['note']}" for r in result["rows"] if r["note"]]
     out += ["", "variants of the peers, the fastest of each work is the peer above:"]
     for work, variants in result["survey"].items():
-        out += [f"  {work:<12} {v['ms'] / 1e3:8.3f} s  {v['what']}, version {v['version']}" for v in variants]
+        out += [f"  {work:<12} {v['ms'] / 1e3:8.3f} s  {v['what']}, version {v['version']}" for v in variants if v["ms"]]
     flags = next((f["flags"] for f in result["programs"].values() if "flags" in f), None)
     out += [f"  llama.cpp: {flags.strip()}"] if flags else []
     passed = f"{sum(r['pass'] for r in result['rows'])} of {len(result['rows'])} rows pass"
@@ -154,7 +154,8 @@ def picture(result):
            '<rect width="100%" height="100%" fill="#ffffff"/>',
            '<text x="16" y="26" font-size="16" font-weight="bold" fill="#1b1f24">mien beside the fastest peer: our time as a share of '
            'theirs</text>',
-           f'<text x="16" y="46" fill="#57606a">{escape(result["machine"])}; {result["threads"]} threads, median of {result["pairs"]} pairs</text>']
+           f'<text x="16" y="46" fill="#57606a">{escape(result["machine"])}; {result["threads"]} threads, '
+           f'median of {result["pairs"]} pairs</text>']
     for tick in range(0, int(most * 4) + 1):
         x = at(tick / 4)
         out += [f'<line x1="{x:.1f}" y1="{top - 8}" x2="{x:.1f}" y2="{height - 30}" stroke="{"#8c959f" if tick == 4 else "#eaeef2"}"/>',
@@ -173,9 +174,10 @@ def picture(result):
 
 
 def markdown(result):
-    lines = [f"On {result['date']}: {result['machine']}. {result['threads']} threads, random weights of R1-Omni's shapes, ours and the peer's in",
-             f"turn, median of {result['pairs']} pairs; others took {100 * result['foreign_load']:.0f} % of the machine. Every figure and every "
-             "variant that was tried: `tools/bench/result.json`.", "",
+    load = f"{100 * result['foreign_load']:.0f} %"
+    lines = [f"On {result['date']}: {result['machine']}. {result['threads']} threads, random weights of R1-Omni's shapes, ours and the",
+             f"peer's in turn, median of {result['pairs']} pairs; others took {load} of the machine. Every figure and every variant",
+             "that was tried: `tools/bench/result.json`.", "",
              "| " + " | ".join(HEAD) + " |", "|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells(r)).replace("<=", "≤").replace(">=", "≥") + " |" for r in result["rows"]]
     lines += ["", *(f"Not in the table: {what}." for what in missing(result))]

@@ -187,8 +187,10 @@ class WhisperCpp(Peer):
         import _pywhispercpp as c
         import numpy as np
         self.c, self.threads, self.version = c, args.threads, version("pywhispercpp")
-        self.context = c.whisper_init_from_file(args.weights)
-        mel = (np.random.default_rng(1).standard_normal((COLUMNS, MELS)) * 0.5).astype(np.float32)
+        wanted = c.whisper_context_default_params()
+        wanted.use_gpu, wanted.flash_attn = False, args.flash_attention
+        self.context = c.whisper_init_from_file_with_params(args.weights, wanted)
+        mel = (np.random.default_rng(1).standard_normal((MELS, COLUMNS)) * 0.5).astype(np.float32)
         if c.whisper_set_mel(self.context, mel, COLUMNS, MELS):
             sys.exit("error: whisper.cpp refuses the mel")
 
@@ -210,7 +212,7 @@ def main():
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--type", help="torch: bf16 or f32; CTranslate2: its compute type")
     ask.add_argument("--rows", type=int, default=512, help="llama.cpp: rows of a prompt at once")
-    ask.add_argument("--flash-attention", action="store_true", help="llama.cpp")
+    ask.add_argument("--flash-attention", action="store_true", help="llama.cpp and whisper.cpp")
     args = ask.parse_args()
     told = sys.stdout
     sys.stdout = sys.stderr         # what libraries print must not stand between the answers
