@@ -180,8 +180,8 @@ def markdown(result):
              "that was tried: `tools/bench/result.json`.", "",
              "| " + " | ".join(HEAD) + " |", "|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells(r)).replace("<=", "≤").replace(">=", "≥") + " |" for r in result["rows"]]
-    lines += ["", *(f"Not in the table: {what}." for what in missing(result))]
-    lines += ["![Our time as a share of the fastest peer's](tools/bench/peers.svg)"]
+    lines += [line for what in missing(result) for line in ("", f"Not in the table: {what}.")]
+    lines += ["", "![Our time as a share of the fastest peer's](tools/bench/peers.svg)"]
     return "\n".join(lines)
 
 
