@@ -9,6 +9,9 @@
 // Bound: memory. bytes = 4 * (2 * rows * cols + cols), flops = 7 * rows * cols (4 for rms_norm).
 #include "parts.cuh"
 
+// NaN for infinity, by which a norm would divide its row to zeros.
+DEVICE float inverse_root(float power) { return 1.0f / sqrtf(power) + taint(power); }
+
 KERNEL(layer_norm, 128)
 (const float *x, const float *gain, const float *bias, float *out, int cols, float eps, int act) {
     SHARED(float, room, 4);
@@ -19,7 +22,7 @@ KERNEL(layer_norm, 128)
     const float mean = block_sum(sum, room) / cols;
     float square = 0.0f;
     for (int c = threadIdx.x; c < cols; c += 128) square = fmaf(x[c] - mean, x[c] - mean, square);
-    const float scale = 1.0f / sqrtf(block_sum(square, room) / cols + eps);
+    const float scale = inverse_root(block_sum(square, room) / cols + eps);
     for (int c = threadIdx.x; c < cols; c += 128)
         out[c] = activate(act, (x[c] - mean) * scale * gain[c] + bias[c]);
 }
@@ -32,7 +35,7 @@ KERNEL(rms_norm, 128)
     out += (size_t)blockIdx.x * cols;
     float square = 0.0f;
     for (int c = threadIdx.x; c < cols; c += 128) square = fmaf(x[c], x[c], square);
-    const float scale = 1.0f / sqrtf(block_sum(square, room) / cols + eps);
+    const float scale = inverse_root(block_sum(square, room) / cols + eps);
     for (int c = threadIdx.x; c < cols; c += 128) out[c] = x[c] * scale * gain[c];
 }
 EXPORT(rms_norm)
@@ -42,7 +45,7 @@ KERNEL(rms_norm_quantised, 128)
     SHARED(float, room, 4);
     float square = 0.0f;
     for (int c = threadIdx.x; c < cols; c += 128) square = fmaf(x[c], x[c], square);
-    const float scale = 1.0f / sqrtf(block_sum(square, room) / cols + eps);
+    const float scale = inverse_root(block_sum(square, room) / cols + eps);
     for (int c = threadIdx.x; c < cols; c += 128) {
         const float y = x[c] * scale * gain[c];
         out[c] = y;

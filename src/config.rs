@@ -6,6 +6,7 @@
 //! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
 
 use crate::{
+    model::AudioContext,
     policy,
     privacy::{self, Device},
     sink::{cut, serial, stdout},
@@ -74,6 +75,8 @@ pub struct Model {
     pub reason: Explain,
     /// Tokens of a reason at most: while it is written, windows are left out.
     pub reason_tokens: usize,
+    /// How much sound is encoded: `whole`, or `speech` for what holds sound.
+    pub audio_context: AudioContext,
     /// 0: as many as the machine has cores.
     pub threads: usize,
 }
@@ -119,6 +122,7 @@ impl Default for Model {
             reason_prompt: "reason".into(),
             reason: Explain::Off,
             reason_tokens: 200,
+            audio_context: AudioContext::Whole,
             threads: 0,
         }
     }

@@ -4,7 +4,7 @@ mod stages;
 
 use mien::{
     bundle::{Bundle, Kind, LabelSet, Piece, Prompt, head::Head, import::Towers, write},
-    model::{self, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
+    model::{self, AudioContext, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
     source::Frame,
 };
 use stages::{
@@ -112,6 +112,28 @@ fn smaller_kinds_stay_near() {
 
 fn near(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
+#[test]
+fn speech_context_is_near_and_exact_where_sound_fills_the_tower() {
+    let sound = fixture::clip().samples;
+    let long: Vec<f32> = sound.iter().copied().cycle().take(480_000).collect();
+    for device in [Device::Cpu, Device::Scalar] {
+        let mut model = load(device);
+        let mut score = |context: AudioContext, samples: &[f32]| {
+            model.set_audio_context(context).unwrap();
+            model.see("label", &Input { frames: None, samples: Some(samples) }).unwrap();
+            model.score("dfew").unwrap().probabilities.clone()
+        };
+        let whole = score(AudioContext::Whole, &sound);
+        let speech = score(AudioContext::Speech, &sound);
+        let off = whole.iter().zip(&speech).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{device:?}: a score is off by {off:.1e}");
+        assert!(off > 0.0 && off < 0.05, "{device:?}: a score is off by {off}");
+        assert_eq!(score(AudioContext::Whole, &sound), whole, "{device:?}: whole again");
+        let filled = score(AudioContext::Whole, &long);
+        assert_eq!(score(AudioContext::Speech, &long), filled, "{device:?}: 30 s of sound");
+    }
 }
 
 #[test]

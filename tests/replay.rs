@@ -3,7 +3,7 @@
 use mien::{
     config::{self, Explain},
     daemon::{self, Pace, Plan, Summary},
-    model::{Decoding, Infer, Input, Observer, Reason, Scores, Stop},
+    model::{AudioContext, Decoding, Infer, Input, Observer, Reason, Scores, Stop},
     policy::Limits,
     privacy::{self, Device, Gate},
     sink::{Counts, Message, Sink, Speaker, stdout::Stdout},
@@ -75,6 +75,9 @@ impl Infer for Toy {
         })
     }
     fn set_decoding(&mut self, _: Decoding) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn set_audio_context(&mut self, _: AudioContext) -> anyhow::Result<()> {
         Ok(())
     }
     fn observe(&mut self, _: Option<Box<dyn Observer>>) {}

@@ -12,7 +12,7 @@
 //! silently turned into a plausible number.
 
 use crate::bundle::{Kind, Tensor};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -98,6 +98,8 @@ pub trait Backend {
     type Matrix;
     /// Keys and values of every decoder layer, `positions_max` long.
     type Cache;
+    /// Keys and values that stay from call to call, by layer: what silence leaves in the audio tower.
+    type Kept;
 
     /// One line for people: device, instruction set or architecture, threads.
     fn describe(&self) -> String;
@@ -109,6 +111,10 @@ pub trait Backend {
     /// infinity by tensor, row and column.
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Self::Cache>;
+    /// Room for the keys and values of `rows` rows of each layer. A device may refuse.
+    fn kept(&self, _layers: usize, _heads: Heads, _rows: usize) -> Result<Self::Kept> {
+        bail!("{} keeps no keys and values of silence; leave audio_context at \"whole\"", self.describe())
+    }
     fn write(&mut self, src: &[f32], dst: &mut Self::Buf, at: usize);
     /// Waits for the device, then copies out. The only verb that synchronises.
     fn read(&mut self, src: &Self::Buf, at: usize, dst: &mut [f32]) -> Result<()>;
@@ -158,6 +164,21 @@ pub trait Backend {
     // Attention, scale `head_dim^-1/2`.
     /// Full attention inside each of `batch` runs of `rows` rows; `qkv` is `(batch * rows, heads.qkv())`.
     fn attend(&mut self, qkv: &Self::Buf, batch: usize, rows: usize, heads: Heads, out: &mut Self::Buf);
+    /// Lays k and v of as many rows as `kept` has aside.
+    fn keep(&mut self, _qkv: &Self::Buf, _kept: &mut Self::Kept, _layer: usize) {
+        unreachable!("nothing was kept")
+    }
+    /// Full attention of `rows` rows, a multiple of 16, over themselves and the kept rows from number `rows` on.
+    fn attend_beside(
+        &mut self,
+        _qkv: &Self::Buf,
+        _rows: usize,
+        _kept: &Self::Kept,
+        _layer: usize,
+        _out: &mut Self::Buf,
+    ) {
+        unreachable!("nothing was kept")
+    }
     /// Rotates q in place and k on its way, and stores k and v of positions `start .. start + rows` (halves layout:
     /// `a = p * theta^(-2i/d)`, `out[i] = x[i] cos a - x[i+d/2] sin a`, `out[i+d/2] = x[i+d/2] cos a + x[i] sin a`).
     #[allow(clippy::too_many_arguments)]

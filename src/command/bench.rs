@@ -11,13 +11,14 @@ use crate::{
         synthetic::{self, Preset},
     },
     command::open_bundle,
-    model::{Cost, Decoding, Infer, Input, Model, Observer},
+    model::{AudioContext, Cost, Decoding, Infer, Input, Model, Observer, Taps},
     source::Frame,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -46,6 +47,9 @@ pub struct Args {
     /// Whole windows to time.
     #[arg(long, default_value_t = 3)]
     windows: usize,
+    /// whole, or speech: only what holds sound is encoded; tells how far that is from whole.
+    #[arg(long, value_name = "CONTEXT", default_value = "whole")]
+    audio_context: AudioContext,
     /// Tokens of each reason.
     #[arg(long, default_value_t = 150)]
     tokens: usize,
@@ -169,6 +173,7 @@ struct Bench {
     frames: usize,
     threads: usize,
     quant: Kind,
+    samples_max: usize,
 }
 
 impl Bench {
@@ -186,9 +191,11 @@ impl Bench {
             repetition_guard: false,
             ..Decoding::default()
         })?;
+        model.set_audio_context(args.audio_context)?;
         let scene = Scene { next: 0, frames: Vec::new(), samples: Vec::new() };
         let frames = bundle.shape().frames;
-        Ok(Bench { model, meter, scene, prompt, labels, frames, threads: args.threads, quant })
+        let samples_max = bundle.shape().samples_max();
+        Ok(Bench { model, meter, scene, prompt, labels, frames, threads: args.threads, quant, samples_max })
     }
 
     /// The scores of a window with `fresh` new frames and new sound.
@@ -213,6 +220,34 @@ impl Bench {
     /// A reason for what was seen last; how many tokens it has.
     fn reason(&mut self) -> Result<usize> {
         Ok(self.model.reason(&mut |_| ())?.tokens)
+    }
+
+    /// How far speech context is from whole context, on a window that nobody saw before.
+    fn error_of_speech(&mut self) -> Result<Vec<(&'static str, f64)>> {
+        let taps = Taps::of(["audio_tokens"]);
+        self.model.observe(Some(Box::new(taps.clone())));
+        let mut seen = Vec::new();
+        for (context, fresh) in [(AudioContext::Whole, self.frames), (AudioContext::Speech, 0)] {
+            self.model.set_audio_context(context)?;
+            self.label(fresh)?;
+            let tokens = taps.take().pop().context("the model has no audio tokens")?;
+            seen.push((tokens, self.model.score(&self.labels)?.probabilities.clone()));
+        }
+        self.model.observe(Some(Box::new(self.meter.clone())));
+        let [(whole, exact), (speech, near)] = &seen[..] else { unreachable!("two contexts") };
+        let heard = (whole.rows * SAMPLES / self.samples_max).min(whole.rows) * whole.cols;
+        let off = |range: Range<usize>| {
+            let squares = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>();
+            let (a, b) = (&whole.values[range.clone()], &speech.values[range]);
+            let apart = squares(&mut a.iter().zip(b).map(|(a, b)| a - b));
+            (apart / squares(&mut a.iter().copied()).max(f64::MIN_POSITIVE)).sqrt()
+        };
+        let score = exact.iter().zip(near).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        Ok(vec![
+            ("tokens_of_sound", off(0..heard)),
+            ("tokens_of_silence", off(heard..whole.values.len())),
+            ("score", score),
+        ])
     }
 
     fn ceilings(&self) -> Result<Ceilings> {
@@ -247,6 +282,8 @@ struct Report {
     hop: Vec<Row>,
     tokens: usize,
     peak_bytes: Option<u64>,
+    /// Of speech context: relative root mean squares, and the largest difference of a score.
+    errors: Vec<(&'static str, f64)>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -311,9 +348,26 @@ fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
         }
     }
     let peak_bytes = peak_bytes();
+    let errors = match args.audio_context {
+        AudioContext::Whole => Vec::new(),
+        AudioContext::Speech => bench.error_of_speech()?,
+    };
     let ceilings = bench.ceilings()?;
     let (stages, hop) = (rows(&windows), rows(&hops));
-    Ok(Report { device, quant, file_bytes, open, load, first, ceilings, stages, hop, tokens, peak_bytes })
+    Ok(Report {
+        device,
+        quant,
+        file_bytes,
+        open,
+        load,
+        first,
+        ceilings,
+        stages,
+        hop,
+        tokens,
+        peak_bytes,
+        errors,
+    })
 }
 
 impl Report {
@@ -362,6 +416,7 @@ impl Report {
             "window_ms": total_ms(&self.stages),
             "hop": stages(&self.hop),
             "hop_ms": total_ms(&self.hop),
+            "speech_context_errors": self.errors.iter().map(|(name, off)| ((*name).to_owned(), json!(off))).collect::<serde_json::Map<_, _>>(),
         })
     }
 
@@ -384,6 +439,11 @@ impl Report {
         if let Some(bytes) = self.peak_bytes {
             let beside = (bytes as f64 - self.file_bytes as f64) / 1e6;
             out += &format!("peak memory  {:.1} MB, the file and {beside:.1} MB\n", bytes as f64 / 1e6);
+        }
+        if !self.errors.is_empty() {
+            let parts: Vec<String> =
+                self.errors.iter().map(|(name, off)| format!("{name} {off:.1e}")).collect();
+            out += &format!("speech       off from whole context: {}\n", parts.join(", "));
         }
         out += "\nwhole window\n";
         self.print(&self.stages, &mut out);
@@ -456,15 +516,16 @@ mod tests {
                 tokens: 1,
                 json: false,
                 steps: false,
+                audio_context: AudioContext::Whole,
             }
         }
     }
 
     #[test]
     fn a_tiny_bundle_gets_a_whole_table() {
-        let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
+        let made = || synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
         let args = Args { windows: 1, tokens: 4, threads: 2, ..Args::of(Preset::Tiny) };
-        let report = measure(&args, bundle, Duration::ZERO).unwrap();
+        let report = measure(&args, made(), Duration::ZERO).unwrap();
         let (table, json) = (report.table(), report.json());
         for stage in ["vision", "branches", "audio", "prefill", "score", "decode"] {
             let row = json["window"].as_array().unwrap().iter().find(|r| r["stage"] == stage);
@@ -480,6 +541,19 @@ mod tests {
         assert!(json["hop_ms"].as_f64().unwrap() > 0.0);
         assert!(json["peak_bytes"].as_u64().unwrap() > 1 << 20);
         assert!(json["first_scores_ms"].as_f64().unwrap() > 0.0);
+        let speech = measure(&Args { audio_context: AudioContext::Speech, ..args }, made(), Duration::ZERO)
+            .unwrap()
+            .json();
+        let operations = |report: &serde_json::Value| {
+            let audio = report["window"].as_array().unwrap().iter().find(|r| r["stage"] == "audio").unwrap();
+            audio["operations"].as_u64().unwrap()
+        };
+        assert!(operations(&speech) * 4 < operations(&json), "4 s of 30");
+        for (name, most) in [("tokens_of_sound", 0.5), ("tokens_of_silence", 0.5), ("score", 0.2)] {
+            let off = speech["speech_context_errors"][name].as_f64().unwrap();
+            println!("speech context: {name} {off:.1e}");
+            assert!(off > 0.0 && off < most, "{name} is off by {off}");
+        }
         assert!(table.contains("decode: 4 tokens"), "{table}");
     }
 }

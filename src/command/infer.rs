@@ -3,7 +3,9 @@
 use crate::{
     bundle::{Bundle, LabelSet},
     command::{default_bundle, open_bundle},
-    model::{self, Decoding, Device, Infer, Input, Reason, Sampling, Scores, Stage, Stages, Stop},
+    model::{
+        self, AudioContext, Decoding, Device, Infer, Input, Reason, Sampling, Scores, Stage, Stages, Stop,
+    },
     source::recording::Recording,
 };
 use anyhow::{Context, Result, ensure};
@@ -51,6 +53,9 @@ pub struct Args {
     /// Threads; 0 for one per processor.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// whole: all of the audio tower's time; speech: what holds sound, which is faster and not the same.
+    #[arg(long, value_name = "CONTEXT", default_value = "whole")]
+    audio_context: AudioContext,
     /// auto, cpu or scalar.
     #[arg(long, default_value = "auto")]
     backend: Device,
@@ -101,6 +106,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let mut model = model::load(&bundle, args.backend, args.threads)?;
     model.set_decoding(decoding(&args, set))?;
+    model.set_audio_context(args.audio_context)?;
     let stages = Stages::default();
     model.observe(Some(Box::new(stages.clone())));
     let mut out = io::stdout().lock();

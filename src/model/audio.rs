@@ -1,6 +1,8 @@
 //! Sound to audio tokens: log-mel, two convolutions, the audio tower, means of three, a small MLP.
 //!
 //! Shapes: mel `(2 * audio_positions, mels)`; tokens `(audio_tokens, decoder hidden)`.
+//! Context: R1-Omni's tower always hears 30 s, of which a window fills a few. With [`AudioContext::Speech`] only the positions that hold
+//! sound are encoded, beside keys, values and tokens that silence left when the model was loaded.
 
 use crate::{
     backend::{Act, Backend},
@@ -8,11 +10,48 @@ use crate::{
     feature::mel::Mel,
     model::{
         observe::Pass,
-        tower::Tower,
+        tower::{Reach, Tower},
         weights::{Linear, Loader, Norm, Scratch, Sizes},
     },
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
+
+/// How much of the tower's time is encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AudioContext {
+    /// All of it, as the model was trained.
+    #[default]
+    Whole,
+    /// What holds sound, and a margin; the rest stays as a silent run left it. An approximation.
+    Speech,
+}
+
+impl std::str::FromStr for AudioContext {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(match name {
+            "whole" => AudioContext::Whole,
+            "speech" => AudioContext::Speech,
+            other => bail!("`{other}` is no audio context; choose whole or speech"),
+        })
+    }
+}
+
+/// Positions after the sound that are encoded as well.
+const MARGIN: usize = 16;
+/// Encoded positions are a multiple of this, unless they are all.
+const STEP: usize = 16;
+const SAMPLES_PER_POSITION: usize = 320;
+/// The mel of silence beside ordinary speech: 8 below a loudest band of 10.
+const SILENCE: f32 = -0.75;
+
+/// What silence leaves.
+struct Silence<B: Backend> {
+    kept: B::Kept,
+    tokens: B::Buf,
+}
 
 pub struct Audio<B: Backend> {
     conv1: Linear<B>,
@@ -28,6 +67,7 @@ pub struct Audio<B: Backend> {
     x: B::Buf,
     /// What `encode` leaves: `(audio_tokens, decoder hidden)`.
     pub tokens: B::Buf,
+    silence: Option<Silence<B>>,
     mels: usize,
     rows: usize,
     hidden: usize,
@@ -52,6 +92,7 @@ impl<B: Backend> Audio<B> {
             uploaded: backend.alloc(2 * rows * shape.mels)?,
             x: backend.alloc(rows * shape.audio.hidden)?,
             tokens: backend.alloc(shape.audio_tokens() * shape.decoder.hidden)?,
+            silence: None,
             mels: shape.mels,
             rows,
             hidden: shape.audio.hidden,
@@ -74,21 +115,78 @@ impl<B: Backend> Audio<B> {
         scratch: &mut Scratch<B>,
         samples: &[f32],
     ) -> Result<()> {
-        let (rows, hidden) = (self.rows, self.hidden);
         pass.begin("mel");
         self.mel.log_mel(samples, &mut self.picture);
         pass.backend.write(&self.picture, &mut self.uploaded, 0);
         pass.end_on_host("mel");
-        pass.tap_host("mel", 2 * rows, self.mels, &self.picture);
+        pass.tap_host("mel", 2 * self.rows, self.mels, &self.picture);
 
         pass.begin("audio");
-        pass.backend.unfold_rows(&self.uploaded, 2 * rows, self.mels, 1, &mut scratch.wide);
-        pass.linear(&scratch.wide, 2 * rows, &self.conv1, Act::Gelu, &mut scratch.qkv);
-        pass.backend.unfold_rows(&scratch.qkv, 2 * rows, hidden, 2, &mut scratch.wide);
+        let rows = if self.silence.is_some() { self.heard(samples) } else { self.rows };
+        match self.silence.take() {
+            Some(silence) if rows < self.rows => {
+                let ran = self.run(pass, scratch, rows, Reach::Beside(&silence.kept, self.rows));
+                let (from, to) =
+                    (rows / self.pool * self.token_width, self.rows / self.pool * self.token_width);
+                pass.backend.copy(&silence.tokens, from, &mut self.tokens, from, to - from);
+                self.silence = Some(silence);
+                ran?;
+            }
+            silence => {
+                self.silence = silence;
+                self.run(pass, scratch, self.rows, Reach::Own)?;
+            }
+        }
+        pass.end("audio", &self.tokens)?;
+        pass.tap("audio_tokens", &self.tokens, self.rows / self.pool, self.token_width)
+    }
+
+    /// Encodes so much from now on. Silence is run once for it.
+    pub fn set_context(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        context: AudioContext,
+    ) -> Result<()> {
+        if context == AudioContext::Whole {
+            self.silence = None;
+            return Ok(());
+        }
+        let mut kept = self.tower.kept(pass.backend, self.rows)?;
+        let len = self.rows / self.pool * self.token_width;
+        let mut tokens = pass.backend.alloc(len)?;
+        self.picture.fill(SILENCE);
+        pass.backend.write(&self.picture, &mut self.uploaded, 0);
+        self.run(pass, scratch, self.rows, Reach::Keep(&mut kept))?;
+        pass.backend.copy(&self.tokens, 0, &mut tokens, 0, len);
+        self.silence = Some(Silence { kept, tokens });
+        Ok(())
+    }
+
+    /// Positions up to the last sample that is not 0, with the margin.
+    fn heard(&self, samples: &[f32]) -> usize {
+        let end = samples.iter().rposition(|s| *s != 0.0).map_or(0, |last| last + 1);
+        (end.div_ceil(SAMPLES_PER_POSITION) + MARGIN).next_multiple_of(STEP).min(self.rows)
+    }
+
+    /// The first `rows` positions of the uploaded mel, to the first tokens.
+    fn run(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        rows: usize,
+        reach: Reach<'_, B>,
+    ) -> Result<()> {
+        let hidden = self.hidden;
+        // One position more, for the convolutions look ahead.
+        let frames = 2 * (rows + 1).min(self.rows);
+        pass.backend.unfold_rows(&self.uploaded, frames, self.mels, 1, &mut scratch.wide);
+        pass.linear(&scratch.wide, frames, &self.conv1, Act::Gelu, &mut scratch.qkv);
+        pass.backend.unfold_rows(&scratch.qkv, frames, hidden, 2, &mut scratch.wide);
         pass.linear(&scratch.wide, rows, &self.conv2, Act::Gelu, &mut scratch.mixed);
         pass.backend.add(&scratch.mixed, &self.positions, rows * hidden, Act::None, &mut self.x);
         pass.tap("whisper_embeddings", &self.x, rows, hidden)?;
-        self.tower.run(pass, scratch, &mut self.x, 1, rows);
+        self.tower.run(pass, scratch, &mut self.x, 1, rows, reach);
         self.norm.plain(pass, &self.x, rows, &mut scratch.normed);
         pass.tap("whisper_hidden", &scratch.normed, rows, hidden)?;
         pass.backend.pool_rows(&scratch.normed, rows, hidden, self.pool, &mut scratch.mixed);
@@ -96,7 +194,6 @@ impl<B: Backend> Audio<B> {
         pass.tap("audio_pooled", &scratch.mixed, tokens, hidden)?;
         pass.linear(&scratch.mixed, tokens, &self.fc1, Act::Gelu, &mut scratch.wide);
         pass.linear(&scratch.wide, tokens, &self.fc2, Act::None, &mut self.tokens);
-        pass.end("audio", &self.tokens)?;
-        pass.tap("audio_tokens", &self.tokens, tokens, self.token_width)
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     bundle::{Bundle, Generation, LabelSet, Marks, Piece, Prompt, Shape, Vocabulary},
     model::{
         Infer, Input, Reason, Scores, Stop,
-        audio::Audio,
+        audio::{Audio, AudioContext},
         constrain::{Form, Next},
         decoder::{Decoder, Limits, Span},
         fusion::Fusion,
@@ -442,6 +442,12 @@ impl<B: Backend> Infer for Model<B> {
             return Err(error);
         }
         Ok(())
+    }
+
+    fn set_audio_context(&mut self, context: AudioContext) -> Result<()> {
+        let Self { backend, audio, scratch, .. } = self;
+        (self.seen, self.asked) = (None, None);
+        audio.set_context(&mut Pass::new(backend, None), scratch, context)
     }
 
     fn observe(&mut self, observer: Option<Box<dyn Observer>>) {

@@ -15,6 +15,7 @@ pub mod tower;
 pub mod vision;
 pub mod weights;
 
+pub use audio::AudioContext;
 pub use engine::Model;
 pub use generate::{Decoding, Sampling};
 pub use observe::{Cost, Observer, Stage, Stages, Taps};
@@ -79,6 +80,8 @@ pub trait Infer {
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
     /// How `reason` generates from now on; refused where the bundle cannot do it.
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;
+    /// How much sound is encoded from now on; refused where the device cannot. The last window is forgotten.
+    fn set_audio_context(&mut self, context: AudioContext) -> Result<()>;
     /// Whom to tell of stages and values from now on.
     fn observe(&mut self, observer: Option<Box<dyn Observer>>);
 }

@@ -25,7 +25,22 @@ pub struct Tower<B: Backend> {
     act: Act,
 }
 
+/// What the rows of a tower attend to.
+pub enum Reach<'a, B: Backend> {
+    /// Their own run.
+    Own,
+    /// Their own run, whose keys and values are laid aside.
+    Keep(&'a mut B::Kept),
+    /// Their own run, and what was laid aside from their number on; so many keys in all.
+    Beside(&'a B::Kept, usize),
+}
+
 impl<B: Backend> Tower<B> {
+    /// Room for the keys and values of `rows` rows of every layer.
+    pub fn kept(&self, backend: &B, rows: usize) -> Result<B::Kept> {
+        backend.kept(self.layers.len(), self.heads, rows)
+    }
+
     pub fn load(loader: &Loader<'_, B>, name: &str, stack: &Stack, act: Act) -> Result<Self> {
         let layer = |i: usize| -> Result<Layer<B>> {
             let at = |tail: &str| format!("{name}.{i}.{tail}");
@@ -55,13 +70,29 @@ impl<B: Backend> Tower<B> {
         x: &mut B::Buf,
         batch: usize,
         rows: usize,
+        mut reach: Reach<'_, B>,
     ) {
         let all = batch * rows;
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
             layer.ln1.plain(pass, x, all, &mut scratch.normed);
             pass.linear(&scratch.normed, all, &layer.qkv, Act::None, &mut scratch.qkv);
-            pass.count(4 * batch * rows * rows * self.heads.n_heads * self.heads.head_dim);
-            pass.backend.attend(&scratch.qkv, batch, rows, self.heads, &mut scratch.mixed);
+            let (qkv, mixed) = (&scratch.qkv, &mut scratch.mixed);
+            let keys = match &mut reach {
+                Reach::Own => {
+                    pass.backend.attend(qkv, batch, rows, self.heads, mixed);
+                    rows
+                }
+                Reach::Keep(kept) => {
+                    pass.backend.keep(qkv, kept, i);
+                    pass.backend.attend(qkv, batch, rows, self.heads, mixed);
+                    rows
+                }
+                Reach::Beside(kept, all) => {
+                    pass.backend.attend_beside(qkv, rows, kept, i, mixed);
+                    *all
+                }
+            };
+            pass.count(4 * all * keys * self.heads.n_heads * self.heads.head_dim);
             pass.linear_add(&scratch.mixed, all, &layer.o, x);
             layer.ln2.plain(pass, x, all, &mut scratch.normed);
             pass.linear(&scratch.normed, all, &layer.fc1, self.act, &mut scratch.wide);

@@ -8,7 +8,7 @@ use crate::{
     feature::image::{Resizer, planes},
     model::{
         observe::Pass,
-        tower::Tower,
+        tower::{Reach, Tower},
         weights::{Linear, Loader, Scratch, Sizes},
     },
     source::Frame,
@@ -83,7 +83,7 @@ impl<B: Backend> Vision<B> {
         let len = rows * self.hidden;
         pass.backend.add(&scratch.mixed, &self.positions, len, Act::None, &mut self.features);
         pass.tap("vision_embeddings", &self.features, rows, self.hidden)?;
-        self.tower.run(pass, scratch, &mut self.features, frames, self.patches);
+        self.tower.run(pass, scratch, &mut self.features, frames, self.patches, Reach::Own);
         pass.end("vision", &self.features)?;
         pass.tap("vision_hidden", &self.features, rows, self.hidden)
     }

@@ -1,5 +1,7 @@
 //! Inputs that look like a model's, packed weights with the values they stand for, answers in f64, and how far off a device may be.
 
+pub mod layer;
+
 use half::f16;
 use mien::{
     backend::{Act, Backend, Heads},

@@ -71,6 +71,24 @@ impl Packs {
     }
 }
 
+/// Packs of several layers that stay.
+pub struct Kept {
+    pub layers: Vec<Packs>,
+    pub heads: Heads,
+    pub rows: usize,
+}
+
+impl Kept {
+    pub fn new(layers: usize, heads: Heads, rows: usize, bf16: bool) -> anyhow::Result<Kept> {
+        let layer = |_| {
+            let mut packs = Packs::new()?;
+            packs.shape(heads.n_kv_heads, rows, heads.head_dim, bf16);
+            Ok(packs)
+        };
+        Ok(Kept { layers: (0..layers).map(layer).collect::<anyhow::Result<_>>()?, heads, rows })
+    }
+}
+
 #[repr(align(64))]
 struct Lines<const N: usize>([f32; N]);
 
@@ -201,6 +219,8 @@ pub struct Attend<'a> {
     pub first: usize,
     pub head_dim: usize,
     pub packs: &'a Packs,
+    /// More keys, from as many on as `packs` has, which is then a multiple of 16.
+    pub beside: Option<&'a Packs>,
     pub unit: usize,
     /// Query row `r` sees the keys up to `start + r`; all keys without.
     pub causal: Option<usize>,
@@ -213,7 +233,7 @@ impl Work for Attend<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Attend { q, stride, rows, first, head_dim, packs, unit, causal, out, out_stride } = self;
+        let Attend { q, stride, rows, first, head_dim, packs, beside, unit, causal, out, out_stride } = self;
         let (n, width, bf16) = (I::F::N, I::HEAD_TILE, packs.bf16);
         let lanes = PANEL.min(rows - first);
         // Scores in powers of two.
@@ -241,7 +261,11 @@ impl Work for Attend<'_> {
                 }
             }
             let mut from = 0;
-            while from < keys {
+            while from < beside.map_or(keys, |more| more.keys) {
+                let (packs, keys) = match beside {
+                    Some(more) if from >= keys => (more, more.keys),
+                    _ => (packs, keys),
+                };
                 let count = STRETCH.min(keys - from);
                 for t in 0..count.div_ceil(width) {
                     let to = scores.0.as_mut_ptr().add(t * width * PANEL);
@@ -251,7 +275,7 @@ impl Work for Attend<'_> {
                         I::tile_bf16(width, pairs.as_ptr(), x, head_dim / 2, to);
                     } else {
                         let x = packs.unit_keys(unit).cast::<f32>().add(tile);
-                        I::tile_f32(width, queries.0.as_ptr(), x, head_dim, to);
+                        I::tile_float(width, queries.0.as_ptr(), x, head_dim, to);
                     }
                 }
                 if let Some(start) = causal {
@@ -303,7 +327,7 @@ impl Work for Attend<'_> {
                         I::tile_bf16(width, weights.as_ptr(), x, padded / 2, part.0.as_mut_ptr());
                     } else {
                         let x = packs.unit_values(unit).cast::<f32>().add(at);
-                        I::tile_f32(width, scores.0.as_ptr(), x, count, part.0.as_mut_ptr());
+                        I::tile_float(width, scores.0.as_ptr(), x, count, part.0.as_mut_ptr());
                     }
                     for i in (0..width * PANEL).step_by(n) {
                         let to = sums.0.as_mut_ptr().add(t * width * PANEL + i);

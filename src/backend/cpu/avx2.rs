@@ -4,7 +4,7 @@
 //! (`2 * 128 * 127 < 2^15`); a panel is two vectors of eight outputs.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
-use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
+use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, store_tile, tile_float};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -175,13 +175,8 @@ unsafe fn tile_q4<const M: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_f32_of<const M: usize>(w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
-    unsafe { tile_f32::<Eight, M, 2>(w, x, depth, out) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_f16_of<const M: usize>(w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-    unsafe { tile_f16::<Eight, M, 2>(w, x, depth, out) }
+unsafe fn tile_float_of<W: Stored, const M: usize>(w: *const W, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe { tile_float::<W, Eight, M, 2>(w, x, depth, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -222,12 +217,15 @@ unsafe impl Isa for Avx2 {
         unsafe { enter(work) }
     }
     #[inline(always)]
-    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe { by_rows!(rows, tile_f32_of(w, x, depth, out)) }
-    }
-    #[inline(always)]
-    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe { by_rows!(rows, tile_f16_of(w, x, depth, out)) }
+    unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
+        unsafe {
+            match rows {
+                1 => tile_float_of::<W, 1>(w, x, depth, out),
+                4 => tile_float_of::<W, 4>(w, x, depth, out),
+                6 => tile_float_of::<W, 6>(w, x, depth, out),
+                _ => unreachable!("no tile of {rows} rows"),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn tile_q8(

@@ -4,7 +4,7 @@
 //! two multiplying ports, so they reach at most 8 / 10 of the dot product ceiling.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
-use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
+use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, store_tile, tile_float};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -257,13 +257,8 @@ unsafe fn enter_bf16<W: Work>(work: W) -> W::Out {
 }
 
 #[target_feature(enable = "avx512f")]
-unsafe fn tile_f32_of<const M: usize>(w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
-    unsafe { tile_f32::<Sixteen, M, 1>(w, x, depth, out) }
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_f16_of<const M: usize>(w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-    unsafe { tile_f16::<Sixteen, M, 1>(w, x, depth, out) }
+unsafe fn tile_float_of<W: Stored, const M: usize>(w: *const W, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe { tile_float::<W, Sixteen, M, 1>(w, x, depth, out) }
 }
 
 macro_rules! by_rows {
@@ -300,12 +295,16 @@ unsafe impl<const BF: bool> Isa for Avx512<BF> {
         unsafe { if BF { enter_bf16(work) } else { enter_plain(work) } }
     }
     #[inline(always)]
-    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe { by_rows!(rows, tile_f32_of(w, x, depth, out)) }
-    }
-    #[inline(always)]
-    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe { by_rows!(rows, tile_f16_of(w, x, depth, out)) }
+    unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
+        unsafe {
+            match rows {
+                1 => tile_float_of::<W, 1>(w, x, depth, out),
+                4 => tile_float_of::<W, 4>(w, x, depth, out),
+                12 => tile_float_of::<W, 12>(w, x, depth, out),
+                16 => tile_float_of::<W, 16>(w, x, depth, out),
+                _ => unreachable!("no tile of {rows} rows"),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn tile_q8(

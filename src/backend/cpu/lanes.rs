@@ -72,8 +72,7 @@ pub unsafe trait Isa: Copy + 'static {
     const BF16: bool;
 
     unsafe fn enter<W: Work>(work: W) -> W::Out;
-    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32);
-    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32);
+    unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32);
     unsafe fn tile_q8(
         rows: usize,
         scales: *const u16,
@@ -130,13 +129,36 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn quantise(x: *const f32, q: *mut i8) -> (f32, i32);
 }
 
-/// f32 tile over any lanes: `V` vectors make a panel.
+/// How a float weight is stored: f32, or the bits of an f16.
+pub trait Stored: Copy {
+    /// # Safety
+    /// `p` is good for `F::N` of them; below [`Isa::enter`].
+    unsafe fn load<F: Lanes>(p: *const Self) -> F;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<F: Lanes>(p: *const f32) -> F {
+        // SAFETY: the caller's contract.
+        unsafe { F::load(p) }
+    }
+}
+
+impl Stored for u16 {
+    #[inline(always)]
+    unsafe fn load<F: Lanes>(p: *const u16) -> F {
+        // SAFETY: the caller's contract.
+        unsafe { F::load_f16(p) }
+    }
+}
+
+/// Float tile over any lanes: `V` vectors make a panel.
 ///
 /// # Safety
 /// `w` is `(depth, PANEL)`, `x` is `(depth, M)`, `out` is `(M, PANEL)`; below [`Isa::enter`].
 #[inline(always)]
-pub unsafe fn tile_f32<F: Lanes, const M: usize, const V: usize>(
-    w: *const f32,
+pub unsafe fn tile_float<W: Stored, F: Lanes, const M: usize, const V: usize>(
+    w: *const W,
     x: *const f32,
     depth: usize,
     out: *mut f32,
@@ -147,37 +169,7 @@ pub unsafe fn tile_f32<F: Lanes, const M: usize, const V: usize>(
             let (w, x) = (w.add(k * PANEL), x.add(k * M));
             let mut wv = [F::splat(0.0); V];
             for (v, wv) in wv.iter_mut().enumerate() {
-                *wv = F::load(w.add(v * F::N));
-            }
-            for m in 0..M {
-                let xm = F::splat(*x.add(m));
-                for v in 0..V {
-                    acc[m][v] = wv[v].fma(xm, acc[m][v]);
-                }
-            }
-        }
-        store_tile(acc, out);
-    }
-}
-
-/// As [`tile_f32`], `w` in f16.
-///
-/// # Safety
-/// As [`tile_f32`].
-#[inline(always)]
-pub unsafe fn tile_f16<F: Lanes, const M: usize, const V: usize>(
-    w: *const u16,
-    x: *const f32,
-    depth: usize,
-    out: *mut f32,
-) {
-    unsafe {
-        let mut acc = [[F::splat(0.0); V]; M];
-        for k in 0..depth {
-            let (w, x) = (w.add(k * PANEL), x.add(k * M));
-            let mut wv = [F::splat(0.0); V];
-            for (v, wv) in wv.iter_mut().enumerate() {
-                *wv = F::load_f16(w.add(v * F::N));
+                *wv = W::load(w.add(v * F::N));
             }
             for m in 0..M {
                 let xm = F::splat(*x.add(m));

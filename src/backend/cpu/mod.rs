@@ -45,6 +45,7 @@ mod product;
 mod rows;
 pub mod scalar;
 
+pub use attention::Kept;
 pub use cache::Cache;
 pub use ceiling::Ceilings;
 pub use level::Level;
@@ -168,6 +169,25 @@ impl Cpu {
         });
     }
 
+    /// Whether attention takes products of bf16.
+    fn bf16(&self) -> bool {
+        self.level.run(Facts).bf16 && self.precision == Precision::Int8
+    }
+
+    /// Packs the keys and values of `batch` runs of rows of `q | k | v`, for which `packs` has its shape.
+    fn pack(&self, qkv: &[f32], batch: usize, rows: usize, heads: Heads, packs: &Packs) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        let (level, panels) = (self.level, rows.div_ceil(PANEL));
+        self.pool.run(batch * n_kv_heads, |unit, _| {
+            let (b, kv) = (unit / n_kv_heads, unit % n_kv_heads);
+            let keys = &qkv[b * rows * heads.qkv() + (n_heads + kv) * head_dim..];
+            let from = From::Rows { keys, values: &keys[n_kv_heads * head_dim..], stride: heads.qkv() };
+            for panel in 0..panels {
+                level.run(PackKeys { from, packs, unit, panel, head_dim });
+            }
+        });
+    }
+
     /// Attention of packed units: `heads` queries in `batch` runs of `rows`.
     #[allow(clippy::too_many_arguments)]
     fn attend_units(
@@ -177,6 +197,7 @@ impl Cpu {
         rows: usize,
         heads: Heads,
         causal: Option<usize>,
+        beside: Option<&Packs>,
         out: &mut [f32],
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
@@ -196,6 +217,7 @@ impl Cpu {
                     first: block * PANEL,
                     head_dim,
                     packs,
+                    beside,
                     unit: b * n_kv_heads + h / (n_heads / n_kv_heads),
                     causal,
                     out: Out(out.at(b * rows * across + h * head_dim)),
@@ -210,6 +232,7 @@ impl Backend for Cpu {
     type Buf = Buf;
     type Matrix = Matrix;
     type Cache = Cache;
+    type Kept = Kept;
 
     fn describe(&self) -> String {
         format!("cpu, {}, {} threads, {:?} attention", self.level.name(), self.threads(), self.precision)
@@ -304,20 +327,30 @@ impl Backend for Cpu {
     }
 
     fn attend(&mut self, qkv: &Buf, batch: usize, rows: usize, heads: Heads, out: &mut Buf) {
-        let Heads { n_heads, n_kv_heads, head_dim } = heads;
         let qkv = qkv.first(batch * rows * heads.qkv());
-        let bf16 = self.level.run(Facts).bf16 && self.precision == Precision::Int8;
-        self.packs.shape(batch * n_kv_heads, rows, head_dim, bf16);
-        let (level, packs, panels) = (self.level, &self.packs, rows.div_ceil(PANEL));
-        self.pool.run(batch * n_kv_heads, |unit, _| {
-            let (b, kv) = (unit / n_kv_heads, unit % n_kv_heads);
-            let keys = &qkv[b * rows * heads.qkv() + (n_heads + kv) * head_dim..];
-            let from = From::Rows { keys, values: &keys[n_kv_heads * head_dim..], stride: heads.qkv() };
-            for panel in 0..panels {
-                level.run(PackKeys { from, packs, unit, panel, head_dim });
-            }
-        });
-        self.attend_units(qkv, batch, rows, heads, None, out.first_mut(batch * rows * n_heads * head_dim));
+        self.packs.shape(batch * heads.n_kv_heads, rows, heads.head_dim, self.bf16());
+        self.pack(qkv, batch, rows, heads, &self.packs);
+        let out = out.first_mut(batch * rows * heads.n_heads * heads.head_dim);
+        self.attend_units(qkv, batch, rows, heads, None, None, out);
+    }
+
+    fn kept(&self, layers: usize, heads: Heads, rows: usize) -> Result<Kept> {
+        Kept::new(layers, heads, rows, self.bf16())
+    }
+
+    fn keep(&mut self, qkv: &Buf, kept: &mut Kept, layer: usize) {
+        let Kept { heads, rows, .. } = *kept;
+        self.pack(qkv.first(rows * heads.qkv()), 1, rows, heads, &kept.layers[layer]);
+    }
+
+    fn attend_beside(&mut self, qkv: &Buf, rows: usize, kept: &Kept, layer: usize, out: &mut Buf) {
+        let heads = kept.heads;
+        assert!(rows.is_multiple_of(PANEL) && rows <= kept.rows, "{rows} rows beside {}", kept.rows);
+        let qkv = qkv.first(rows * heads.qkv());
+        self.packs.shape(heads.n_kv_heads, rows, heads.head_dim, self.bf16());
+        self.pack(qkv, 1, rows, heads, &self.packs);
+        let out = out.first_mut(rows * heads.n_heads * heads.head_dim);
+        self.attend_units(qkv, 1, rows, heads, None, Some(&kept.layers[layer]), out);
     }
 
     fn rope_store(
@@ -386,15 +419,14 @@ impl Backend for Cpu {
             });
             return;
         }
-        let bf16 = level.run(Facts).bf16 && self.precision == Precision::Int8;
-        self.packs.shape(n_kv_heads, keys, head_dim, bf16);
+        self.packs.shape(n_kv_heads, keys, head_dim, self.bf16());
         let (packs, panels) = (&self.packs, keys.div_ceil(PANEL));
         self.pool.run(n_kv_heads * panels, |chunk, _| {
             let (unit, panel) = (chunk / panels, chunk % panels);
             let from = From::Cache { cache, layer, head: unit };
             level.run(PackKeys { from, packs, unit, panel, head_dim });
         });
-        self.attend_units(qkv, 1, rows, heads, Some(start), out);
+        self.attend_units(qkv, 1, rows, heads, Some(start), None, out);
     }
 
     fn unfold_patches(&mut self, pixels: &Buf, grid: Grid, patch: usize, out: &mut Buf) {

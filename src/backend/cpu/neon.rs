@@ -4,7 +4,7 @@
 //! not stable.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
-use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, store_tile, tile_f16, tile_f32};
+use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, store_tile, tile_float};
 use std::arch::{aarch64::*, asm};
 
 #[derive(Clone, Copy)]
@@ -218,21 +218,11 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         if DOT { unsafe { spin_dot(rounds) } } else { 0 }
     }
     #[inline(always)]
-    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
         unsafe {
             match rows {
-                1 => tile_f32::<Quad, 1, 4>(w, x, depth, out),
-                4 => tile_f32::<Quad, 4, 4>(w, x, depth, out),
-                _ => unreachable!("no tile of {rows} rows"),
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe {
-            match rows {
-                1 => tile_f16::<Quad, 1, 4>(w, x, depth, out),
-                4 => tile_f16::<Quad, 4, 4>(w, x, depth, out),
+                1 => tile_float::<W, Quad, 1, 4>(w, x, depth, out),
+                4 => tile_float::<W, Quad, 4, 4>(w, x, depth, out),
                 _ => unreachable!("no tile of {rows} rows"),
             }
         }

@@ -1,7 +1,7 @@
 //! The set that every machine has: four lanes of plain arithmetic, signed bytes, no intrinsics.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
-use super::lanes::{BLOCK, Isa, Lanes, PANEL, Work, tile_f16, tile_f32};
+use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, tile_float};
 use half::f16;
 
 #[derive(Clone, Copy)]
@@ -123,20 +123,11 @@ unsafe impl Isa for Plain {
     unsafe fn enter<W: Work>(work: W) -> W::Out {
         unsafe { work.run::<Plain>() }
     }
-    unsafe fn tile_f32(rows: usize, w: *const f32, x: *const f32, depth: usize, out: *mut f32) {
+    unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
         unsafe {
             match rows {
-                1 => tile_f32::<Four, 1, 4>(w, x, depth, out),
-                4 => tile_f32::<Four, 4, 4>(w, x, depth, out),
-                _ => unreachable!("no tile of {rows} rows"),
-            }
-        }
-    }
-    unsafe fn tile_f16(rows: usize, w: *const u16, x: *const f32, depth: usize, out: *mut f32) {
-        unsafe {
-            match rows {
-                1 => tile_f16::<Four, 1, 4>(w, x, depth, out),
-                4 => tile_f16::<Four, 4, 4>(w, x, depth, out),
+                1 => tile_float::<W, Four, 1, 4>(w, x, depth, out),
+                4 => tile_float::<W, Four, 4, 4>(w, x, depth, out),
                 _ => unreachable!("no tile of {rows} rows"),
             }
         }

@@ -93,8 +93,8 @@ impl Chunk<'_> {
         // SAFETY: `x` was packed for `w.cols`, the panel lies in `w`, the tile holds `x.tile` rows.
         unsafe {
             match w.kind {
-                Kind::F32 => I::tile_f32(x.tile, values.cast(), xt.cast(), w.cols, out),
-                Kind::F16 => I::tile_f16(x.tile, values.cast(), xt.cast(), w.cols, out),
+                Kind::F32 => I::tile_float(x.tile, values.cast::<f32>(), xt.cast(), w.cols, out),
+                Kind::F16 => I::tile_float(x.tile, values.cast::<u16>(), xt.cast(), w.cols, out),
                 Kind::Q8_0 => I::tile_q8(x.tile, scales, values, xt, w.cols / BLOCK, out),
                 Kind::Q4_0 => I::tile_q4(x.tile, scales, values, xt, w.cols / BLOCK, out),
             }

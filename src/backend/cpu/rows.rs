@@ -59,6 +59,11 @@ unsafe fn reduce<F: Lanes>(x: &[f32], f: impl Fn(F, F) -> F) -> f32 {
     }
 }
 
+/// `power^-1/2`; NaN for infinity, by which a norm would divide its row to zeros.
+fn inverse_root(power: f32) -> f32 {
+    if power.is_finite() { 1.0 / power.sqrt() } else { f32::NAN }
+}
+
 /// One row of `layer_norm` or, without `bias`, of `rms_norm`.
 pub struct Norm<'a> {
     pub x: &'a [f32],
@@ -86,7 +91,7 @@ impl Work for Norm<'_> {
                 let v = v.sub(m);
                 v.fma(v, acc)
             });
-            let scale = I::F::splat(1.0 / (squares / cols as f32 + eps).sqrt());
+            let scale = I::F::splat(inverse_root(squares / cols as f32 + eps));
             let mut i = 0;
             while i < cols {
                 let left = cols - i;

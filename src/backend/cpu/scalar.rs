@@ -31,6 +31,13 @@ pub struct Cache {
     values: Vec<f32>,
 }
 
+/// Rows of `k | v`, by layer.
+pub struct Kept {
+    heads: Heads,
+    rows: usize,
+    layers: Vec<Vec<f32>>,
+}
+
 /// One row of packed values, exactly as the format defines them.
 pub fn unpack_row(kind: Kind, data: &[u8], out: &mut [f32]) {
     assert_eq!(data.len(), kind.row_bytes(out.len()), "bytes of a row of {} values, {kind:?}", out.len());
@@ -163,6 +170,7 @@ impl Backend for Scalar {
     type Buf = Vec<f32>;
     type Matrix = Matrix;
     type Cache = Cache;
+    type Kept = Kept;
 
     fn describe(&self) -> String {
         "cpu, scalar reference, 1 thread".into()
@@ -276,7 +284,9 @@ impl Backend for Scalar {
         let cols = gain.len();
         for r in 0..rows {
             let x = &x[r * cols..][..cols];
-            let scale = 1.0 / (dot(x, x) / cols as f64 + f64::from(eps)).sqrt();
+            let power = dot(x, x) / cols as f64 + f64::from(eps);
+            // Infinity would divide the row to zeros.
+            let scale = if power.is_finite() { 1.0 / power.sqrt() } else { f64::NAN };
             for c in 0..cols {
                 out[r * cols + c] = (f64::from(x[c]) * scale * f64::from(gain[c])) as f32;
             }
@@ -301,6 +311,36 @@ impl Backend for Scalar {
                     );
                 }
             }
+        }
+    }
+
+    fn kept(&self, layers: usize, heads: Heads, rows: usize) -> Result<Kept> {
+        let width = 2 * heads.n_kv_heads * heads.head_dim;
+        Ok(Kept { heads, rows, layers: vec![vec![0.0; rows * width]; layers] })
+    }
+
+    fn keep(&mut self, qkv: &Vec<f32>, kept: &mut Kept, layer: usize) {
+        let Heads { n_heads, n_kv_heads, head_dim } = kept.heads;
+        let width = 2 * n_kv_heads * head_dim;
+        let rows = qkv.chunks_exact(kept.heads.qkv()).take(kept.rows);
+        for (to, row) in kept.layers[layer].chunks_exact_mut(width).zip(rows) {
+            to.copy_from_slice(&row[n_heads * head_dim..]);
+        }
+    }
+
+    fn attend_beside(&mut self, qkv: &Vec<f32>, rows: usize, kept: &Kept, layer: usize, out: &mut Vec<f32>) {
+        let Heads { n_heads, n_kv_heads, head_dim } = kept.heads;
+        assert!(rows.is_multiple_of(16) && rows <= kept.rows, "{rows} rows beside {}", kept.rows);
+        let (width, rest) = (2 * n_kv_heads * head_dim, &kept.layers[layer]);
+        for (r, h) in (0..rows).flat_map(|r| (0..n_heads).map(move |h| (r, h))) {
+            let own = |r: usize, head: usize| &qkv[r * kept.heads.qkv() + head * head_dim..][..head_dim];
+            let row = |j: usize, head: usize| match j < rows {
+                true => own(j, n_heads + head),
+                false => &rest[j * width + head * head_dim..][..head_dim],
+            };
+            let kv = h / (n_heads / n_kv_heads);
+            let out = &mut out[(r * n_heads + h) * head_dim..][..head_dim];
+            attend_one(own(r, h), kept.rows, |j| row(j, kv), |j| row(j, n_kv_heads + kv), out);
         }
     }
 

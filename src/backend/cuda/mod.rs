@@ -407,6 +407,7 @@ impl Backend for Cuda {
     type Buf = Buf;
     type Matrix = Matrix;
     type Cache = Cache;
+    type Kept = std::convert::Infallible;
 
     fn describe(&self) -> String {
         self.device.describe()
