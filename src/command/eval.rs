@@ -19,7 +19,7 @@ use serde_json::json;
 use std::{
     collections::HashSet,
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -415,11 +415,11 @@ fn write_report(out: &Path, all: &Records) -> Result<()> {
     let (json_file, page_file) = (with(out, "json"), with(out, "html"));
     write(&json_file, &format!("{}\n", json!({"about": all.about, "report": report})))?;
     write(&page_file, &page::draw(&all.about, &report, &all.records))?;
+    let mut out = io::stdout().lock();
     if !all.about.trained {
-        println!("UNTRAINED: the weights are random, and these numbers mean nothing");
+        writeln!(out, "UNTRAINED: the weights are random, and these numbers mean nothing")?;
     }
-    print!("{}", report.text());
-    println!("\n{} and {}", json_file.display(), page_file.display());
+    writeln!(out, "{}\n{} and {}", report.text(), json_file.display(), page_file.display())?;
     Ok(())
 }
 

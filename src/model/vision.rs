@@ -76,7 +76,7 @@ impl<B: Backend> Vision<B> {
         pass.tap("pixel_values", &self.pixels, frames, values)?;
 
         pass.begin("vision");
-        let grid = Grid { frames: frames, ..self.frame };
+        let grid = Grid { frames, ..self.frame };
         let rows = frames * self.patches;
         pass.backend.unfold_patches(&self.pixels, grid, self.patch_size, &mut scratch.wide);
         pass.linear(&scratch.wide, rows, &self.patch, Act::None, &mut scratch.mixed);
