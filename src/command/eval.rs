@@ -10,7 +10,7 @@ use crate::{
         record::{self, About, Journal, Record, Records},
         report,
     },
-    model::{self, Decoding, Device, Infer, Input},
+    model::{self, Decoding, Device, Infer, Input, Stop},
     source::recording::Recording,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -369,7 +369,7 @@ impl<'a> Eye<'a> {
             let reason = self.model.reason(&mut |_| {})?;
             let cues = line.cues.as_ref().map(|cues| known_to(given, cues));
             record.hear(&reason.text, &set.labels, cues.as_deref());
-            record.tokens = Some(reason.tokens);
+            record.tokens = Some(reason.tokens + usize::from(reason.stop == Stop::EndOfText));
         }
         record.scores = scores;
         record.read_ms = (read - began).as_secs_f64() * 1e3;

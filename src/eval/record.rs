@@ -63,6 +63,7 @@ pub struct Record {
     pub contradicted: Option<usize>,
     pub absent: Option<usize>,
     pub cues: Option<usize>,
+    /// Made, the end of text among them.
     pub tokens: Option<usize>,
     /// Milliseconds to open the clip, and in the model.
     pub read_ms: f64,
