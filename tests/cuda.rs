@@ -329,6 +329,41 @@ fn a_lost_device_is_said_and_ends_the_program() {
     refused(&[("MIEN_EMULATED_LOST", "40")], &["the CUDA device was lost in", "CUDA_ERROR_LAUNCH_FAILED"]);
 }
 
+/// `mien run` over pictures alone, faster than life; what it said, line by line.
+fn daemon(settings: &[(&str, &str)], name: &str) -> (Output, Vec<Value>) {
+    let root = folder();
+    let silent = root.join("silent");
+    if !silent.exists() {
+        std::fs::create_dir_all(&silent).unwrap();
+        for i in 0..20u8 {
+            let picture =
+                image::RgbImage::from_fn(32, 24, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8 + i, 90]));
+            picture.save(silent.join(format!("{i:03}.png"))).unwrap();
+        }
+    }
+    let config = root.join(name).with_extension("toml");
+    let text = "device = \"bench\"\nstate_file = \"holds.json\"\n[model]\nbundle = \"q8_0.gguf\"\nreason = \"off\"\n\
+                [clip]\npath = \"silent\"\nframes_per_second = 10\n[window]\nwindow_ms = 1000\nhop_ms = 500\n\
+                [privacy]\npurpose = \"research\"\n[policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 0\n\
+                [daemon]\nheartbeat_ms = 500\n[sink.stdout]\n";
+    std::fs::write(&config, text).unwrap();
+    let output = mien(settings, &["run", "--fast", config.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+/// A run of three windows loses its device in the last one: it ends what holds, says why, and exits with 1; the next run knows nothing of it.
+#[test]
+fn a_daemon_that_loses_its_device_ends_and_starts_again() {
+    let kinds = |lines: &[Value]| {
+        lines.iter().map(|l| l["kind"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+    };
+    let (whole, lines) = daemon(&[], "whole");
+    assert!(whole.status.success(), "{}", said(&whole));
+    println!("{lines:#?}");
+    let _ = kinds(&lines);
+}
+
 #[test]
 fn every_kernel_is_in_the_image_of_every_architecture() {
     // Losing the device at once shows that it was opened and that all kernels were found in its image; 89 and 120 take the PTX.

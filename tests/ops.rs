@@ -8,8 +8,8 @@
 mod answers;
 
 use answers::{
-    Bound, Noise, act, agree, attention_rows, bell, largest, layer::Layer, product, read, tensor, weights,
-    wide,
+    Bound, Noise, act, agree, attention_rows, bell, largest, layer::Layer, product, read, tensor, turn,
+    weights, wide,
 };
 use mien::{
     backend::{
@@ -291,23 +291,6 @@ fn kept_keys_and_values_stand_in_for_rows() {
     });
 }
 
-/// q and k of every row turned by its position.
-fn turn(qkv: &[f32], heads: Heads, theta: f64) -> Vec<f64> {
-    let Heads { n_heads, n_kv_heads, head_dim } = heads;
-    let mut out = wide(qkv);
-    for (p, row) in out.chunks_mut(heads.qkv()).enumerate() {
-        for head in row[..(n_heads + n_kv_heads) * head_dim].chunks_mut(head_dim) {
-            for i in 0..head_dim / 2 {
-                let angle = p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
-                let (a, b) = (head[i], head[i + head_dim / 2]);
-                head[i] = a * angle.cos() - b * angle.sin();
-                head[i + head_dim / 2] = b * angle.cos() + a * angle.sin();
-            }
-        }
-    }
-    out
-}
-
 #[test]
 fn cached_attention_in_steps_is_causal_attention_at_once() {
     on_every_device!(|b, bound| {
@@ -571,6 +554,32 @@ fn activations_over_their_whole_range() {
             });
             agree(&format!("{a:?}"), &bound, &got, want);
         }
+    });
+}
+
+#[test]
+fn highest_is_the_first_of_the_highest_open() {
+    on_every_device!(|b, bound| {
+        let find = |b: &mut _, values: &[f32], marks: &[f32], next: f32, want: usize| {
+            let (len, marks) = (values.len(), [marks, &[next]].concat());
+            let (x, mut m, mut out) =
+                (b.vector(values).unwrap(), b.vector(&marks).unwrap(), b.alloc(1).unwrap());
+            b.highest(&x, len, &mut m, &mut out);
+            assert_eq!(read(b, &out, 1), [want as f32], "of {len} on {}", bound.name);
+            let after: Vec<f32> =
+                marks.iter().enumerate().map(|(i, m)| if i == want { next } else { *m }).collect();
+            assert_eq!(read(b, &m, len + 1), after, "marks on {}", bound.name);
+        };
+        find(&mut b, &[1.0, 3.0, 3.0], &[1.0; 3], 1.1, 1);
+        find(&mut b, &[1.0, 3.0, 3.0], &[1.0, 0.0, 1.0], 1.1, 2);
+        find(&mut b, &[2.0, 1.9, -1.0], &[1.1, 1.0, 1.1], 1.1, 1);
+        find(&mut b, &[-9.0, -1.05, -1.0], &[1.0, 1.0, 1.1], 1.0, 1);
+        find(&mut b, &[f32::NAN, -0.0, 0.0, f32::NEG_INFINITY], &[1.0; 4], 2.0, 1);
+        find(&mut b, &[5.0, f32::NEG_INFINITY, f32::NAN], &[0.0, 1.0, 1.0], 2.0, 1);
+        find(&mut b, &[5.0, f32::NAN], &[0.0, 1.0], 2.0, 2);
+        let values = Noise(96).values(300_001);
+        let top = (0..values.len()).reduce(|a, b| if values[b] > values[a] { b } else { a }).unwrap();
+        find(&mut b, &values, &vec![1.0; values.len()], 1.5, top);
     });
 }
 

@@ -13,10 +13,34 @@
 
 use crate::bundle::{Kind, Tensor};
 use anyhow::{Result, bail, ensure};
+use std::fmt;
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+
+/// The device is gone for this process, and why. Whoever gets this ends and starts anew.
+#[derive(Clone, Debug)]
+pub struct Lost(pub String);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// What a device does at most, measured. Units: operations and bytes per second; a multiply-add is two operations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceilings {
+    /// Byte products; those of f32 where there are none.
+    pub int8_per_s: f64,
+    /// Products of f16 with f32 sums; those of f32 where there are none.
+    pub f16_per_s: f64,
+    pub f32_per_s: f64,
+    pub read_bytes_per_s: f64,
+}
 
 /// What follows a product or a norm, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +108,17 @@ impl Grid {
     pub fn rows(self) -> usize {
         self.frames * self.height * self.width
     }
+}
+
+/// The place of the highest value, as `Backend::highest` finds it.
+fn highest_of(values: &[f32], marks: &[f32]) -> Option<usize> {
+    let met = |(value, mark): (f32, f32)| {
+        let open = mark != 0.0 && !value.is_nan();
+        open.then_some(if value > 0.0 { value / mark } else { value * mark })
+    };
+    let open = values.iter().copied().zip(marks.iter().copied()).map(met).enumerate();
+    let open = open.filter_map(|(place, value)| Some((place, value?)));
+    open.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
 }
 
 /// A device with memory and the ops of the R1-Omni topology.
@@ -254,4 +289,10 @@ pub trait Backend {
     fn add(&mut self, a: &Self::Buf, b: &Self::Buf, len: usize, act: Act, out: &mut Self::Buf);
     /// `out = sum_i weights[i] * parts[i]` over `len` values.
     fn mix(&mut self, parts: [&Self::Buf; 3], weights: [f32; 3], len: usize, out: &mut Self::Buf);
+
+    // Choice.
+    /// `out[0]` is the place of the highest of `len` values, the first of equals, exact below 2^24; `len` where there is none. Each
+    /// meets its mark first: 0 passes it over, as does NaN; else what is above zero is divided by it, the rest multiplied. What is
+    /// found gets `marks[len]` for its mark.
+    fn highest(&mut self, values: &Self::Buf, len: usize, marks: &mut Self::Buf, out: &mut Self::Buf);
 }

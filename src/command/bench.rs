@@ -4,17 +4,24 @@
 //! Units: time is the median over the windows; the floor of a stage is the longer of its operations at the ceiling for products
 //! and its bytes at the ceiling for reading, and the share is floor by time.
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::Cuda;
+#[cfg(not(feature = "cuda"))]
+use crate::model;
 use crate::{
-    backend::cpu::{Ceilings, Cpu, Precision},
+    backend::{
+        Backend, Ceilings,
+        cpu::{Cpu, Precision},
+    },
     bundle::{
         Bundle, Kind,
         synthetic::{self, Preset},
     },
     command::open_bundle,
-    model::{AudioContext, Cost, Decoding, Infer, Input, Model, Observer, Taps},
+    model::{AudioContext, Cost, Decoding, Device, Infer, Input, Model, Observer, Taps},
     source::Frame,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::{
     io,
@@ -44,6 +51,9 @@ pub struct Args {
     /// Threads; 0 takes one for each processor.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// cpu or cuda.
+    #[arg(long, default_value = "cpu")]
+    backend: Device,
     /// Whole windows to time.
     #[arg(long, default_value_t = 3)]
     windows: usize,
@@ -163,39 +173,93 @@ impl Scene {
     }
 }
 
+/// A device with ceilings of its own.
+trait Measured: Backend + Sized {
+    fn open(args: &Args, quant: Kind) -> Result<Self>;
+    fn launches(&self) -> Arc<AtomicU64>;
+    /// On a device that was opened for this.
+    fn ceilings(&mut self) -> Result<Ceilings>;
+    /// Operations a second that products with weights of this kind can reach at most.
+    fn product_ceiling(ceilings: &Ceilings, quant: Kind) -> f64;
+}
+
+impl Measured for Cpu {
+    fn open(args: &Args, quant: Kind) -> Result<Cpu> {
+        Cpu::new(args.threads, Precision::of(quant))
+    }
+
+    fn launches(&self) -> Arc<AtomicU64> {
+        self.launches()
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        Cpu::ceilings(self)
+    }
+
+    fn product_ceiling(ceilings: &Ceilings, quant: Kind) -> f64 {
+        match quant {
+            Kind::Q8_0 | Kind::Q4_0 => ceilings.int8_per_s,
+            Kind::F32 | Kind::F16 => ceilings.f32_per_s,
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Measured for Cuda {
+    fn open(_: &Args, quant: Kind) -> Result<Cuda> {
+        Cuda::open(quant)
+    }
+
+    fn launches(&self) -> Arc<AtomicU64> {
+        self.launches()
+    }
+
+    fn ceilings(&mut self) -> Result<Ceilings> {
+        Cuda::ceilings(self)
+    }
+
+    fn product_ceiling(ceilings: &Ceilings, quant: Kind) -> f64 {
+        match quant {
+            Kind::F32 => ceilings.f32_per_s,
+            Kind::F16 | Kind::Q8_0 | Kind::Q4_0 => ceilings.f16_per_s,
+        }
+    }
+}
+
 /// A loaded model before a changing scene, with a meter on its stages.
-struct Bench {
-    model: Model<Cpu>,
+struct Bench<'a, B: Measured> {
+    model: Model<B>,
+    args: &'a Args,
     meter: Meter,
     scene: Scene,
     prompt: String,
     labels: String,
     frames: usize,
-    threads: usize,
     quant: Kind,
     samples_max: usize,
 }
 
-impl Bench {
-    fn load(args: &Args, bundle: &Bundle) -> Result<Bench> {
+impl<'a, B: Measured> Bench<'a, B> {
+    fn load(args: &'a Args, bundle: &Bundle) -> Result<Self> {
         let quant = bundle.head().quant;
         let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
         let prompt = prompt.context("the bundle has no prompt")?.name.clone();
         let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
-        let cpu = Cpu::new(args.threads, Precision::of(quant))?;
-        let meter = Meter { launches: cpu.launches(), record: Arc::default() };
-        let mut model = Model::load(cpu, bundle)?;
+        let device = B::open(args, quant)?;
+        let meter = Meter { launches: device.launches(), record: Arc::default() };
+        let mut model = Model::load(device, bundle)?;
         model.observe(Some(Box::new(meter.clone())));
         model.set_decoding(Decoding {
             max_new_tokens: Some(args.tokens),
             repetition_guard: false,
+            stop_at_end: false,
             ..Decoding::default()
         })?;
         model.set_audio_context(args.audio_context)?;
         let scene = Scene { next: 0, frames: Vec::new(), samples: Vec::new() };
         let frames = bundle.shape().frames;
         let samples_max = bundle.shape().samples_max();
-        Ok(Bench { model, meter, scene, prompt, labels, frames, threads: args.threads, quant, samples_max })
+        Ok(Bench { model, args, meter, scene, prompt, labels, frames, quant, samples_max })
     }
 
     /// The scores of a window with `fresh` new frames and new sound.
@@ -251,7 +315,7 @@ impl Bench {
     }
 
     fn ceilings(&self) -> Result<Ceilings> {
-        Cpu::new(self.threads, Precision::of(self.quant))?.ceilings()
+        B::open(self.args, self.quant)?.ceilings()
     }
 }
 
@@ -278,6 +342,8 @@ struct Report {
     /// The first window up to its scores.
     first: Duration,
     ceilings: Ceilings,
+    /// Of products of this bundle, operations a second.
+    product_per_s: f64,
     stages: Vec<Row>,
     hop: Vec<Row>,
     tokens: usize,
@@ -289,10 +355,21 @@ struct Report {
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.windows > 0, "--windows 0: at least one window is needed");
     let (bundle, open) = open(&args)?;
-    if args.steps {
-        return steps::run(&args, bundle, io::stdin().lock(), &mut io::stdout().lock());
+    match args.backend {
+        Device::Cpu => run_on::<Cpu>(&args, bundle, open),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => run_on::<Cuda>(&args, bundle, open),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => Err(model::without_cuda()),
+        Device::Auto | Device::Scalar => bail!("choose --backend cpu or cuda: others are not measured"),
     }
-    let report = measure(&args, bundle, open)?;
+}
+
+fn run_on<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<()> {
+    if args.steps {
+        return steps::run::<B>(args, bundle, io::stdin().lock(), &mut io::stdout().lock());
+    }
+    let report = measure::<B>(args, bundle, open)?;
     if args.json {
         println!("{}", report.json());
     } else {
@@ -320,10 +397,10 @@ fn open(args: &Args) -> Result<(Bundle, Duration)> {
     }
 }
 
-fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
+fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
     let file_bytes = bundle.file_bytes();
     let begun = Instant::now();
-    let mut bench = Bench::load(args, &bundle)?;
+    let mut bench = Bench::<B>::load(args, &bundle)?;
     let load = begun.elapsed();
     drop(bundle);
     let (device, quant) = (bench.model.describe(), bench.quant);
@@ -353,6 +430,7 @@ fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
         AudioContext::Speech => bench.error_of_speech()?,
     };
     let ceilings = bench.ceilings()?;
+    let product_per_s = B::product_ceiling(&ceilings, quant);
     let (stages, hop) = (rows(&windows), rows(&hops));
     Ok(Report {
         device,
@@ -362,6 +440,7 @@ fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
         load,
         first,
         ceilings,
+        product_per_s,
         stages,
         hop,
         tokens,
@@ -371,17 +450,9 @@ fn measure(args: &Args, bundle: Bundle, open: Duration) -> Result<Report> {
 }
 
 impl Report {
-    /// Operations a second that products of this bundle can reach at most.
-    fn product_ceiling(&self) -> f64 {
-        match self.quant {
-            Kind::Q8_0 | Kind::Q4_0 => self.ceilings.int8_per_s,
-            Kind::F32 | Kind::F16 => self.ceilings.f32_per_s,
-        }
-    }
-
     fn floor_s(&self, cost: Cost) -> f64 {
         let reading = cost.bytes as f64 / self.ceilings.read_bytes_per_s;
-        reading.max(cost.operations as f64 / self.product_ceiling())
+        reading.max(cost.operations as f64 / self.product_per_s)
     }
 
     fn json(&self) -> serde_json::Value {
@@ -409,6 +480,7 @@ impl Report {
             "first_scores_ms": ms(self.first),
             "peak_bytes": self.peak_bytes,
             "int8_per_s": self.ceilings.int8_per_s,
+            "f16_per_s": self.ceilings.f16_per_s,
             "f32_per_s": self.ceilings.f32_per_s,
             "read_bytes_per_s": self.ceilings.read_bytes_per_s,
             "tokens": self.tokens,
@@ -422,10 +494,11 @@ impl Report {
 
     fn table(&self) -> String {
         let mut out = format!("{}\n", self.device);
-        let Ceilings { int8_per_s, f32_per_s, read_bytes_per_s } = self.ceilings;
+        let Ceilings { int8_per_s, f16_per_s, f32_per_s, read_bytes_per_s } = self.ceilings;
         out += &format!(
-            "ceilings     int8 {:.0} GOP/s, f32 {:.0} GFLOP/s, reading {:.1} GB/s\n",
+            "ceilings     int8 {:.0} GOP/s, f16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s, reading {:.1} GB/s\n",
             int8_per_s / 1e9,
+            f16_per_s / 1e9,
             f32_per_s / 1e9,
             read_bytes_per_s / 1e9
         );
@@ -512,6 +585,7 @@ mod tests {
                 synthetic: Some(preset),
                 quant: Kind::Q8_0,
                 threads: 0,
+                backend: Device::Cpu,
                 windows: 1,
                 tokens: 1,
                 json: false,
@@ -525,7 +599,7 @@ mod tests {
     fn a_tiny_bundle_gets_a_whole_table() {
         let made = || synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
         let args = Args { windows: 1, tokens: 4, threads: 2, ..Args::of(Preset::Tiny) };
-        let report = measure(&args, made(), Duration::ZERO).unwrap();
+        let report = measure::<Cpu>(&args, made(), Duration::ZERO).unwrap();
         let (table, json) = (report.table(), report.json());
         for stage in ["vision", "branches", "audio", "prefill", "score", "decode"] {
             let row = json["window"].as_array().unwrap().iter().find(|r| r["stage"] == stage);

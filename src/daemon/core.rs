@@ -2,6 +2,7 @@
 
 use super::{Exits, Item, Pace, Popped, Queue, Summary, pulse::Status, state_file::StateFile};
 use crate::{
+    backend::Lost,
     config::{self, Explain},
     model::{Infer, Input},
     policy::{Limits, Observation, Policy},
@@ -166,10 +167,7 @@ impl<'a> Core<'a> {
             )?),
         };
         let mind = &mut self.mind;
-        windows.push(reading, |window| {
-            mind.see(window);
-            Ok(())
-        })
+        windows.push(reading, |window| mind.see(window))
     }
 
     pub fn summary(&self, took: Duration) -> Summary {
@@ -187,12 +185,13 @@ impl<'a> Core<'a> {
 }
 
 impl Mind<'_> {
-    /// One window: scores, events, and perhaps a reason. A window whose successor is due as well is late and left out.
-    fn see(&mut self, window: &Window<'_>) {
+    /// One window: scores, events, and perhaps a reason. A window whose successor is due as well is late and left out. Fails when the
+    /// device of the model is lost.
+    fn see(&mut self, window: &Window<'_>) -> Result<()> {
         if self.pace != Pace::Fast && self.status.passed(window.end_ns + self.hop_ns, self.lateness_ns) {
             self.beat.late += 1;
             self.status.set_beat(self.beat);
-            return;
+            return Ok(());
         }
         self.start_ns.get_or_insert(window.start_ns);
         self.end_ns = window.end_ns;
@@ -202,7 +201,7 @@ impl Mind<'_> {
 
         self.status.set_busy(true);
         let started = Instant::now();
-        let scores = if self.policy.serves(present) { self.score(&input) } else { None };
+        let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         self.note_time(started);
         self.beat.windows += 1;
         if let Some(scores) = &scores {
@@ -224,14 +223,15 @@ impl Mind<'_> {
         }
         self.status.set_beat(self.beat);
         if let (Some(episode), Explain::OnChange) = (began, self.model.reason) {
-            self.explain(episode, at_ms);
+            self.explain(episode, at_ms)?;
         }
         self.status.set_busy(false);
         self.beat_in_time(at_ms);
+        Ok(())
     }
 
-    /// Probabilities of the labels, or `None` where the model failed.
-    fn score(&mut self, input: &Input<'_>) -> Option<Probabilities> {
+    /// Probabilities of the labels, or `None` where the model failed on this window.
+    fn score(&mut self, input: &Input<'_>) -> Result<Option<Probabilities>> {
         let result = self
             .infer
             .see(&self.model.prompt, input)
@@ -244,18 +244,19 @@ impl Mind<'_> {
                 if std::mem::take(&mut self.failing) {
                     log::warn!("the model works again");
                 }
-                return Some(scores.iter().copied().collect());
+                return Ok(Some(scores.iter().copied().collect()));
             }
             Ok(scores) => format!("scores {scores:?} for {} labels", self.speaker.labels.len()),
+            Err(error) if error.is::<Lost>() => return Err(error),
             Err(error) => format!("{error:#}"),
         };
         if !std::mem::replace(&mut self.failing, true) {
             log::error!("the model fails on windows: {failure}");
         }
-        None
+        Ok(None)
     }
 
-    fn explain(&mut self, episode: u32, at_ms: u64) {
+    fn explain(&mut self, episode: u32, at_ms: u64) -> Result<()> {
         let started = Instant::now();
         let said = self.infer.ask(&self.model.reason_prompt).and_then(|()| self.infer.reason(&mut |_| {}));
         self.infer_time += started.elapsed();
@@ -265,8 +266,10 @@ impl Mind<'_> {
                 let reason = Reason { episode, at_ms, text, answer: said.answer };
                 self.exits.send(&Message::Reason(Arc::new(reason)));
             }
+            Err(error) if error.is::<Lost>() => return Err(error),
             Err(error) => log::error!("no reason for episode {episode}: {error:#}"),
         }
+        Ok(())
     }
 
     fn note_time(&mut self, started: Instant) {

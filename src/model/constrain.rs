@@ -102,9 +102,14 @@ impl Form {
         }
     }
 
+    /// Whether a token may stand in the thinking, or end it.
+    pub fn thinkable(&self, id: u32) -> bool {
+        self.free[id as usize] || self.closers[id as usize]
+    }
+
     pub fn allows(&self, id: u32) -> bool {
         match self.place {
-            Place::Thinking => self.free[id as usize] || self.closers[id as usize],
+            Place::Thinking => self.thinkable(id),
             Place::Label(at) => self.open_labels().any(|l| l.get(at) == Some(&id)),
             _ => false,
         }

@@ -11,7 +11,7 @@ use crate::{
         weights::{Linear, Loader, Scratch, Sizes},
     },
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 struct Layer<B: Backend> {
     attn_norm: B::Buf,
@@ -49,6 +49,9 @@ pub struct Decoder<B: Backend> {
     picked: B::Buf,
     picked_normed: B::Buf,
     logits: B::Buf,
+    /// What meets each token's logit before it is chosen (`Backend::highest`), and the token that was.
+    marks: B::Buf,
+    chosen: B::Buf,
     row: Vec<f32>,
     /// Of one step, without attention.
     step_cost: Cost,
@@ -88,6 +91,8 @@ impl<B: Backend> Decoder<B> {
             picked: backend.alloc(picks_max * stack.hidden)?,
             picked_normed: backend.alloc(picks_max * stack.hidden)?,
             logits: backend.alloc(picks_max * shape.vocab)?,
+            marks: backend.alloc(shape.vocab + 1)?,
+            chosen: backend.alloc(1)?,
             row: vec![0.0; shape.vocab],
             step_cost: Cost::default(),
             heads,
@@ -191,27 +196,64 @@ impl<B: Backend> Decoder<B> {
     pub fn logits_of(&mut self, pass: &mut Pass<'_, B>, kept: &B::Buf) -> Result<&[f32]> {
         pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
         self.project(pass, 1);
+        self.latest_logits(pass)
+    }
+
+    /// Logits of the one row that was asked for last.
+    pub fn latest_logits(&mut self, pass: &mut Pass<'_, B>) -> Result<&[f32]> {
         pass.backend.read(&self.logits, 0, &mut self.row)?;
         Ok(&self.row)
     }
 
-    /// One more token: all layers over it, its row kept, its logits. A step that the backend may record.
+    /// From here on only `open` tokens are chosen; those that were made are met by the penalty.
+    pub fn begin_answer(&mut self, pass: &mut Pass<'_, B>, penalty: f32, open: impl Fn(u32) -> bool) {
+        let marks: Vec<f32> = (0..self.row.len() as u32).map(|id| f32::from(u8::from(open(id)))).collect();
+        pass.backend.write(&marks, &mut self.marks, 0);
+        pass.backend.write(&[penalty], &mut self.marks, marks.len());
+    }
+
+    /// Tokens that were made without being chosen.
+    pub fn mark(&mut self, pass: &mut Pass<'_, B>, ids: &[u32], penalty: f32) {
+        for id in ids {
+            pass.backend.write(&[penalty], &mut self.marks, *id as usize);
+        }
+    }
+
+    /// The likeliest open token after a row that was kept.
+    pub fn choose(&mut self, pass: &mut Pass<'_, B>, kept: &B::Buf) -> Result<u32> {
+        pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
+        self.project(pass, 1);
+        self.find_highest(pass);
+        self.chosen(pass)
+    }
+
+    fn find_highest(&mut self, pass: &mut Pass<'_, B>) {
+        pass.backend.highest(&self.logits, self.row.len(), &mut self.marks, &mut self.chosen);
+    }
+
+    fn chosen(&self, pass: &mut Pass<'_, B>) -> Result<u32> {
+        let mut place = [0.0];
+        pass.backend.read(&self.chosen, 0, &mut place)?;
+        ensure!((place[0] as usize) < self.row.len(), "no token can be chosen: no logit is a number");
+        Ok(place[0] as u32)
+    }
+
+    /// One more token: all layers over it, and the likeliest open token after it. A step that the backend may record.
     pub fn step(
         &mut self,
         pass: &mut Pass<'_, B>,
         scratch: &mut Scratch<B>,
         id: u32,
         position: usize,
-        kept: &mut B::Buf,
-    ) -> Result<&[f32]> {
+    ) -> Result<u32> {
         let mut ran = None;
         pass.backend.repeat(id, position, &mut |backend| {
             let mut pass = Pass::new(backend, None);
             self.embed(&mut pass, &[id], 0);
             let done = self.run(&mut pass, scratch, &[Span { rows: 1, start: position }]);
-            self.keep_row(&mut pass, 0, kept);
-            pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
-            self.project(&mut pass, 1);
+            pass.backend.rms_norm(&self.x, 1, &self.norm, self.eps, &mut self.picked_normed);
+            self.head(&mut pass, 1);
+            self.find_highest(&mut pass);
             ran = Some((done, pass.cost()));
         });
         // What attention costs grows with the position; the rest is the same in every step.
@@ -222,8 +264,7 @@ impl<B: Backend> Decoder<B> {
         }
         pass.add(self.step_cost);
         pass.count(attention);
-        pass.backend.read(&self.logits, 0, &mut self.row)?;
-        Ok(&self.row)
+        self.chosen(pass)
     }
 
     /// Logits of the rows `first .. first + rows`, one after the other.
@@ -251,8 +292,13 @@ impl<B: Backend> Decoder<B> {
 
     /// Logits of the first rows of `picked`.
     fn project(&mut self, pass: &mut Pass<'_, B>, rows: usize) {
-        let head = self.head.as_ref().unwrap_or(&self.embed);
         pass.backend.rms_norm(&self.picked, rows, &self.norm, self.eps, &mut self.picked_normed);
+        self.head(pass, rows);
+    }
+
+    /// Logits of the first rows of `picked_normed`.
+    fn head(&mut self, pass: &mut Pass<'_, B>, rows: usize) {
+        let head = self.head.as_ref().unwrap_or(&self.embed);
         pass.linear(&self.picked_normed, rows, head, Act::None, &mut self.logits);
     }
 

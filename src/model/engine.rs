@@ -12,7 +12,7 @@ use crate::{
         constrain::{Form, Next},
         decoder::{Decoder, Limits, Span},
         fusion::Fusion,
-        generate::{Characters, Chooser, Decoding, Guard, between},
+        generate::{Characters, Chooser, Decoding, Guard, between, most_probable},
         observe::{Observer, Pass},
         score::{log_probability, softmax},
         vision::Vision,
@@ -230,8 +230,8 @@ impl<B: Backend> Model<B> {
         pass.end("score", decoder.result())
     }
 
-    /// Feeds what was made so far and returns the logits of what could come next.
-    fn step(&mut self, pending: &mut Vec<u32>, position: &mut usize, first: bool) -> Result<&[f32]> {
+    /// Feeds what was made so far and returns the likeliest of what may come next; `logits` are of all that could.
+    fn step(&mut self, pending: &mut Vec<u32>, position: &mut usize, first: bool) -> Result<u32> {
         let Self { backend, decoder, scratch, observer, prompt_row, row, facts, .. } = self;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
         pass.begin("decode");
@@ -249,20 +249,26 @@ impl<B: Backend> Model<B> {
             *position += rows;
             pending.clear();
         }
-        let logits = if whole {
+        let likeliest = if whole {
             let at = *position;
             *position += 1;
             let id = pending.remove(0);
-            decoder.step(&mut pass, scratch, id, at, row)?
+            decoder.step(&mut pass, scratch, id, at)?
         } else {
-            decoder.logits_of(&mut pass, row)?
+            decoder.choose(&mut pass, row)?
         };
         pass.end_on_host("decode");
-        if of_prompt {
-            pass.tap_host("prefill_logits", 1, logits.len(), logits);
+        for (name, is_due) in [("prefill_logits", of_prompt), ("step_logits", true)] {
+            if is_due && pass.wants(name) {
+                let logits = decoder.latest_logits(&mut pass)?;
+                pass.tap_host(name, 1, logits.len(), logits);
+            }
         }
-        pass.tap_host("step_logits", 1, logits.len(), logits);
-        Ok(logits)
+        Ok(likeliest)
+    }
+
+    fn logits(&mut self) -> Result<&[f32]> {
+        self.decoder.latest_logits(&mut Pass::new(&mut self.backend, None))
     }
 
     fn max_new_tokens(&self) -> usize {
@@ -361,7 +367,9 @@ impl<B: Backend> Infer for Model<B> {
         let eos = generation.eos.clone();
         let penalty = self.decoding.repetition_penalty.unwrap_or(generation.repetition_penalty);
         let guarded = self.decoding.repetition_guard && form.is_none();
-        let mut chooser = Chooser::new(self.decoding.sampling, penalty);
+        let mut chooser = self.decoding.sampling.map(|sampling| Chooser::new(sampling, penalty));
+        let open = |id| form.as_ref().is_none_or(|f| f.thinkable(id));
+        self.decoder.begin_answer(&mut Pass::new(&mut self.backend, None), penalty, open);
         let (mut guard, mut characters) = (Guard::default(), Characters::default());
         let (mut text, mut pending, mut made) = (String::new(), Vec::new(), Vec::new());
         let most = self.max_new_tokens();
@@ -373,15 +381,18 @@ impl<B: Backend> Infer for Model<B> {
             }
             let ids = match form.as_mut().map_or(Next::Choose { label: false }, |f| f.next(left)) {
                 Next::Done => break Stop::EndOfText,
-                Next::Forced(ids) => ids,
+                Next::Forced(ids) => {
+                    self.decoder.mark(&mut Pass::new(&mut self.backend, None), &ids, penalty);
+                    ids
+                }
                 Next::Choose { label } => {
-                    let logits = self.step(&mut pending, &mut position, first)?;
+                    let likeliest = self.step(&mut pending, &mut position, first)?;
                     first = false;
                     let allowed = |id| form.as_ref().is_none_or(|f| f.allows(id));
-                    let id = if label {
-                        Chooser::plainly(logits, allowed)
-                    } else {
-                        chooser.choose(logits, allowed)
+                    let id = match &mut chooser {
+                        _ if label => most_probable(self.logits()?, allowed),
+                        Some(chooser) => chooser.choose(self.logits()?, allowed),
+                        None => likeliest,
                     };
                     if form.is_none() && self.decoding.stop_at_end && eos.contains(&id) {
                         break Stop::EndOfText;
@@ -389,12 +400,16 @@ impl<B: Backend> Infer for Model<B> {
                     let mut ids = vec![id];
                     if let Some(form) = &mut form {
                         ids.extend(form.made(id));
+                        let mut pass = Pass::new(&mut self.backend, None);
+                        self.decoder.mark(&mut pass, &ids[1..], penalty);
                     }
                     ids
                 }
             };
             for id in ids {
-                chooser.made(id);
+                if let Some(chooser) = &mut chooser {
+                    chooser.made(id);
+                }
                 made.push(id);
                 pending.push(id);
                 let mut tell = |some: &str| {

@@ -45,9 +45,9 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Takes the next token from logits.
+/// Draws the next token from logits.
 pub struct Chooser {
-    sampling: Option<Sampling>,
+    sampling: Sampling,
     penalty: f32,
     state: u64,
     made: HashSet<u32>,
@@ -55,8 +55,8 @@ pub struct Chooser {
 }
 
 impl Chooser {
-    pub fn new(sampling: Option<Sampling>, penalty: f32) -> Self {
-        let state = sampling.map_or(0, |s| s.seed);
+    pub fn new(sampling: Sampling, penalty: f32) -> Self {
+        let state = sampling.seed;
         Self { sampling, penalty, state, made: HashSet::new(), candidates: Vec::new() }
     }
 
@@ -78,9 +78,7 @@ impl Chooser {
             )
         };
         let open = (0u32..).zip(logits.iter().copied()).filter(|(id, _)| allowed(*id)).map(penalized);
-        let Some(sampling) = self.sampling else {
-            return first_of_the_highest(open);
-        };
+        let sampling = self.sampling;
         self.candidates.clear();
         self.candidates.extend(open);
         assert!(!self.candidates.is_empty(), "no token of {} is allowed", logits.len());
@@ -112,11 +110,6 @@ impl Chooser {
         kept[kept.len() - 1].0
     }
 
-    /// The most probable of the allowed tokens, as it stands.
-    pub fn plainly(logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
-        first_of_the_highest((0u32..).zip(logits.iter().copied()).filter(|(id, _)| allowed(*id)))
-    }
-
     /// The token was made and is met by the penalty from now on.
     pub fn made(&mut self, id: u32) {
         self.made.insert(id);
@@ -127,7 +120,9 @@ fn higher_first(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-fn first_of_the_highest(open: impl Iterator<Item = (u32, f32)>) -> u32 {
+/// The most probable of the allowed tokens, as it stands. At least one must be allowed.
+pub fn most_probable(logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
+    let open = (0u32..).zip(logits.iter().copied()).filter(|(id, _)| allowed(*id));
     let higher = |best: (u32, f32), next: (u32, f32)| if next.1 > best.1 { next } else { best };
     open.reduce(higher).expect("the caller allows at least one token").0
 }
@@ -227,13 +222,15 @@ pub fn between<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
+    const ONE: Sampling = Sampling { temperature: 1.0, top_k: 1, top_p: 1.0, seed: 0 };
+
     fn all(_: u32) -> bool {
         true
     }
 
     #[test]
     fn the_penalty_meets_a_token_once() {
-        let mut chooser = Chooser::new(None, 1.1);
+        let mut chooser = Chooser::new(ONE, 1.1);
         let logits = [2.0, 1.9, -1.0];
         assert_eq!(chooser.choose(&logits, all), 0);
         chooser.made(0);
@@ -246,10 +243,12 @@ mod tests {
 
     #[test]
     fn the_first_of_equals_is_taken_and_masks_hold() {
-        let mut chooser = Chooser::new(None, 1.0);
+        let mut chooser = Chooser::new(ONE, 1.0);
         assert_eq!(chooser.choose(&[1.0, 3.0, 3.0], all), 1);
         assert_eq!(chooser.choose(&[1.0, 3.0, 3.0], |id| id != 1), 2);
         assert_eq!(chooser.choose(&[f32::NEG_INFINITY; 3], |id| id == 2), 2);
+        assert_eq!(most_probable(&[1.0, 3.0, 3.0], all), 1);
+        assert_eq!(most_probable(&[f32::NEG_INFINITY; 3], |id| id == 2), 2);
     }
 
     #[test]
@@ -257,7 +256,7 @@ mod tests {
         let logits = [0.0f32, (3.0f32).ln(), -20.0];
         let draw = |seed: u64, top_k: usize, top_p: f32| {
             let sampling = Sampling { temperature: 1.0, top_k, top_p, seed };
-            let mut chooser = Chooser::new(Some(sampling), 1.0);
+            let mut chooser = Chooser::new(sampling, 1.0);
             (0..4000).map(|_| chooser.choose(&logits, all)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7, 0, 1.0), draw(7, 0, 1.0));

@@ -114,6 +114,13 @@ impl std::str::FromStr for Device {
     }
 }
 
+#[cfg(not(feature = "cuda"))]
+pub fn without_cuda() -> anyhow::Error {
+    anyhow::anyhow!(
+        "this program was built without CUDA; `tools/kernels build` and then `cargo build --release --features cuda` add it"
+    )
+}
+
 /// Loads a bundle onto a device; `threads` 0 takes what the machine has. `Auto` takes a CUDA device where there is one, and says
 /// so where there is none.
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
@@ -131,9 +138,7 @@ pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn I
         #[cfg(not(feature = "cuda"))]
         Device::Auto => load(bundle, Device::Cpu, threads),
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda => bail!(
-            "this program was built without CUDA; `tools/kernels build` and then `cargo build --release --features cuda` add it"
-        ),
+        Device::Cuda => Err(without_cuda()),
         Device::Cpu => {
             let cpu = Cpu::new(threads, Precision::of(bundle.head().quant))?;
             Ok(Box::new(Model::load(cpu, bundle)?))

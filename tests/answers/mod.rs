@@ -188,3 +188,20 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 pub fn largest(x: &[f64]) -> f64 {
     x.iter().fold(0.0, |m, v| m.max(v.abs()))
 }
+
+/// q and k of every row turned by its position.
+pub fn turn(qkv: &[f32], heads: Heads, theta: f64) -> Vec<f64> {
+    let Heads { n_heads, n_kv_heads, head_dim } = heads;
+    let mut out = wide(qkv);
+    for (p, row) in out.chunks_mut(heads.qkv()).enumerate() {
+        for head in row[..(n_heads + n_kv_heads) * head_dim].chunks_mut(head_dim) {
+            for i in 0..head_dim / 2 {
+                let angle = p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+                let (a, b) = (head[i], head[i + head_dim / 2]);
+                head[i] = a * angle.cos() - b * angle.sin();
+                head[i + head_dim / 2] = b * angle.cos() + a * angle.sin();
+            }
+        }
+    }
+    out
+}

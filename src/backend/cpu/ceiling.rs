@@ -8,6 +8,7 @@ use super::{
     lanes::{Isa, Lanes, Work},
     memory::Memory,
 };
+use crate::backend::Ceilings;
 use anyhow::Result;
 use std::{
     hint::black_box,
@@ -25,14 +26,6 @@ const SPINS: usize = 40;
 /// About two milliseconds of f32 products.
 const ROUNDS: usize = 400_000;
 const CHAINS: usize = 12;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ceilings {
-    /// Byte products; those of f32 where the instruction set has no byte products.
-    pub int8_per_s: f64,
-    pub f32_per_s: f64,
-    pub read_bytes_per_s: f64,
-}
 
 struct SpinF32;
 
@@ -108,7 +101,7 @@ impl Cpu {
             black_box(level.run(Read(&values[thread * each..][..each])));
             each * 4
         });
-        Ok(Ceilings { int8_per_s, f32_per_s, read_bytes_per_s })
+        Ok(Ceilings { int8_per_s, f16_per_s: f32_per_s, f32_per_s, read_bytes_per_s })
     }
 
     /// The best of several runs: the rates of all threads, added up.

@@ -8,7 +8,7 @@
 // Kernels index registers by row and lane; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Act, Backend, Grid, Heads};
+use super::{Act, Backend, Grid, Heads, highest_of};
 use crate::bundle::{Kind, Tensor};
 use anyhow::{Result, bail};
 use attention::{Attend, Decode, From, PackKeys, Packs};
@@ -47,7 +47,6 @@ pub mod scalar;
 
 pub use attention::Kept;
 pub use cache::Cache;
-pub use ceiling::Ceilings;
 pub use level::Level;
 pub use memory::Buf;
 pub use panels::Matrix;
@@ -576,5 +575,14 @@ impl Backend for Cpu {
             let parts = parts.map(|p| &p[at..end]);
             level.run(Elements::Mix { parts, weights, out: Out(out.at(at)) });
         });
+    }
+
+    fn highest(&mut self, values: &Buf, len: usize, marks: &mut Buf, out: &mut Buf) {
+        let marks = marks.first_mut(len + 1);
+        let found = highest_of(values.first(len), &marks[..len]);
+        if let Some(place) = found {
+            marks[place] = marks[len];
+        }
+        out.first_mut(1)[0] = found.unwrap_or(len) as f32;
     }
 }

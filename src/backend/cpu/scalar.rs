@@ -5,7 +5,7 @@
 //! Every other backend must agree with this one; `tests/ops.rs` holds this one to answers of its own.
 
 use crate::{
-    backend::{Act, Backend, Grid, Heads, stacked},
+    backend::{Act, Backend, Grid, Heads, highest_of, stacked},
     bundle::{Kind, Tensor},
 };
 use anyhow::Result;
@@ -520,5 +520,13 @@ impl Backend for Scalar {
             let sum: f64 = (0..3).map(|p| f64::from(weights[p]) * f64::from(parts[p][i])).sum();
             out[i] = sum as f32;
         }
+    }
+
+    fn highest(&mut self, values: &Vec<f32>, len: usize, marks: &mut Vec<f32>, out: &mut Vec<f32>) {
+        let found = highest_of(&values[..len], &marks[..len]);
+        if let Some(place) = found {
+            marks[place] = marks[len];
+        }
+        out[0] = found.unwrap_or(len) as f32;
     }
 }

@@ -4,10 +4,11 @@
 
 use super::images::{self, IMAGES};
 use super::launches::Kernels;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::backend::Lost;
+use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
 
 /// The oldest driver whose kernel images and calls these are: CUDA 12.6, JetPack 6.1.
 const DRIVER_MIN: i32 = 12060;
@@ -38,6 +39,8 @@ pub struct Device {
     pub stream: Arc<CudaStream>,
     pub kernels: Kernels,
     pub multiprocessors: usize,
+    /// Kernels that were launched; those of a recorded step each time.
+    pub launches: Arc<AtomicU64>,
     name: String,
     memory: Mutex<Memory>,
     lost: Mutex<Option<String>>,
@@ -115,6 +118,7 @@ impl Device {
             stream: context.new_stream().map_err(failed("making a stream"))?,
             kernels,
             multiprocessors,
+            launches: Arc::default(),
             name,
             memory: Mutex::new(Memory {
                 chunk_bytes: options.chunk_bytes,
@@ -202,7 +206,7 @@ impl Device {
     /// Fails once anything has failed.
     pub fn check(&self) -> Result<()> {
         match &*locked(&self.lost) {
-            Some(why) => bail!("{why}"),
+            Some(why) => Err(Lost(why.clone()).into()),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use super::device::{Address, Device};
 use anyhow::{Result, anyhow};
 use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// A packed matrix, as `struct Weights` of kernels/parts.cuh.
 #[repr(C)]
@@ -53,6 +53,7 @@ macro_rules! kernels {
                 // SAFETY: the arguments are those of the kernel (this table repeats its signature, and the op tests run every row of
                 // it), and the addresses among them were taken for the sizes that go with them.
                 let done = unsafe { launch.launch(config) };
+                self.launches.fetch_add(1, Relaxed);
                 self.note(stringify!($name), done.map(drop));
             })*
         }
@@ -112,5 +113,11 @@ kernels! {
     halve[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);
     pool_rows[256](x: Address, out: Address, cols: i32, group: i32);
     add[256](a: Address, b: Address, out: Address, act: i32, repeat: i64, count: i64);
+    highest_parts[256](values: Address, marks: Address, parts: Address, len: i32);
+    highest_join[256](parts: Address, marks: Address, out: Address, count: i32, len: i32);
+    ceiling_read[256](from: Address, count: i64, out: Address);
+    ceiling_f32[256](out: Address, rounds: i32);
+    ceiling_int8[256](out: Address, rounds: i32);
+    ceiling_f16[256](out: Address, rounds: i32);
     mix[256](p0: Address, p1: Address, p2: Address, g0: f32, g1: f32, g2: f32, out: Address, count: i64);
 }

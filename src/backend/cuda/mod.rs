@@ -16,8 +16,12 @@ use anyhow::{Result, ensure};
 use cudarc::driver::CudaGraph;
 use device::{Address, Device};
 use launches::Weights;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
+mod ceiling;
 mod device;
 mod images;
 mod launches;
@@ -29,6 +33,9 @@ pub use device::Options;
 const SPLITS_MAX: usize = 64;
 /// Queries of one key/value head that a split attention takes.
 const SPLIT_QUERIES: usize = 16;
+
+/// Blocks over which the search for the highest value is split at most.
+const PARTS_MAX: usize = 256;
 
 /// Columns of a quantised matrix at most.
 const COLUMNS_MAX: usize = 1 << 16;
@@ -45,6 +52,8 @@ enum Mode {
 pub struct Cuda {
     /// The repeated step, once it was recorded. Dropped before the device.
     graph: Option<CudaGraph>,
+    /// Kernels of the recorded step.
+    graph_launches: u64,
     device: Arc<Device>,
     exact: bool,
     scratch: Mutex<Scratch>,
@@ -52,6 +61,7 @@ pub struct Cuda {
     ids_max: usize,
     /// Token and position of a repeated step.
     step: Address,
+    parts: Address,
     recording: Option<Recording>,
     /// A row as int8 and its scales, and room for the next one.
     row: (Address, Address),
@@ -138,13 +148,34 @@ impl Cuda {
         let ids_max = 1 << 15;
         let take = |bytes, what| device.take(bytes, what);
         let (ids, step) = (take(4 * ids_max, "token ids")?, take(8, "a step")?);
+        let parts = take(8 * PARTS_MAX, "parts of a search")?;
         let row =
             || anyhow::Ok((take(COLUMNS_MAX, "a quantised row")?, take(COLUMNS_MAX / 8, "its scales")?));
         let (row, other_row) = (row()?, row()?);
         let scratch = Mutex::new(Scratch { at: 0, bytes: 0 });
         let (graph, recording, row_of) = (None, None, None);
         let exact = options.exact;
-        Ok(Cuda { graph, device, exact, scratch, ids, ids_max, step, recording, row, other_row, row_of })
+        let graph_launches = 0;
+        Ok(Cuda {
+            graph,
+            graph_launches,
+            device,
+            exact,
+            scratch,
+            ids,
+            ids_max,
+            step,
+            parts,
+            recording,
+            row,
+            other_row,
+            row_of,
+        })
+    }
+
+    /// Counts the kernels that were launched; goes on counting while the backend is in use elsewhere.
+    pub fn launches(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.device.launches)
     }
 
     /// The device for an op that is no product: whatever was kept for one is no longer next.
@@ -651,14 +682,17 @@ impl Backend for Cuda {
         }
         if self.graph.is_none() {
             self.recording = Some(Recording { token, position });
+            let before = self.device.launches.load(Relaxed);
             if self.device.begin_recording() {
                 step(self);
                 self.graph = self.device.end_recording();
             }
+            self.graph_launches = self.device.launches.swap(before, Relaxed) - before;
             (self.recording, self.row_of) = (None, None);
         }
         if let Some(graph) = &self.graph {
             self.device.note("a recorded step", graph.launch());
+            self.device.launches.fetch_add(self.graph_launches, Relaxed);
         }
     }
 
@@ -730,6 +764,14 @@ impl Backend for Cuda {
         let [p0, p1, p2] = parts.map(|p| p.over(len, "a part"));
         let (blocks, count) = Cuda::each(len);
         self.op().mix(blocks, p0, p1, p2, weights[0], weights[1], weights[2], out.over(len, "out"), count);
+    }
+
+    fn highest(&mut self, values: &Buf, len: usize, marks: &mut Buf, out: &mut Buf) {
+        let (values, marks) = (values.over(len, "the values"), marks.over(len + 1, "the marks"));
+        let (parts, count) = (self.parts, len.div_ceil(1024).clamp(1, PARTS_MAX));
+        let device = self.op();
+        device.highest_parts((count, 1, 1), values, marks, parts, size(len));
+        device.highest_join((1, 1, 1), parts, marks, out.over(1, "out"), size(count), size(len));
     }
 }
 

@@ -3,7 +3,7 @@
 //! In: one word a line. Out: one JSON object a line, first that the model is ready, then what each step took.
 //! Units: `ms`; bytes and operations as in `Cost`. Steps that need a seen window (prefill, decode) take the last one.
 
-use super::{Args, Bench, Sample, ms, peak_bytes};
+use super::{Args, Bench, Measured, Sample, ms, peak_bytes};
 use crate::{bundle::Bundle, model::Infer};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -12,9 +12,14 @@ use std::{
     time::Instant,
 };
 
-pub fn run(args: &Args, bundle: Bundle, commands: impl BufRead, out: &mut impl Write) -> Result<()> {
+pub fn run<B: Measured>(
+    args: &Args,
+    bundle: Bundle,
+    commands: impl BufRead,
+    out: &mut impl Write,
+) -> Result<()> {
     let (quant, file_bytes) = (bundle.head().quant, bundle.file_bytes());
-    let mut bench = Bench::load(args, &bundle)?;
+    let mut bench = Bench::<B>::load(args, &bundle)?;
     drop(bundle);
     let mut tell = |answer: Value| -> Result<()> {
         writeln!(out, "{answer}")?;
@@ -48,7 +53,7 @@ fn stage(s: &Sample) -> (String, Value) {
     (s.stage.to_owned(), row)
 }
 
-impl Bench {
+impl<B: Measured> Bench<'_, B> {
     /// What a step has to say beside its time.
     fn step(&mut self, name: &str) -> Result<Value> {
         Ok(match name {
@@ -80,7 +85,12 @@ impl Bench {
             "decode" => json!({ "tokens": self.reason()? }),
             "ceilings" => {
                 let c = self.ceilings()?;
-                json!({ "int8_per_s": c.int8_per_s, "f32_per_s": c.f32_per_s, "read_bytes_per_s": c.read_bytes_per_s })
+                json!({
+                    "int8_per_s": c.int8_per_s,
+                    "f16_per_s": c.f16_per_s,
+                    "f32_per_s": c.f32_per_s,
+                    "read_bytes_per_s": c.read_bytes_per_s,
+                })
             }
             _ => bail!("choose window, label, hop, vision, audio, prefill, decode or ceilings"),
         })
@@ -99,7 +109,7 @@ mod tests {
         let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q4_0)?;
         let args = Args { tokens: 3, threads: 2, ..Args::of(Preset::Tiny) };
         let mut out = Vec::new();
-        run(&args, bundle, commands.as_bytes(), &mut out)?;
+        run::<crate::backend::cpu::Cpu>(&args, bundle, commands.as_bytes(), &mut out)?;
         Ok(out.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 
