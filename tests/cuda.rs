@@ -11,6 +11,7 @@ use mien::{
         synthetic::{self, Preset},
     },
     model::{self, Cost, Decoding, Device, Input, Observer},
+    source::Frame,
 };
 use serde_json::Value;
 use stages::{
@@ -261,8 +262,8 @@ fn budget_of_a_token() {
     let (few, many) = (made(9), made(25));
     let per_token = [0, 1, 2].map(|i| (many[i] - few[i]) / 16.0);
     // Two layers of norm, qkv, attention, join, quantise (heads of 16 cannot be quantised on the way), o, norm, gate and up, down;
-    // then embedding, norm and head. Token and position go in, two rows are kept, logits come out; one wait.
-    assert_eq!(per_token, [2.0 * 9.0 + 3.0, 4.0, 1.0], "launches, copies, waits per token");
+    // then embedding, norm, head and the choice, in two. Token and position go in, the next token comes out; one wait.
+    assert_eq!(per_token, [2.0 * 9.0 + 5.0, 2.0, 1.0], "launches, copies, waits per token");
 
     let shape = Preset::R1Omni05B.shape();
     let d = &shape.decoder;
@@ -274,8 +275,8 @@ fn budget_of_a_token() {
         let total = (weight_bytes + cache_bytes) as f64;
         println!(
             "R1-Omni 0.5B, {kind}, position 1100: {weight_bytes} bytes of weights and {cache_bytes} of cache per token, {} kernels in \
-             one graph launch, 4 copies, 1 wait; at 102 GB/s {:.2} ms, 70 % of it {:.2} ms",
-            d.layers * 8 + 3,
+             one graph launch, 2 copies of 8 and 4 bytes, 1 wait; at 102 GB/s {:.2} ms, 70 % of it {:.2} ms",
+            d.layers * 8 + 5,
             total / 102e6,
             total / 102e6 / 0.7
         );
@@ -329,39 +330,68 @@ fn a_lost_device_is_said_and_ends_the_program() {
     refused(&[("MIEN_EMULATED_LOST", "40")], &["the CUDA device was lost in", "CUDA_ERROR_LAUNCH_FAILED"]);
 }
 
-/// `mien run` over pictures alone, faster than life; what it said, line by line.
-fn daemon(settings: &[(&str, &str)], name: &str) -> (Output, Vec<Value>) {
-    let root = folder();
-    let silent = root.join("silent");
-    if !silent.exists() {
-        std::fs::create_dir_all(&silent).unwrap();
-        for i in 0..20u8 {
-            let picture =
-                image::RgbImage::from_fn(32, 24, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8 + i, 90]));
-            picture.save(silent.join(format!("{i:03}.png"))).unwrap();
+/// A second and a half of pictures without sound.
+fn silent() -> Vec<Frame> {
+    let picture =
+        |i: u8| image::RgbImage::from_fn(32, 24, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8 + i, 90]));
+    (0..15).map(|i| Frame { captured_ns: 0, height: 24, width: 32, rgb: picture(i * 5).into_raw() }).collect()
+}
+
+/// `mien run` over them, two windows faster than life; what it said, line by line.
+fn daemon(settings: &[(&str, &str)]) -> (Output, Vec<String>) {
+    let (root, clip) = (folder(), folder().join("silent"));
+    if !clip.exists() {
+        std::fs::create_dir_all(&clip).unwrap();
+        for (i, f) in silent().into_iter().enumerate() {
+            let picture = image::RgbImage::from_raw(f.width, f.height, f.rgb).unwrap();
+            picture.save(clip.join(format!("{i:03}.png"))).unwrap();
         }
     }
-    let config = root.join(name).with_extension("toml");
+    let config = root.join("daemon.toml");
     let text = "device = \"bench\"\nstate_file = \"holds.json\"\n[model]\nbundle = \"q8_0.gguf\"\nreason = \"off\"\n\
                 [clip]\npath = \"silent\"\nframes_per_second = 10\n[window]\nwindow_ms = 1000\nhop_ms = 500\n\
                 [privacy]\npurpose = \"research\"\n[policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 0\n\
-                [daemon]\nheartbeat_ms = 500\n[sink.stdout]\n";
+                [daemon]\nheartbeat_ms = 500\n[sink.stdout]\nscores = true\n";
     std::fs::write(&config, text).unwrap();
     let output = mien(settings, &["run", "--fast", config.to_str().unwrap()]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    (output, lines)
 }
 
-/// A run of three windows loses its device in the last one: it ends what holds, says why, and exits with 1; the next run knows nothing of it.
+/// What it said before the loss is what every run says; what held is ended; it exits with 1 and the reason; and the next run knows of
+/// nothing.
 #[test]
 fn a_daemon_that_loses_its_device_ends_and_starts_again() {
-    let kinds = |lines: &[Value]| {
-        lines.iter().map(|l| l["kind"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
-    };
-    let (whole, lines) = daemon(&[], "whole");
+    let bundle = Bundle::open(&folder().join("q8_0.gguf")).unwrap();
+    let mut model = model::load(&bundle, Device::Cuda, 0).unwrap();
+    let frames = silent();
+    let window: Vec<_> = frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
+    let before = counted()[0];
+    model.see("label", &Input { frames: Some(&window), samples: None }).unwrap();
+    model.score("dfew").unwrap();
+    let in_the_second = (counted()[0] - before + 20).to_string();
+
+    let (whole, lines) = daemon(&[]);
     assert!(whole.status.success(), "{}", said(&whole));
-    println!("{lines:#?}");
-    let _ = kinds(&lines);
+    let events = |lines: &[String], kind: &str| {
+        lines.iter().filter(|l| l.contains(&format!("\"event\":\"{kind}\""))).count()
+    };
+    assert!(events(&lines, "begin") > 0 && events(&lines, "begin") == events(&lines, "end"), "{lines:#?}");
+
+    let (lost, some) = daemon(&[("MIEN_EMULATED_LOST", &in_the_second)]);
+    assert_eq!(lost.status.code(), Some(1), "{}", said(&lost));
+    assert!(said(&lost).contains("the CUDA device was lost in"), "{}", said(&lost));
+    assert!(some.iter().any(|l| l.contains("\"type\":\"scores\"")), "the first window was scored: {some:#?}");
+    assert!(events(&some, "begin") > 0 && events(&some, "begin") == events(&some, "end"), "{some:#?}");
+    for line in &some {
+        let line_is_whole = serde_json::from_str::<Value>(line).is_ok();
+        assert!(line_is_whole && (lines.contains(line) || line.contains("\"event\":\"end\"")), "{line}");
+    }
+    assert!(!folder().join("holds.json").exists(), "what held was ended");
+
+    let (again, third) = daemon(&[]);
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!(third, lines);
 }
 
 #[test]

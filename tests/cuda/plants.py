@@ -40,6 +40,18 @@ PLANTS = {
         "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }\n        __syncthreads();",
         "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }",
     ),
+    "barrier-missing-before-weights-are-replaced": (
+        "attend",
+        "attend_exact.cu",
+        "value[(size_t)p * step + thread], mixed);\n        __syncthreads();",
+        "value[(size_t)p * step + thread], mixed);",
+    ),
+    "barrier-missing-before-warps-compare": (
+        "highest",
+        "highest.cu",
+        "room[threadIdx.x / 32] = key;\n    __syncthreads();",
+        "room[threadIdx.x / 32] = key;",
+    ),
     "wait-one-group-short": (
         "linear",
         "linear_tile.cu",

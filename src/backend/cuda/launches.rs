@@ -115,6 +115,9 @@ kernels! {
     add[256](a: Address, b: Address, out: Address, act: i32, repeat: i64, count: i64);
     highest_parts[256](values: Address, marks: Address, parts: Address, len: i32);
     highest_join[256](parts: Address, marks: Address, out: Address, count: i32, len: i32);
+    probe_multiply[32](a: Address, b: Address, d: Address);
+    probe_matrices[32](rows: Address, out: Address);
+    probe_exp2[32](x: Address, out: Address);
     ceiling_read[256](from: Address, count: i64, out: Address);
     ceiling_f32[256](out: Address, rounds: i32);
     ceiling_int8[256](out: Address, rounds: i32);

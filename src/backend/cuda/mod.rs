@@ -21,13 +21,16 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+mod attention;
 mod ceiling;
 mod device;
 mod images;
 mod launches;
 mod pack;
+mod probe;
 
 pub use device::Options;
+pub use probe::Probe;
 
 /// Blocks over which one attention over the cache is split at most.
 const SPLITS_MAX: usize = 64;
@@ -133,10 +136,6 @@ fn act_number(act: Act) -> i32 {
     }
 }
 
-fn attention_scale(heads: Heads) -> f32 {
-    (std::f64::consts::LOG2_E / (heads.head_dim as f64).sqrt()) as f32
-}
-
 impl Cuda {
     /// Opens the first device for a bundle whose matrices are of this kind.
     pub fn open(kind: Kind) -> Result<Cuda> {
@@ -204,59 +203,6 @@ impl Cuda {
         let table: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
         self.device.upload(&table, cache.frequency);
         cache.theta = theta;
-    }
-
-    /// Attention of a few rows over the cache; with `frequency` the row is rotated and stored on the way.
-    #[allow(clippy::too_many_arguments)]
-    fn attend_split(
-        &mut self,
-        qkv: &Buf,
-        rows: usize,
-        start: usize,
-        frequency: Address,
-        heads: Heads,
-        cache: &Cache,
-        layer: usize,
-        out: &Buf,
-    ) {
-        let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        let qkv = qkv.over(rows * heads.qkv(), "qkv");
-        let out = out.over(rows * n_heads * head_dim, "out");
-        let at = layer as u64 * cache.layer_bytes;
-        let attend = match cache.padded {
-            16 => Device::attend_split_16,
-            32 => Device::attend_split_32,
-            64 => Device::attend_split_64,
-            _ => Device::attend_split_128,
-        };
-        // Two blocks for each multiprocessor, and no block without a step of 128 keys of its own. A recorded step is for all positions.
-        let seen = if self.recording.is_some() { cache.positions_max } else { start + rows };
-        let busy = (2 * self.device.multiprocessors / n_kv_heads).clamp(1, SPLITS_MAX);
-        let splits = seen.div_ceil(128).min(busy);
-        let (start, position) = self.place(start);
-        let (a, b, c) = (size(n_heads), size(n_kv_heads), size(head_dim));
-        attend(
-            &self.device,
-            (splits, n_kv_heads, 1),
-            qkv,
-            cache.keys + at,
-            cache.values + at,
-            cache.parts,
-            size(rows),
-            a,
-            b,
-            c,
-            size(cache.positions_max),
-            start,
-            position,
-            frequency,
-            attention_scale(heads),
-        );
-        let keep = rows == 1 && head_dim % 32 == 0 && n_heads * head_dim <= COLUMNS_MAX;
-        let (q, s) = if keep { self.row } else { (0, 0) };
-        let blocks = (rows * n_heads, 1, 1);
-        self.device.attend_join(blocks, cache.parts, out, q, s, a, b, c, size(cache.padded), size(splits));
-        self.row_of = keep.then_some(out);
     }
 
     /// At least `bytes` of memory, whose content lasts until the next call.
@@ -354,78 +300,6 @@ impl Cuda {
             _ => Device::linear_tile_q4,
         };
         tile(device, blocks, half, scale, w, bias, out, size(rows), mode, act);
-    }
-
-    /// Attention in f32, from `start` plus what stands at an address; `steps` from run to run, head to head, key to key.
-    #[allow(clippy::too_many_arguments)]
-    fn attend_exact(
-        &mut self,
-        qkv: Address,
-        keys: Address,
-        values: Address,
-        batch: usize,
-        rows: usize,
-        heads: Heads,
-        (start, position): (i32, Address),
-        steps: (usize, usize, usize),
-        out: Address,
-    ) {
-        let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        self.op().attend_exact(
-            (rows, n_heads, batch),
-            qkv,
-            keys,
-            values,
-            out,
-            size(rows),
-            size(n_heads),
-            size(n_kv_heads),
-            size(head_dim),
-            start,
-            position,
-            steps.0 as i64,
-            size(steps.1),
-            size(steps.2),
-            attention_scale(heads),
-        );
-    }
-
-    /// Attention of `rows` rows in each of `batch` runs over keys and values of `pitch` positions a head.
-    #[allow(clippy::too_many_arguments)]
-    fn attention(
-        &self,
-        qkv: Address,
-        keys: Address,
-        values: Address,
-        batch: usize,
-        rows: usize,
-        heads: Heads,
-        pitch: usize,
-        start: i32,
-        out: Address,
-    ) {
-        let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        let attend = match padded(head_dim) {
-            16 => Device::attend_16,
-            32 => Device::attend_32,
-            64 => Device::attend_64,
-            _ => Device::attend_128,
-        };
-        attend(
-            &self.device,
-            ((rows * (n_heads / n_kv_heads)).div_ceil(64), n_kv_heads, batch),
-            qkv,
-            keys,
-            values,
-            out,
-            size(rows),
-            size(n_heads),
-            size(n_kv_heads),
-            size(head_dim),
-            size(pitch),
-            start,
-            attention_scale(heads),
-        );
     }
 
     /// One thread for each of `count` values.
