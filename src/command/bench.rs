@@ -615,9 +615,10 @@ mod tests {
         assert!(json["hop_ms"].as_f64().unwrap() > 0.0);
         assert!(json["peak_bytes"].as_u64().unwrap() > 1 << 20);
         assert!(json["first_scores_ms"].as_f64().unwrap() > 0.0);
-        let speech = measure(&Args { audio_context: AudioContext::Speech, ..args }, made(), Duration::ZERO)
-            .unwrap()
-            .json();
+        let speech =
+            measure::<Cpu>(&Args { audio_context: AudioContext::Speech, ..args }, made(), Duration::ZERO)
+                .unwrap()
+                .json();
         let operations = |report: &serde_json::Value| {
             let audio = report["window"].as_array().unwrap().iter().find(|r| r["stage"] == "audio").unwrap();
             audio["operations"].as_u64().unwrap()
