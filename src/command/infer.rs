@@ -56,7 +56,7 @@ pub struct Args {
     /// whole: all of the audio tower's time; speech: what holds sound, which is faster and not the same.
     #[arg(long, value_name = "CONTEXT", default_value = "whole")]
     audio_context: AudioContext,
-    /// auto, cpu or scalar.
+    /// auto, cpu, cuda or scalar.
     #[arg(long, default_value = "auto")]
     backend: Device,
     /// One JSON object instead of text.
