@@ -44,8 +44,8 @@ const MARGIN: usize = 16;
 /// Encoded positions are a multiple of this, unless they are all.
 const STEP: usize = 16;
 const SAMPLES_PER_POSITION: usize = 320;
-/// The mel of silence beside ordinary speech: 8 below a loudest band of 10.
-const SILENCE: f32 = -0.75;
+/// The mel of silence beside ordinary speech: 8 below a loudest band of power 1.
+const SILENCE: f32 = -1.0;
 
 /// What silence leaves.
 struct Silence<B: Backend> {
