@@ -10,7 +10,9 @@
 //!
 //! Pace: live and paced, a full queue drops its oldest and counts, and a model that is late takes the newest window. A recording
 //! that is played fast waits instead, nothing is dropped, and the same recording gives the same messages.
-//! Limits: both kinds of queue have their length from the config; what circulates between them comes from one pool.
+//! Limits: both kinds of queue have their length from the config; what circulates between them comes from one pool. From a reading to
+//! the serial line nothing is allocated after the first windows (`tests/steady.rs`). What does allocate, for as long as it is told: a
+//! reason its tokens and text, a line of JSON or an MQTT message its text, the state file and the minute's status line theirs.
 
 mod core;
 mod edge;
