@@ -348,7 +348,7 @@ def main():
         "survey": {work: known[work] for work in needed},
         "programs": fleet.versions(), "memory": run.memory,
         "series": {name: [round(value, 4) for value in values] for name, values in run.series.items()},
-        "ceilings": {key: median(c[key] for c in run.shares) for key in (run.shares or [{}])[0]},
+        "ceilings": {key: median(c[key] for c in run.shares) for key, value in (run.shares or [{}])[0].items() if value},
         "short_audio": fleet.short_audio,
     }
     for name in list(fleet.running):
