@@ -2,6 +2,7 @@
 
     python judge.py vectors                  writes tests/data/metrics.json: random answers and scikit-learn's numbers of them
     python judge.py compare OUT              OUT.jsonl, OUT.json: every number again from the records; exit 1 where one differs
+    python judge.py agree ANSWERS.json OUT   the trainer's answers and report beside `mien eval`'s of the same clips
 """
 
 import json
@@ -11,7 +12,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, log_loss, recall_score
 
 VECTORS = Path(__file__).resolve().parents[2] / "tests" / "data" / "metrics.json"
 NONE = "no answer"
@@ -19,6 +19,7 @@ NONE = "no answer"
 
 def numbers(labels, truths, guesses, scores):
     """What scikit-learn says; labels are words, a guess may be any word. ECE and Brier by their formulas."""
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, recall_score
     warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
     guesses = [NONE if g is None else g for g in guesses]
     each = recall_score(truths, guesses, labels=labels, average=None, zero_division=np.nan)
@@ -62,6 +63,7 @@ def vectors():
 
 def compare(out):
     """The report's numbers, and its confusion matrix, from the records alone."""
+    from sklearn.metrics import confusion_matrix
     found = json.loads(Path(f"{out}.json").read_text())
     about, report = found["about"], found["report"]
     lines = [json.loads(line) for line in Path(f"{out}.jsonl").read_text().splitlines()[1:]]
@@ -84,11 +86,37 @@ def compare(out):
     return wrong + (not same)
 
 
+def agree(theirs, out):
+    """Equal completions and judgements clip by clip, scores and numbers to what half-precision features allow."""
+    answers = [json.loads(line) for line in Path(theirs).with_suffix(".answers.jsonl").read_text().splitlines()]
+    numbers, report = (json.loads(Path(p).read_text())["report"] for p in (theirs, f"{out}.json"))
+    ours = {r["id"]: r for r in map(json.loads, Path(f"{out}.jsonl").read_text().splitlines()[1:])}
+    same = ("label", "subset", "said", "answer", "format", "claims", "supported", "contradicted", "absent", "cues", "tokens")
+    wrong, furthest = 0, 0.0
+    for r in answers:
+        different = [k for k in same if r[k] != ours[r["id"]][k]]
+        furthest = max(furthest, *(abs(a - b) for a, b in zip(r["scores"], ours[r["id"]]["scores"], strict=True)))
+        if different:
+            print(f"{r['id']}: DIFFERENT {', '.join(different)}")
+            wrong += 1
+    for name, value in numbers.items():
+        found = math.nan if report[name] is None else report[name]
+        value = math.nan if value is None else value
+        if not (math.isnan(found) and math.isnan(value)) and not abs(found - value) < 2e-3:
+            print(f"{name}: DIFFERENT {found} beside {value}")
+            wrong += 1
+    wrong += furthest > 2e-3
+    print(f"{len(answers)} answers and {len(numbers)} numbers: {f'{wrong} DIFFERENT' if wrong else 'equal'}, scores within {furthest:.1e}")
+    return wrong
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["vectors"]:
             vectors()
         case ["compare", out]:
             sys.exit(min(1, compare(out)))
+        case ["agree", theirs, out]:
+            sys.exit(min(1, agree(theirs, out)))
         case _:
             sys.exit(__doc__)

@@ -1,11 +1,14 @@
 """A random checkpoint and every stage of an answer to one clip, for tests/parity_lane.rs: does the engine compute what is trained?
 
-    python dump.py FOLDER [--positions 200] [--seconds 2.5]
+    python dump.py FOLDER [--positions 200] [--seconds 2.5] [--clips 12]
 
-Writes FOLDER/model (the four published folders), FOLDER/frames.npy, FOLDER/pcm.npy, and FOLDER/stages, one `.npy` per stage.
+Writes FOLDER/model (the four published folders), FOLDER/frames.npy, FOLDER/pcm.npy, and FOLDER/stages, one `.npy` per stage; of clips
+of the world FOLDER/clips/test.jsonl, and FOLDER/answers.json as evaluate.py answers them, for `mien eval` to say the same.
 """
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,14 @@ from PIL import Image
 from transformers import DynamicCache
 
 import checkpoint
+import data
+import evaluate
 import media
 import text
 import topology
 
 STEPS = 32
+MAX_NEW = 24
 
 
 def clip(seconds, seed=0):
@@ -62,11 +68,21 @@ def stages(model, words, frames, samples):
     return out
 
 
+def answer(model, words, folder, count):
+    """Clips of the world, and what the trainer's own evaluation makes of them."""
+    subprocess.run([sys.executable, "-m", "world", "make", "--out", str((folder / "clips").resolve()), "--split", "test", "--count",
+                    str(count)], cwd=Path(__file__).parent, check=True, stdout=subprocess.DEVNULL)
+    lines, _ = data.manifest(folder / "clips" / "test.jsonl")
+    features = data.features(model, lines, folder / "clips", folder / "features")
+    evaluate.write(folder / "answers.json", evaluate.answers(model, words, lines, features, max_new=MAX_NEW), {"max_new": MAX_NEW})
+
+
 def main():
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("folder", type=Path)
     asked.add_argument("--positions", type=int, default=200)
     asked.add_argument("--seconds", type=float, default=2.5)
+    asked.add_argument("--clips", type=int, default=12)
     args = asked.parse_args()
     sizes = topology.Sizes(**{**topology.SMALL.__dict__, "positions": args.positions})
     checkpoint.create(args.folder / "model", sizes, seed=1)
@@ -78,6 +94,7 @@ def main():
     for name, value in stages(model, words, frames, samples).items():
         value = np.asarray(value)
         np.save(args.folder / "stages" / f"{name}.npy", np.ascontiguousarray(value.astype({"f": "<f4", "i": "<i4", "u": "u1"}[value.dtype.kind])))
+    answer(model, words, args.folder, args.clips)
     print(f"{args.folder}: {sizes.positions} positions, {sizes.audio_rows} audio rows")
 
 
