@@ -338,6 +338,7 @@ def main():
         jobs.remove("memory")
     for run.turn in range(pairs):
         for job in jobs:
+            print(f"   pair {run.turn + 1} of {pairs}: {job}", file=sys.stderr, flush=True)
             getattr(run, job)()
         say(f"pair {run.turn + 1} of {pairs}, {time.perf_counter() - begun:.0f} s")
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
