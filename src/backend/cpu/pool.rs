@@ -15,8 +15,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Looks at the gate before parking; tens of microseconds.
-const SPINS: u32 = 4000;
+/// Looks at the gate before parking; tens of microseconds. An interpreter takes as long for a few.
+const SPINS: u32 = if cfg!(miri) { 4 } else { 4000 };
 
 type Job = dyn Fn(usize, usize) + Sync;
 
@@ -195,13 +195,13 @@ impl Drop for Pool {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 fn allowed_cpus() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| rustix::thread::CpuSet::new());
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
@@ -210,12 +210,12 @@ fn pin(cpu: usize) {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(miri))))]
 fn allowed_cpus() -> Vec<usize> {
     Vec::new()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(miri))))]
 fn pin(_cpu: usize) {}
 
 #[cfg(test)]
