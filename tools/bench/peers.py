@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,6 +63,8 @@ class Program:
         self.errors = open(log, "w+")
         environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), RUST_LOG="warn",
                            LLAMA_CPP_LIB_PATH=str(log.parent.parent / "llama"))
+        if name == "whisper.cpp":           # its package does not find its own libraries
+            environment["LD_LIBRARY_PATH"] = sysconfig.get_path("purelib")
         self.begun = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
                                         env=environment)
