@@ -57,7 +57,7 @@ class Plan:
 PLANS = {
     "smoke": Plan(topology.SMOKE, train=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
                   group=4, max_new=48, every=3),
-    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, sight=4000, hearing=2000, base=1000, cold_steps=200, label=400, grpo=300),
+    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=300, grpo=200),
     # For the real checkpoint, which comes with its towers and its base.
     "full": Plan(topology.FULL, train=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
                  prompts=1, max_new=512),
@@ -77,6 +77,11 @@ class Run:
         self.manifest, self.start, self.stop_after = manifest, start, stop_after
         self.clips = self.work / "clips"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def rate(self):
+        """The learning rate of supervised stages: a model of our own is young, a given one is not."""
+        return 5e-5 if self.start else 1.5e-3
 
     # --- what stages share ------------------------------------------------------------------------------------------
     def folder(self, stage):
@@ -156,7 +161,7 @@ class Run:
         lines = lines[:count] if count else lines
         sft.trainable(model)
         loop = self.loop(stage, steps, rate)
-        sft.train(loop, model, words, lines, features, kinds, self.seed, self.plan.batch, whole=model.model.layers if hearing else None)
+        sft.train(loop, model, words, lines, features, kinds, self.seed, self.plan.batch, whole=None if self.start else model.model.layers)
         self.finish(stage, loop, model, self._root(before))
 
     def _root(self, stage):
@@ -175,12 +180,12 @@ class Run:
         self._sft("base", "sight", {"describe": 1.0}, self.plan.base, 2e-3, hearing="hearing")
 
     def cold(self):
-        self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, 5e-4, self.plan.cold)
+        self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, self.rate, self.plan.cold)
 
     def label(self):
-        self._sft("label", "base", {"label": 1.0}, self.plan.label, 5e-4)
+        self._sft("label", "base", {"label": 1.0}, self.plan.label, self.rate)
 
-    def _grpo(self, stage, policy, rate=1e-4):
+    def _grpo(self, stage, policy):
         model, words = self._load("cold")
         policy = dataclasses.replace(policy, prompts=self.plan.prompts, group=policy.group if policy.paper else self.plan.group,
                                      max_new=self.plan.max_new)
@@ -189,7 +194,7 @@ class Run:
         reference = None
         if policy.beta:
             reference = checkpoint.load(self.model_of("cold")).to(self.device).eval().requires_grad_(False)
-        loop = self.loop(stage, self.plan.grpo, rate)
+        loop = self.loop(stage, self.plan.grpo, 1e-6 if self.start else 2e-4)
         grpo.train(loop, model, words, lines, features, policy, self.seed, reference)
         self.finish(stage, loop, model, self.model_of("cold"))
 
