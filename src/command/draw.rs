@@ -26,6 +26,9 @@ pub struct Args {
     /// Heading; default: device and bundle.
     #[arg(long)]
     title: Option<String>,
+    /// What was really shown, JSON lines with `start_ms`, `end_ms` and `label`: drawn as outlines, and compared.
+    #[arg(long)]
+    truth: Option<PathBuf>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -38,10 +41,18 @@ pub fn run(args: Args) -> Result<()> {
     .with_context(|| format!("reading {name}"))?;
     let lines = lines(&bytes);
     ensure!(!lines.is_empty(), "{name} holds neither JSON lines of events nor packets");
-    let story = Story::of(&lines);
+    let mut story = Story::of(&lines);
     ensure!(story.end_ms > story.start_ms, "{name} holds no event and no scores: there is nothing to draw");
+    if let Some(path) = &args.truth {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let read = text.lines().enumerate().map(|(i, line)| {
+            serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), i + 1))
+        });
+        story.truth = read.collect::<Result<_>>()?;
+    }
     let svg = story.draw(args.title.as_deref());
     fs::write(&args.out, svg).with_context(|| format!("writing {}", args.out.display()))?;
+    story.compare();
     println!(
         "{}: {} episodes of {} labels over {:.1} s",
         args.out.display(),
@@ -88,6 +99,14 @@ struct Episode {
     cause: String,
 }
 
+/// A stretch of a recording of which it is known what was shown.
+#[derive(serde::Deserialize)]
+struct Truth {
+    start_ms: u64,
+    end_ms: u64,
+    label: String,
+}
+
 /// A stretch in which something is unknown or missing.
 struct Stretch {
     begin_ms: u64,
@@ -108,6 +127,7 @@ struct Story {
     /// Of `video` and `audio`: seen at all, and missing when.
     modalities: Vec<(&'static str, Vec<Stretch>)>,
     reasons: Vec<(u32, u64, String)>,
+    truth: Vec<Truth>,
 }
 
 impl Story {
@@ -122,6 +142,7 @@ impl Story {
             scores: Vec::new(),
             modalities: Vec::new(),
             reasons: Vec::new(),
+            truth: Vec::new(),
         };
         let mut window_ms = 0;
         let mut presence: Vec<(u64, Vec<String>, Vec<String>)> = Vec::new();
@@ -204,6 +225,39 @@ impl Story {
                 self.unknown.push(Stretch { begin_ms: event.at_ms, end_ms: u64::MAX, why });
             }
             _ => {}
+        }
+    }
+
+    /// The label that was held longest in a stretch, and for how long.
+    fn held(&self, truth: &Truth) -> Option<(&str, u64)> {
+        let mut held = vec![0; self.labels.len()];
+        for episode in &self.episodes {
+            let (begin, end) = (episode.begin_ms.max(truth.start_ms), episode.end_ms.min(truth.end_ms));
+            held[episode.label] += end.saturating_sub(begin);
+        }
+        let (label, &longest) = held.iter().enumerate().max_by_key(|(_, held)| **held)?;
+        (longest > 0).then(|| (self.labels[label].as_str(), longest))
+    }
+
+    /// Prints what was shown beside what was said of it.
+    fn compare(&self) {
+        let mut right = 0;
+        for truth in &self.truth {
+            let held = self.held(truth);
+            let same = held.is_some_and(|(label, _)| json::expression(label) == json::expression(&truth.label));
+            right += usize::from(same);
+            println!(
+                "{:>6.1} s to {:>5.1} s  shown {:9} said {:9} for {:.1} s  {}",
+                truth.start_ms as f64 / 1000.0,
+                truth.end_ms as f64 / 1000.0,
+                truth.label,
+                held.map_or("nothing", |(label, _)| label),
+                held.map_or(0.0, |(_, ms)| ms as f64 / 1000.0),
+                if same { "right" } else { "WRONG" }
+            );
+        }
+        if !self.truth.is_empty() {
+            println!("{right} of {} right", self.truth.len());
         }
     }
 
@@ -330,6 +384,18 @@ impl Story {
             y + LANE / 2.0 + 4.0,
             escape(label)
         );
+        let own = |truth: &&Truth| json::expression(&truth.label) == json::expression(label);
+        for truth in self.truth.iter().filter(own) {
+            let (x, x2) = (self.x(truth.start_ms), self.x(truth.end_ms));
+            let _ = writeln!(
+                svg,
+                r##"<rect x="{x:.1}" y="{:.1}" width="{:.1}" height="{:.1}" rx="5" fill="none" stroke="{color}" stroke-dasharray="3 3"><title>shown: {}</title></rect>"##,
+                y + 2.0,
+                x2 - x,
+                LANE - 5.0,
+                escape(label)
+            );
+        }
         for episode in self.episodes.iter().filter(|episode| episode.label == lane) {
             let (x, x2) = (self.x(episode.begin_ms), self.x(episode.end_ms));
             let _ = writeln!(

@@ -36,7 +36,8 @@ class Plan:
     """How much of everything."""
 
     sizes: topology.Sizes
-    train: int
+    train: int              # clips of towers and base
+    post: int               # clips of the label baseline and of GRPO: other people, whom the towers never saw
     cold: int               # clips of the cold start, a small part of the training clips as in the paper
     test: int
     sight: int              # steps
@@ -55,11 +56,11 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(topology.SMOKE, train=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
+    "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
                   group=4, max_new=48, every=3),
-    "small": Plan(topology.SMALL, train=6000, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=300, grpo=200),
+    "small": Plan(topology.SMALL, train=6000, post=1600, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=300, grpo=200),
     # For the real checkpoint, which comes with its towers and its base.
-    "full": Plan(topology.FULL, train=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
+    "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
                  prompts=1, max_new=512),
 }
 START = ("sight", "hearing", "base")      # once, whatever the seed: what the published recipe finds ready made
@@ -94,7 +95,7 @@ class Run:
         return (self.model_of(stage) / checkpoint.OMNI / "model.safetensors").exists()
 
     def lines(self, split):
-        path = Path(self.manifest) if self.manifest and split == "train" else self.clips / f"{split}.jsonl"
+        path = Path(self.manifest) if self.manifest and split in ("train", "post") else self.clips / f"{split}.jsonl"
         return data.manifest(path)[0], path.parent
 
     def features(self, model, split):
@@ -116,7 +117,7 @@ class Run:
 
     # --- stages -----------------------------------------------------------------------------------------------------
     def world(self):
-        wanted = {"train": self.plan.train, "test": self.plan.test, "ood": self.plan.test, "valid": max(16, self.plan.test // 4)}
+        wanted = {"train": self.plan.train, "post": self.plan.post, "test": self.plan.test, "ood": self.plan.test, "valid": max(16, self.plan.test // 4)}
         for split, count in wanted.items():
             path = self.clips / f"{split}.jsonl"
             if path.exists() and len(path.read_text().splitlines()) == count:
@@ -153,11 +154,11 @@ class Run:
                     lambda loop, model, lines, inputs: towers.train_hearing(loop, model, lines, inputs, 1, self.plan.sounds),
                     towers.check_hearing)
 
-    def _sft(self, stage, before, kinds, steps, rate, count=None, hearing=None):
+    def _sft(self, stage, before, kinds, steps, rate, split="train", count=None, hearing=None):
         model, words = self._load(before)
         if hearing:
             model.audio.load_state_dict(self._load(hearing)[0].audio.state_dict())
-        lines, features = self.features(model, "train")
+        lines, features = self.features(model, split)
         lines = lines[:count] if count else lines
         sft.trainable(model)
         loop = self.loop(stage, steps, rate)
@@ -180,16 +181,16 @@ class Run:
         self._sft("base", "sight", {"describe": 1.0}, self.plan.base, 2e-3, hearing="hearing")
 
     def cold(self):
-        self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, self.rate, self.plan.cold)
+        self._sft("cold", "base", {"reason": 0.6, "label": 0.4}, self.plan.cold_steps, self.rate, count=self.plan.cold)
 
     def label(self):
-        self._sft("label", "base", {"label": 1.0}, self.plan.label, self.rate)
+        self._sft("label", "base", {"label": 1.0}, self.plan.label, self.rate, split="post")
 
     def _grpo(self, stage, policy):
         model, words = self._load("cold")
         policy = dataclasses.replace(policy, prompts=self.plan.prompts, group=policy.group if policy.paper else self.plan.group,
                                      max_new=self.plan.max_new)
-        lines, features = self.features(model, "train")
+        lines, features = self.features(model, "post")
         sft.trainable(model)
         reference = None
         if policy.beta:

@@ -13,11 +13,11 @@ import numpy as np
 
 from . import VERSION, avi, face, lexicon, room, rule, voice
 
-SPLITS = {"train": 0, "valid": 1, "test": 2, "ood": 3}
+SPLITS = {"train": 0, "valid": 1, "test": 2, "ood": 3, "post": 4}
 JND = 0.25              # an action unit below this intensity cannot be seen
 FPS = 8
 SIZE = 128
-PEOPLE = {"train": (0, 400), "valid": (400, 460), "test": (460, 560), "ood": (1000, 1100)}
+PEOPLE = {"train": (0, 400), "valid": (400, 460), "test": (460, 560), "post": (600, 800), "ood": (1000, 1100)}
 
 # Action units of an expression: those that make it, and those that may come with it (subsets of the EMFACS prototypes).
 EXPRESSIONS = {
