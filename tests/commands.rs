@@ -161,6 +161,47 @@ fn a_fast_run_prints_the_same_lines_every_time_and_they_can_be_drawn() {
     assert_eq!(mien(&["draw", path(&lines), "-o", path(&picture)]).status.code(), Some(1));
 }
 
+#[test]
+fn what_was_shown_is_drawn_and_compared() {
+    let event = |event: &str, episode: u32, label: &str, at_ms: u32| {
+        format!(
+            r#"{{"type":"event","event":"{event}","seq":{at_ms},"episode":{episode},"label":"{label}","confidence":0.7,"track":0,"at_ms":{at_ms},"begin_ms":0,"window_ms":4000,"present":["video"],"age_ms":0}}"#
+        )
+    };
+    let lines = folder().join("told.jsonl");
+    let told = [
+        event("begin", 0, "happiness", 1000),
+        event("end", 0, "happiness", 6000),
+        event("begin", 1, "fear", 6000),
+        event("end", 1, "fear", 9000),
+    ];
+    fs::write(&lines, told.join("\n")).unwrap();
+    let truth = folder().join("truth.jsonl");
+    fs::write(
+        &truth,
+        r#"{"start_ms": 0, "end_ms": 5000, "label": "happy"}
+{"start_ms": 5000, "end_ms": 9000, "label": "sad"}
+{"start_ms": 9000, "end_ms": 9500, "label": "sad", "more": 1}
+"#,
+    )
+    .unwrap();
+    let picture = folder().join("told.svg");
+    let draw = || mien(&["draw", path(&lines), "-o", path(&picture), "--truth", path(&truth)]);
+    let drawn = draw();
+    let said = text(&drawn.stdout);
+    assert_eq!(drawn.status.code(), Some(0), "{}", text(&drawn.stderr));
+    for words in
+        ["said happiness for 4.0 s  right", "said fear      for 3.0 s  WRONG", "said nothing", "1 of 3 right"]
+    {
+        assert!(said.contains(words), "{words} is missing:\n{said}");
+    }
+    assert_eq!(fs::read_to_string(&picture).unwrap().matches("shown: ").count(), 1);
+    fs::write(&truth, "{\"start_ms\": 0}\n").unwrap();
+    let refused = draw();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("truth.jsonl, line 1"), "{}", text(&refused.stderr));
+}
+
 /// A pseudo terminal and the path of its other end.
 fn pty() -> (OwnedFd, PathBuf) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();

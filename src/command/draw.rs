@@ -244,7 +244,8 @@ impl Story {
         let mut right = 0;
         for truth in &self.truth {
             let held = self.held(truth);
-            let same = held.is_some_and(|(label, _)| json::expression(label) == json::expression(&truth.label));
+            let same =
+                held.is_some_and(|(label, _)| json::expression(label) == json::expression(&truth.label));
             right += usize::from(same);
             println!(
                 "{:>6.1} s to {:>5.1} s  shown {:9} said {:9} for {:.1} s  {}",

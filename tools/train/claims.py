@@ -59,6 +59,11 @@ def read(think):
     return out
 
 
+def empty(think):
+    """How many items of the lists are no claim: stammering and made-up words, which must not come free."""
+    return sum(not _CLAIM.fullmatch(part.strip()) for sentence in _SENTENCE.findall(think) for part in sentence.split(","))
+
+
 def observable(cues):
     """The claims that are true of a clip: its observable cues, and the absence of what is missing."""
     true = {(c["cue"], c["value"]) for c in cues if c["observable"]}

@@ -55,7 +55,7 @@ def answers(model, words, lines, features, batch=32, max_new=64, kind="reason", 
                 "id": lines[e.row]["id"], "label": e.label, "subset": lines[e.row].get("subset"), "said": said,
                 "answer": rewards.answer_of(said), "format": rewards.format_reward(said), "scores": [round(float(v), 5) for v in s],
                 "claims": standing.claims, "supported": standing.supported, "contradicted": standing.contradicted,
-                "absent": standing.absent, "cues": standing.cues, "tokens": len(x)})
+                "absent": standing.absent, "empty": claims.empty(rewards.think_of(said)), "cues": standing.cues, "tokens": len(x)})
     return out
 
 
@@ -86,6 +86,7 @@ def report(records):
         "claim_recall": sum(r["supported"] for r in records) / max(1, sum(r["cues"] for r in records)),
         "contradiction": sum(r["contradicted"] for r in records) / made if made else math.nan,
         "absent": sum(r["absent"] for r in records) / made if made else math.nan,
+        "empty": sum(r["empty"] for r in records) / (made + sum(r["empty"] for r in records)) if made else math.nan,
         "tokens": float(np.mean([r["tokens"] for r in records])),
     }
     unknown = [r for r in records if r["label"] == rule.UNKNOWN]
@@ -108,7 +109,7 @@ def write(path, records, about):
 
 ROWS = ("base", "cold", "label", "grpo", "grpo-no-cues", "grpo-paper")
 COLUMNS = (("uar", "UAR"), ("war", "WAR"), ("uar_fusion", "UAR fusion"), ("format", "format"), ("claim_precision", "claims true"),
-           ("contradiction", "contradicted"), ("ece", "ECE"), ("unknown_recall", "unknown"))
+           ("contradiction", "contradicted"), ("empty", "empty claims"), ("ece", "ECE"), ("unknown_recall", "unknown"))
 
 
 def table(folder):

@@ -57,14 +57,16 @@ def accuracy_reward(completion, label, paper=False):
 
 
 def cue_reward(completion, cues):
-    """F1 of the claims against the observable cues, less the share of claims that are contradicted or about what is absent.
+    """F1 of the claims against the observable cues, less the share of claims that are contradicted, empty or about what is absent.
 
     In [-1, 1]; nothing claimed is 0. Claims count once, however often they are said, and only inside the thought.
     """
-    standing = claims.check(think_of(completion), cues)
-    if not standing.claims:
+    think = think_of(completion)
+    standing, empty = claims.check(think, cues), claims.empty(think)
+    made = standing.claims + empty
+    if not made:
         return 0.0
-    return standing.f1 - (standing.contradicted + standing.absent) / standing.claims
+    return 2 * standing.supported / (made + standing.cues) - (standing.contradicted + standing.absent + empty) / made
 
 
 def brier_reward(probability, correct):

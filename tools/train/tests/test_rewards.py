@@ -99,6 +99,7 @@ def test_standing(text, cues, expect):
     ("I see raised brow, wide eyes. I hear high pitch, fast rate, bad words.", CUES, 1.0),
     ("I see raised brow.", CUES, 2 / 6),
     ("I see raised brow, lowered brow.", CUES, 2 / 7 - 1 / 2),
+    ("I see raised brow, wide wide wide dropped jaw.", CUES, 2 / 7 - 1 / 2),    # stammering past a doubtful claim, as an early run learned
     ("I hear high pitch.", MUTED, -1.0),
     ("I feel it.", CUES, 0.0),
 ])
