@@ -60,7 +60,7 @@ fn prompts_are_short_and_say_what_they_should() {
 }
 
 #[test]
-fn the_default_bundle_is_what_its_command_writes() {
+fn the_untrained_bundle_is_what_its_command_writes() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let committed = std::fs::read(models.join("untrained.gguf")).unwrap();
     assert!(committed.len() < 4 << 20);

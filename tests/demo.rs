@@ -1,0 +1,65 @@
+//! The committed bundle on the committed clip: every state told, every reason true of what was shown.
+
+use mien::cues::{Cue, claims};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::{path::Path, process::Command};
+
+#[derive(Deserialize)]
+struct State {
+    start_ms: u64,
+    end_ms: u64,
+    label: String,
+    cues: Vec<Cue>,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn mien(arguments: &[&str]) -> String {
+    let done = Command::new(env!("CARGO_BIN_EXE_mien")).current_dir(root()).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn every_state_of_the_demo_clip_is_told_and_the_reasons_are_true() {
+    let folder = tempfile::tempdir().unwrap();
+    let (events, picture) = (folder.path().join("events.jsonl"), folder.path().join("events.svg"));
+    let said = mien(&["run", "board/demo.toml", "--fast"]);
+    std::fs::write(&events, &said).unwrap();
+    let truth = "models/demo/demo.jsonl";
+    let compared =
+        mien(&["draw", events.to_str().unwrap(), "-o", picture.to_str().unwrap(), "--truth", truth]);
+    assert!(compared.contains("8 of 8 right"), "{compared}");
+
+    let states: Vec<State> = std::fs::read_to_string(root().join(truth))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (mut reasons, mut made, mut supported) = (0, 0, 0);
+    for line in said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        if line["type"] != "reason" {
+            continue;
+        }
+        let at_ms = line["at_ms"].as_u64().unwrap();
+        let state = states.iter().find(|state| (state.start_ms + 1..=state.end_ms).contains(&at_ms)).unwrap();
+        let standing = claims::check(line["text"].as_str().unwrap(), &state.cues);
+        assert_eq!(line["answer"], state.label, "{line}");
+        (reasons, made, supported) = (reasons + 1, made + standing.claims(), supported + standing.supported);
+    }
+    assert_eq!(reasons, 8, "{said}");
+    assert!(supported * 10 >= made * 9, "{supported} of {made} claims are true:\n{said}");
+}
+
+#[test]
+fn the_committed_bundle_is_the_one_in_its_list() {
+    let path = root().join("models/default.gguf");
+    let hash: String =
+        Sha256::digest(std::fs::read(&path).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+    let list = std::fs::read_to_string(root().join("models/README.md")).unwrap();
+    assert!(list.contains(&hash), "models/README.md lacks the SHA-256 {hash} of default.gguf");
+    assert!(path.metadata().unwrap().len() < 12 << 20);
+}
