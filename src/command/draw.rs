@@ -128,6 +128,7 @@ struct Story {
     modalities: Vec<(&'static str, Vec<Stretch>)>,
     reasons: Vec<(u32, u64, String)>,
     truth: Vec<Truth>,
+    window_ms: u64,
 }
 
 impl Story {
@@ -143,15 +144,15 @@ impl Story {
             modalities: Vec::new(),
             reasons: Vec::new(),
             truth: Vec::new(),
+            window_ms: 0,
         };
-        let mut window_ms = 0;
         let mut presence: Vec<(u64, Vec<String>, Vec<String>)> = Vec::new();
         for line in lines {
             match line {
                 Line::Hello(hello) => {
                     story.title = format!("{} — {} ({})", hello.device, hello.bundle, hello.label_set);
                     story.labels.clone_from(&hello.labels);
-                    window_ms = u64::from(hello.window_ms);
+                    story.window_ms = u64::from(hello.window_ms);
                 }
                 Line::Event(event) => {
                     story.span(event.at_ms);
@@ -177,7 +178,7 @@ impl Story {
             stretch.end_ms = last_ms;
         }
         if story.start_ms < story.end_ms {
-            story.start_ms = story.start_ms.saturating_sub(window_ms);
+            story.start_ms = story.start_ms.saturating_sub(story.window_ms);
         }
         story.unknown.retain(|stretch| stretch.begin_ms < stretch.end_ms);
         story.modalities = modalities(&presence);
@@ -228,11 +229,13 @@ impl Story {
         }
     }
 
-    /// The label that was held longest in a stretch, and for how long.
+    /// The label that was held longest in a stretch, and for how long. An event speaks of the middle of its window.
     fn held(&self, truth: &Truth) -> Option<(&str, u64)> {
         let mut held = vec![0; self.labels.len()];
         for episode in &self.episodes {
-            let (begin, end) = (episode.begin_ms.max(truth.start_ms), episode.end_ms.min(truth.end_ms));
+            let middle = |at_ms: u64| at_ms.saturating_sub(self.window_ms / 2);
+            let begin = middle(episode.begin_ms).max(truth.start_ms);
+            let end = middle(episode.end_ms).min(truth.end_ms);
             held[episode.label] += end.saturating_sub(begin);
         }
         let (label, &longest) = held.iter().enumerate().max_by_key(|(_, held)| **held)?;
