@@ -121,19 +121,28 @@ pub struct Pool(Arc<Mutex<Spare>>);
 #[derive(Debug, Default)]
 struct Spare {
     rgb: Vec<Vec<u8>>,
+    /// Picture buffers made so far.
+    made: usize,
     samples: Vec<Vec<i16>>,
 }
 
 impl Pool {
     /// Keeps at most so many spare buffers of each kind.
     pub fn new(frames: usize, chunks: usize) -> Self {
-        let spare = Spare { rgb: Vec::with_capacity(frames), samples: Vec::with_capacity(chunks) };
+        let spare = Spare { rgb: Vec::with_capacity(frames), made: 0, samples: Vec::with_capacity(chunks) };
         Self(Arc::new(Mutex::new(spare)))
     }
 
-    /// A buffer of `bytes` with unspecified content.
+    /// A buffer of `bytes` with unspecified content. Where none is left their number is doubled, so that a daemon soon has enough for
+    /// its whole run.
     pub fn rgb(&self, bytes: usize) -> Vec<u8> {
-        let mut rgb = self.spare().rgb.pop().unwrap_or_default();
+        let mut spare = self.spare();
+        if spare.rgb.is_empty() {
+            let more = spare.made.max(1).min(spare.rgb.capacity());
+            spare.rgb.extend((0..more).map(|_| vec![0; bytes]));
+            spare.made += more;
+        }
+        let mut rgb = spare.rgb.pop().unwrap_or_default();
         rgb.resize(bytes, 0);
         rgb
     }
