@@ -27,7 +27,8 @@ fn layout(bytes: usize) -> std::alloc::Layout {
 
 impl Bytes {
     fn new(bytes: usize) -> Result<Bytes> {
-        if bytes >= LARGE_BYTES {
+        // Miri knows no advice on mappings.
+        if bytes >= LARGE_BYTES && !cfg!(miri) {
             use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
             // SAFETY: a fresh private mapping that nobody else knows; advice on all of it.
             let at = unsafe {
