@@ -5,7 +5,7 @@
 //! Limits: one picture and a few chunks are held, however long the clip is.
 
 use super::{
-    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source,
+    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source,
     avi::{self, AviPictures, AviSound},
     ffmpeg::{self, Probe},
     folder::{self, Folder},
@@ -298,7 +298,7 @@ impl Source for Clip {
             Look::End(modality) => return Ok(Some(Reading::End { modality })),
             Look::Frame(_) => Reading::Frame(self.frame.take().expect("a frame was seen")),
             Look::Chunk(length, _) => {
-                let mut samples = self.pool.samples();
+                let mut samples = self.pool.samples(SAMPLES_MOST);
                 let taken = &self.samples[self.samples_taken..][..length];
                 samples.extend(taken.iter().map(|&sample| sample_i16(sample)));
                 let captured_ns = samples_ns(self.sent);

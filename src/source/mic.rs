@@ -7,8 +7,8 @@
 //! a gap. A device that is gone (ENODEV, POLLHUP, no samples for `stall_ms`) is closed and looked for again.
 
 use super::{
-    Chunk, Counts, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, away::Away, monotonic_ns, pcm::Pcm,
-    resample::Resampler, sample_i16,
+    Chunk, Counts, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, away::Away,
+    monotonic_ns, pcm::Pcm, resample::Resampler, sample_i16,
 };
 use alsa::{
     Card, Ctl, Direction, Output, PCM, ValueOr,
@@ -456,7 +456,7 @@ impl Source for Mic {
         match stamp_ns {
             Ok(Some(captured_ns)) => {
                 capturing.fresh = Instant::now();
-                let mut samples = self.pool.samples();
+                let mut samples = self.pool.samples(SAMPLES_MOST);
                 samples.extend(capturing.mono.iter().map(|&sample| sample_i16(sample)));
                 self.away.end();
                 self.counts.readings += 1;

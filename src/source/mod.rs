@@ -10,6 +10,7 @@
 
 use anyhow::Result;
 use std::{
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -114,6 +115,9 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// Room of a buffer for sound: twice the tenth of a second that a source reads at once.
+pub const SAMPLES_MOST: usize = SAMPLE_RATE as usize / 5;
+
 /// Buffers that go round: a source takes one, whoever is done with a reading gives it back.
 #[derive(Clone, Debug, Default)]
 pub struct Pool(Arc<Mutex<Spare>>);
@@ -121,36 +125,42 @@ pub struct Pool(Arc<Mutex<Spare>>);
 #[derive(Debug, Default)]
 struct Spare {
     rgb: Vec<Vec<u8>>,
-    /// Picture buffers made so far.
-    made: usize,
     samples: Vec<Vec<i16>>,
+    /// The first of each kind has been asked for.
+    pictures: bool,
+    chunks: bool,
 }
 
 impl Pool {
     /// Keeps at most so many spare buffers of each kind.
     pub fn new(frames: usize, chunks: usize) -> Self {
-        let spare = Spare { rgb: Vec::with_capacity(frames), made: 0, samples: Vec::with_capacity(chunks) };
-        Self(Arc::new(Mutex::new(spare)))
+        let (rgb, samples) = (Vec::with_capacity(frames), Vec::with_capacity(chunks));
+        Self(Arc::new(Mutex::new(Spare { rgb, samples, ..Spare::default() })))
     }
 
-    /// A buffer of `bytes` with unspecified content. Where none is left their number is doubled, so that a daemon soon has enough for
-    /// its whole run.
+    /// A buffer of `bytes` with unspecified content. The first asked for brings all the spare ones with it, so that none is made later; the system
+    /// gives them memory as they are used.
     pub fn rgb(&self, bytes: usize) -> Vec<u8> {
-        let mut spare = self.spare();
-        if spare.rgb.is_empty() {
-            let more = spare.made.max(1).min(spare.rgb.capacity());
-            spare.rgb.extend((0..more).map(|_| vec![0; bytes]));
-            spare.made += more;
+        let spare = &mut *self.spare();
+        if !mem::replace(&mut spare.pictures, true) {
+            let count = spare.rgb.capacity();
+            spare.rgb.extend((0..count).map(|_| vec![0; bytes]));
         }
         let mut rgb = spare.rgb.pop().unwrap_or_default();
         rgb.resize(bytes, 0);
         rgb
     }
 
-    /// An empty buffer.
-    pub fn samples(&self) -> Vec<i16> {
-        let mut samples = self.spare().samples.pop().unwrap_or_default();
+    /// An empty buffer with room for `most` samples; the rest as for `rgb`.
+    pub fn samples(&self, most: usize) -> Vec<i16> {
+        let spare = &mut *self.spare();
+        if !mem::replace(&mut spare.chunks, true) {
+            let count = spare.samples.capacity();
+            spare.samples.extend((0..count).map(|_| Vec::with_capacity(most)));
+        }
+        let mut samples = spare.samples.pop().unwrap_or_default();
         samples.clear();
+        samples.reserve(most);
         samples
     }
 

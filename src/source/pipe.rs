@@ -5,7 +5,7 @@
 //! Loss: a FIFO whose writer has gone waits for the next one, which starts with a header again. A file ends.
 
 use super::{
-    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source,
+    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source,
     away::Away,
     monotonic_ns,
     pcm::Pcm,
@@ -413,7 +413,7 @@ impl Audio {
             counts.gaps += 1;
             ready.push_back(Reading::Lost { modality: Modality::Audio, at_ns: captured_ns });
         }
-        let mut samples = pool.samples();
+        let mut samples = pool.samples(SAMPLES_MOST);
         samples.extend(self.mono.iter().map(|&sample| sample_i16(sample)));
         counts.readings += 1;
         ready.push_back(Reading::Chunk(Chunk { captured_ns, samples }));
