@@ -433,7 +433,7 @@ impl Backend for Cuda {
     fn rms_norm(&mut self, x: &Buf, rows: usize, gain: &Buf, eps: f32, out: &mut Buf) {
         let cols = gain.len;
         let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
-        if rows == 1 && cols % 32 == 0 && cols <= COLUMNS_MAX {
+        if rows == 1 && cols.is_multiple_of(32) && cols <= COLUMNS_MAX {
             let (q, s) = self.row;
             self.op().rms_norm_quantised((1, 1, 1), x, gain.at, to, q, s, size(cols), eps);
             self.row_of = Some(to);
