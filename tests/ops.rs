@@ -578,9 +578,14 @@ fn highest_is_the_first_of_the_highest_open() {
         find(&mut b, &[f32::NAN, -0.0, 0.0, f32::NEG_INFINITY], &[1.0; 4], 2.0, 1);
         find(&mut b, &[5.0, f32::NEG_INFINITY, f32::NAN], &[0.0, 1.0, 1.0], 2.0, 1);
         find(&mut b, &[5.0, f32::NAN], &[0.0, 1.0], 2.0, 2);
-        let values = Noise(96).values(300_001);
+        let mut values = Noise(96).values(300_001);
         let top = (0..values.len()).reduce(|a, b| if values[b] > values[a] { b } else { a }).unwrap();
         find(&mut b, &values, &vec![1.0; values.len()], 1.5, top);
+        (values[40_000], values[200_000]) = (9.0, 9.0);
+        find(&mut b, &values, &vec![1.0; values.len()], 1.5, 40_000);
+        values.fill(f32::NEG_INFINITY);
+        let only = |at: usize| (0..values.len()).map(|i| f32::from(u8::from(i == at))).collect::<Vec<_>>();
+        find(&mut b, &values, &only(250_000), 1.5, 250_000);
     });
 }
 

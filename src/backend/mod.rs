@@ -110,14 +110,17 @@ impl Grid {
     }
 }
 
+/// A value that has met its mark, as `Backend::highest` orders them; NaN where it is passed over.
+#[inline(always)]
+fn met(value: f32, mark: f32) -> f32 {
+    let met = if value > 0.0 { value / mark } else { value * mark };
+    if mark != 0.0 { met } else { f32::NAN }
+}
+
 /// The place of the highest value, as `Backend::highest` finds it.
 fn highest_of(values: &[f32], marks: &[f32]) -> Option<usize> {
-    let met = |(value, mark): (f32, f32)| {
-        let open = mark != 0.0 && !value.is_nan();
-        open.then_some(if value > 0.0 { value / mark } else { value * mark })
-    };
-    let open = values.iter().copied().zip(marks.iter().copied()).map(met).enumerate();
-    let open = open.filter_map(|(place, value)| Some((place, value?)));
+    let met = values.iter().zip(marks).map(|(value, mark)| met(*value, *mark)).enumerate();
+    let open = met.filter(|(_, value)| !value.is_nan());
     open.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Each window is new to the model: other frames, other sound. A hop shares all but one frame with the window before it.
 //! Units: time is the median over the windows; the floor of a stage is the longer of its operations at the ceiling for products
-//! and its bytes at the ceiling for reading, and the share is floor by time.
+//! and its bytes at the ceiling for reading, and the share is floor by time. `products` is what the products with weights alone reach
+//! of the ceiling for products, in a stage whose products are timed one by one.
 
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::Cuda;
@@ -79,7 +80,22 @@ struct Sample {
     time: Duration,
     calls: u64,
     cost: Cost,
+    /// Of its products alone.
+    products: Products,
     launches: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Products {
+    time: Duration,
+    operations: u64,
+}
+
+impl Products {
+    fn add(&mut self, more: Products) {
+        self.time += more.time;
+        self.operations += more.operations;
+    }
 }
 
 /// Adds up the stages of a window.
@@ -93,6 +109,9 @@ struct Meter {
 struct Record {
     /// When the running stage began, and after how many launches.
     begun: Option<(Instant, u64)>,
+    product: Option<Instant>,
+    /// Of the running stage.
+    products: Products,
     samples: Vec<Sample>,
 }
 
@@ -104,14 +123,26 @@ impl Meter {
 
 impl Observer for Meter {
     fn begin(&mut self, _stage: &'static str) {
-        let begun = (Instant::now(), self.launches.load(Relaxed));
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).begun = Some(begun);
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.products = Products::default();
+        record.begun = Some((Instant::now(), self.launches.load(Relaxed)));
+    }
+
+    fn begin_product(&mut self) {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).product = Some(Instant::now());
+    }
+
+    fn end_product(&mut self, operations: u64) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = record.product.take().map_or(Duration::ZERO, |begun| begun.elapsed());
+        record.products.add(Products { time, operations });
     }
 
     fn end(&mut self, stage: &'static str, cost: Cost) {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((begun, launches)) = record.begun.take() else { return };
         let (time, launches) = (begun.elapsed(), self.launches.load(Relaxed) - launches);
+        let products = std::mem::take(&mut record.products);
         match record.samples.iter_mut().find(|s| s.stage == stage) {
             Some(s) => {
                 s.time += time;
@@ -119,8 +150,9 @@ impl Observer for Meter {
                 s.launches += launches;
                 s.cost.bytes += cost.bytes;
                 s.cost.operations += cost.operations;
+                s.products.add(products);
             }
-            None => record.samples.push(Sample { stage, time, calls: 1, cost, launches }),
+            None => record.samples.push(Sample { stage, time, calls: 1, cost, products, launches }),
         }
     }
 }
@@ -467,6 +499,8 @@ impl Report {
                     "operations": r.sample.cost.operations,
                     "launches": r.sample.launches,
                     "floor_ms": self.floor_s(r.sample.cost) * 1e3,
+                    "product_ms": ms(r.sample.products.time),
+                    "product_operations": r.sample.products.operations,
                 })
             };
             rows.iter().map(one).collect()
@@ -536,14 +570,21 @@ impl Report {
 
     fn print(&self, rows: &[Row], out: &mut String) {
         *out += &format!(
-            "{:<10} {:>6} {:>10} {:>10} {:>9} {:>9} {:>8} {:>7} {:>6} {:>9}\n",
-            "stage", "calls", "ms", "best ms", "MB", "GOP", "GOP/s", "GB/s", "share", "launches"
+            "{:<10} {:>6} {:>10} {:>10} {:>9} {:>9} {:>8} {:>7} {:>6} {:>9} {:>9}\n",
+            "stage", "calls", "ms", "best ms", "MB", "GOP", "GOP/s", "GB/s", "share", "products", "launches"
         );
         for r in rows {
             let (seconds, cost) = (r.median.as_secs_f64(), r.sample.cost);
             let (bytes, operations) = (cost.bytes as f64, cost.operations as f64);
+            let products = match r.sample.products {
+                Products { operations: 0, .. } => "-".to_owned(),
+                Products { time, operations } => {
+                    let share = operations as f64 / self.product_per_s / time.as_secs_f64();
+                    format!("{:.0}%", 100.0 * share)
+                }
+            };
             *out += &format!(
-                "{:<10} {:>6} {:>10.2} {:>10.2} {:>9.1} {:>9.1} {:>8.1} {:>7.1} {:>5.0}% {:>9}\n",
+                "{:<10} {:>6} {:>10.2} {:>10.2} {:>9.1} {:>9.1} {:>8.1} {:>7.1} {:>5.0}% {products:>9} {:>9}\n",
                 r.stage,
                 r.sample.calls,
                 ms(r.median),

@@ -24,6 +24,10 @@ pub trait Observer: Send {
     fn begin(&mut self, _stage: &'static str) {}
     /// The device has finished the stage.
     fn end(&mut self, _stage: &'static str, _cost: Cost) {}
+    /// A product of a stage is about to run.
+    fn begin_product(&mut self) {}
+    /// It ran, or a device that works by itself has it in its queue.
+    fn end_product(&mut self, _operations: u64) {}
     /// Whether `value` should be called under this name.
     fn wants(&self, _name: &str) -> bool {
         false
@@ -187,26 +191,30 @@ impl<'a, B: Backend> Pass<'a, B> {
         self.cost.operations += operations as u64;
     }
 
-    fn count_linear(&mut self, rows: usize, w: &Linear<B>) {
-        self.cost.bytes += w.bytes as u64;
-        self.cost.operations += 2 * (rows * w.outputs * w.inputs) as u64;
+    fn product(&mut self, rows: usize, w: &Linear<B>, run: impl FnOnce(&mut B)) {
+        let operations = 2 * (rows * w.outputs * w.inputs) as u64;
+        self.add(Cost { bytes: w.bytes as u64, operations });
+        if let Some(observer) = &mut self.observer {
+            observer.begin_product();
+        }
+        run(self.backend);
+        if let Some(observer) = &mut self.observer {
+            observer.end_product(operations);
+        }
     }
 
     /// `out = act(x W^T + b)`
     pub fn linear(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, act: Act, out: &mut B::Buf) {
-        self.count_linear(rows, w);
-        self.backend.linear(x, rows, &w.matrix, w.bias.as_ref(), act, out);
+        self.product(rows, w, |backend| backend.linear(x, rows, &w.matrix, w.bias.as_ref(), act, out));
     }
 
     /// `out += x W^T + b`
     pub fn linear_add(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.count_linear(rows, w);
-        self.backend.linear_add(x, rows, &w.matrix, w.bias.as_ref(), out);
+        self.product(rows, w, |backend| backend.linear_add(x, rows, &w.matrix, w.bias.as_ref(), out));
     }
 
     /// `out = silu(x G^T) * (x U^T)`
     pub fn linear_gated(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.count_linear(rows, w);
-        self.backend.linear_gated(x, rows, &w.matrix, out);
+        self.product(rows, w, |backend| backend.linear_gated(x, rows, &w.matrix, out));
     }
 }

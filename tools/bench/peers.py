@@ -26,7 +26,9 @@ MEMORY_GB = 15
 
 # What each row of the table needs to have run.
 JOBS = {"vision": ["vision"], "audio": ["audio"], "prefill": ["prefill"], "decode": ["decode"], "hop": ["hop"], "cold": ["cold"],
-        "memory": ["memory"], "window": ["vision", "audio", "prefill", "decode", "window"]}
+        "memory": ["memory"], "window": ["vision", "audio", "prefill", "decode", "window", "window_f32"]}
+# Jobs that run by themselves at the end, for the peer takes 10 GB.
+ALONE = ["window_f32"]
 
 # Variants of each peer for a work: the fastest here is the one that mien is paired with. `(what it is, program, step)`
 LLAMA = [("flash attention on", "on-512"), ("flash attention off", "off-512"), ("flash attention on, 1024 rows", "on-1024")]
@@ -63,8 +65,9 @@ class Program:
         self.errors = open(log, "w+")
         environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), RUST_LOG="warn",
                            LLAMA_CPP_LIB_PATH=str(log.parent.parent / "llama"))
-        if name == "whisper.cpp":           # its package does not find its own libraries
-            environment["LD_LIBRARY_PATH"] = sysconfig.get_path("purelib")
+        # Neither finds the libraries that lie beside its own.
+        libraries = {"llama": environment["LLAMA_CPP_LIB_PATH"], "whisper.cpp": sysconfig.get_path("purelib")}
+        environment["LD_LIBRARY_PATH"] = libraries.get(name.split("-")[0], "")
         self.begun = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
                                         env=environment)
@@ -222,7 +225,7 @@ class Run:
 
         def ours():
             facts = self.ours("q8_0", "audio", "audio", "mien audio")
-            self.keep("share audio", facts["operations"] / facts["ms"] * 1e3 / ceilings["int8_per_s"])
+            self.keep("share audio", facts["product_operations"] / facts["product_ms"] * 1e3 / ceilings["int8_per_s"])
         self.shares.append(ceilings)
         self.pair(ours, lambda: self.theirs("audio"))
 
@@ -248,16 +251,18 @@ class Run:
         ms = [torch.step(step)["ms"] for step in steps]
         self.keep(f"upstream {kind}", sum(ms[:-1]) + ms[-1] * self.fleet.tokens / UPSTREAM_TOKENS[kind])
 
+    def own_window(self, name="mien window"):
+        self.keep(name, self.fleet["mien-q4_0"].step("window")["ms"])
+
     def window(self):
-        answer = self.fleet["mien-q4_0"].step("window")
-        self.keep("mien window", answer["ms"])
-        self.keep("mien label", answer["ms"] - answer["stages"]["decode"]["ms"])
-        for kind in ("bf16", "f32"):
-            self.upstream(kind, self.fleet[f"torch-{kind}"])
+        self.pair(self.own_window, lambda: self.upstream("bf16", self.fleet["torch-bf16"]))
+
+    def window_f32(self):
+        self.pair(lambda: self.own_window("mien window beside f32"), lambda: self.upstream("f32", self.fleet["torch-f32"]))
 
     def hop(self):
-        if len(self.series.get("mien label", [])) <= self.turn:
-            self.keep("mien label", self.fleet["mien-q4_0"].step("label")["ms"])
+        if len(self.series.get("mien window", [])) <= self.turn:
+            self.own_window()
         self.keep("mien hop", self.fleet["mien-q4_0"].step("hop")["ms"])
         if self.fleet.short_audio:
             self.keep("mien short hop", self.fleet["mien-q4_0-speech"].step("hop")["ms"])
@@ -335,28 +340,30 @@ def main():
         stored.write_text(json.dumps(known, indent=1))
 
     run = Run(fleet, {work: known[work][0] for work in needed})
-    begun, pairs = time.perf_counter(), 1 if args.quick else args.pairs
+    begun, pairs, versions = time.perf_counter(), 1 if args.quick else args.pairs, {}
     if "memory" in jobs:
         run.measure_memory()
         jobs.remove("memory")
-    for run.turn in range(pairs):
-        for job in jobs:
-            print(f"   pair {run.turn + 1} of {pairs}: {job}", file=sys.stderr, flush=True)
-            getattr(run, job)()
-        say(f"pair {run.turn + 1} of {pairs}, {time.perf_counter() - begun:.0f} s")
+    for phase in ([job for job in jobs if job not in ALONE], [job for job in jobs if job in ALONE]):
+        for run.turn in range(pairs if phase else 0):
+            for job in phase:
+                print(f"   pair {run.turn + 1} of {pairs}: {job}", file=sys.stderr, flush=True)
+                getattr(run, job)()
+            say(f"pair {run.turn + 1} of {pairs}, {time.perf_counter() - begun:.0f} s")
+        versions |= fleet.versions()
+        for name in list(fleet.running):
+            fleet.close(name)
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     result = {
         "machine": machine, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "commit": commit, "threads": THREADS,
         "pairs": pairs, "tokens": fleet.tokens, "took_s": round(time.perf_counter() - begun),
         "foreign_load": round(median(Program.foreign or [0]), 4), "foreign_load_most": round(max(Program.foreign or [0]), 4),
         "survey": {work: known[work] for work in needed},
-        "programs": fleet.versions(), "memory": run.memory,
+        "programs": versions, "memory": run.memory,
         "series": {name: [round(value, 4) for value in values] for name, values in run.series.items()},
         "ceilings": {key: median(c[key] for c in run.shares) for key, value in (run.shares or [{}])[0].items() if value},
         "short_audio": fleet.short_audio,
     }
-    for name in list(fleet.running):
-        fleet.close(name)
     result["rows"] = report.rows(result)
     print(report.table(result))
     (args.cache / "result.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -58,7 +58,7 @@ class Plan:
 PLANS = {
     "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
                   group=4, max_new=48, every=3),
-    "small": Plan(topology.SMALL, train=6000, post=1600, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=150, grpo=200),
+    "small": Plan(topology.SMALL, train=6000, post=1600, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=600, grpo=200),
     # For the real checkpoint, which comes with its towers and its base.
     "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
                  prompts=1, max_new=512),

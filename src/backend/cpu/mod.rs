@@ -19,7 +19,7 @@ use memory::{Arena, Memory, Out};
 use panels::Packed;
 use pool::Pool;
 use product::{Chunk, Pack, Product, Then};
-use rows::{Elements, Means, Norm, Taps};
+use rows::{Elements, Highest, Means, Norm, Taps};
 use std::{
     cell::RefCell,
     sync::{Arc, atomic::AtomicU64},
@@ -578,8 +578,23 @@ impl Backend for Cpu {
     }
 
     fn highest(&mut self, values: &Buf, len: usize, marks: &mut Buf, out: &mut Buf) {
-        let marks = marks.first_mut(len + 1);
-        let found = highest_of(values.first(len), &marks[..len]);
+        let (values, marks) = (values.first(len), marks.first_mut(len + 1));
+        let (level, open, parts) = (self.level, &marks[..len], len.div_ceil(VALUES));
+        self.scores.reserve(parts * 4);
+        let tops = Out(self.scores.ptr());
+        let part = |i: usize| i * VALUES..len.min((i + 1) * VALUES);
+        self.pool.run(parts, |i, _| {
+            // SAFETY: one value for each part, written by its chunk alone.
+            unsafe { *tops.at(i) = level.run(Highest { values: &values[part(i)], marks: &open[part(i)] }) };
+        });
+        // SAFETY: as many as were written above.
+        let tops = unsafe { std::slice::from_raw_parts(self.scores.ptr::<f32>(), parts) };
+        let highest = |i: usize| highest_of(&values[part(i)], &open[part(i)]).map(|at| at + i * VALUES);
+        let found = match (0..parts).reduce(|best, i| if tops[i] > tops[best] { i } else { best }) {
+            Some(best) if tops[best] > f32::NEG_INFINITY => highest(best),
+            // Nothing, or nothing but minus infinity.
+            _ => (0..parts).find_map(highest),
+        };
         if let Some(place) = found {
             marks[place] = marks[len];
         }

@@ -1,4 +1,4 @@
-//! Norms, sums and means: one pass over rows, lanes along the columns.
+//! Norms, sums, means and the highest value: one pass over rows, lanes along the columns.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::{
@@ -6,7 +6,7 @@ use super::{
     math::{activate, sigmoid},
     memory::Out,
 };
-use crate::backend::Act;
+use crate::backend::{Act, met};
 
 /// The values of `p[i..]` up to lane `left`, zeros after.
 #[inline(always)]
@@ -219,5 +219,34 @@ impl Work for Taps<'_> {
                 store_some(sum, out.at(i), cols - i);
             }
         }
+    }
+}
+
+/// The highest of values that have met their marks; minus infinity where there is none.
+pub struct Highest<'a> {
+    pub values: &'a [f32],
+    pub marks: &'a [f32],
+}
+
+impl Work for Highest<'_> {
+    type Out = f32;
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) -> f32 {
+        const LANES: usize = 16;
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        let keep = |top: &mut f32, value, mark| {
+            let met = met(value, mark);
+            *top = if met > *top { met } else { *top };
+        };
+        let (values, marks) = (self.values.chunks_exact(LANES), self.marks.chunks_exact(LANES));
+        for (value, mark) in values.remainder().iter().zip(marks.remainder()) {
+            keep(&mut tops[0], *value, *mark);
+        }
+        for (values, marks) in values.zip(marks) {
+            for lane in 0..LANES {
+                keep(&mut tops[lane], values[lane], marks[lane]);
+            }
+        }
+        tops.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }

@@ -49,6 +49,8 @@ fn stage(s: &Sample) -> (String, Value) {
         "calls": s.calls,
         "bytes": s.cost.bytes,
         "operations": s.cost.operations,
+        "product_ms": ms(s.products.time),
+        "product_operations": s.products.operations,
     });
     (s.stage.to_owned(), row)
 }
@@ -131,6 +133,11 @@ mod tests {
             |at: usize, stage: &str| answers[at]["stages"][stage]["operations"].as_u64().unwrap();
         assert!(operations(2, "vision") * 4 < operations(3, "vision"), "a hop encodes one frame");
         assert!(operations(6, "prefill") > operations(2, "prefill"), "a prefill takes the whole prompt");
+        let of_products = answers[5]["stages"]["audio"]["product_operations"].as_u64().unwrap();
+        assert!(
+            of_products > 0 && of_products < operations(5, "audio"),
+            "attention is no product with weights"
+        );
         assert!(answers[8]["said"]["read_bytes_per_s"].as_f64().unwrap() > 0.0);
     }
 
