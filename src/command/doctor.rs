@@ -5,6 +5,7 @@
 
 use super::Refused;
 use crate::{
+    backend::l4t::Release,
     bundle::Bundle,
     config::{self, Config},
     sink::serial,
@@ -63,6 +64,7 @@ fn problem(about: &'static str, error: &anyhow::Error, next: impl Into<String>) 
 
 pub fn run(args: Args) -> Result<()> {
     let mut findings = vec![cpu(), memory(), cuda(), ffmpeg()];
+    findings.extend(Release::here().map(l4t));
     findings.extend(cameras());
     findings.extend(microphones());
     findings.extend(ttys());
@@ -166,6 +168,13 @@ fn cuda() -> Finding {
         return note("cuda", "no CUDA driver", "nothing to do: the CPU does the work");
     }
     ok("cuda", "there is a CUDA driver")
+}
+
+fn l4t(release: Release) -> Finding {
+    match release.fault() {
+        Some(fault) => note("l4t", format!("{release}, which {}", fault.what), fault.next),
+        None => ok("l4t", release.to_string()),
+    }
 }
 
 fn ffmpeg() -> Finding {

@@ -128,7 +128,30 @@ impl<B: Backend> Decoder<B> {
 
     /// All layers over the rows that were put in; `x` holds the last layer's output afterwards.
     pub fn run(&mut self, pass: &mut Pass<'_, B>, scratch: &mut Scratch<B>, spans: &[Span]) -> Result<()> {
-        let rows: usize = spans.iter().map(|s| s.rows).sum();
+        let rows = spans.iter().map(|s| s.rows).sum();
+        self.run_layers(pass, scratch, spans, rows)
+    }
+
+    /// As `run` where nobody asks for any row but the last: of the last layer the others leave their keys and values only, and `x` holds
+    /// one row afterwards.
+    pub fn run_for_last(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        span: Span,
+    ) -> Result<()> {
+        self.run_layers(pass, scratch, &[span], 1)
+    }
+
+    /// `kept` is how many of the rows come out of the last layer: all, or the last.
+    fn run_layers(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        spans: &[Span],
+        kept: usize,
+    ) -> Result<()> {
+        let mut rows: usize = spans.iter().map(|s| s.rows).sum();
         let (hidden, heads) = (self.hidden, self.heads);
         for s in spans {
             let end = s.start + s.rows;
@@ -143,6 +166,17 @@ impl<B: Backend> Decoder<B> {
             pass.backend.rms_norm(&self.x, rows, &layer.attn_norm, self.eps, &mut scratch.normed);
             pass.linear(&scratch.normed, rows, &layer.qkv, Act::None, &mut scratch.qkv);
             match spans {
+                [span] if kept < rows && i + 1 == self.layers.len() => {
+                    let (cache, last) = (&mut self.cache, rows - 1);
+                    pass.backend.rope_store(&mut scratch.qkv, rows, span.start, self.theta, heads, cache, i);
+                    pass.backend.copy(&scratch.qkv, last * heads.qkv(), &mut self.span_qkv, 0, heads.qkv());
+                    pass.backend.copy(&self.x, last * hidden, &mut self.picked, 0, hidden);
+                    pass.backend.copy(&self.picked, 0, &mut self.x, 0, hidden);
+                    rows = 1;
+                    pass.count(4 * (span.start + last + 1) * heads.n_heads * heads.head_dim);
+                    let (qkv, mixed) = (&self.span_qkv, &mut scratch.mixed);
+                    pass.backend.attend_cached(qkv, rows, span.start + last, heads, cache, i, mixed);
+                }
                 [span] => attend(
                     pass,
                     &mut scratch.qkv,

@@ -343,8 +343,8 @@ impl<B: Backend> Infer for Model<B> {
         ensure!(rows > 0, "prompt `{}` is empty", prompt.name);
         decoder.tap_rows(&mut pass, "input_embeds", rows)?;
         prefix.truncate(known);
-        decoder.run(&mut pass, scratch, &[Span { rows, start: known }])?;
-        decoder.keep_row(&mut pass, rows - 1, prompt_row);
+        decoder.run_for_last(&mut pass, scratch, Span { rows, start: known })?;
+        decoder.keep_row(&mut pass, 0, prompt_row);
         pass.end("prefill", prompt_row)?;
         prefix.extend_from_slice(&opening[known..]);
         self.asked = Some(known + rows);

@@ -109,7 +109,7 @@ fn spin_int8(rounds: usize) -> i32 {
 }
 
 /// One row streams its weights: ask for them this many bytes ahead.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 8192;
 
 #[inline(always)]
 unsafe fn finish_block<const M: usize>(

@@ -4,7 +4,7 @@
 
 use super::images::{self, IMAGES};
 use super::launches::Kernels;
-use crate::backend::Lost;
+use crate::backend::{Lost, l4t::Release};
 use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
@@ -165,8 +165,12 @@ impl Device {
             Err(error) => format!("the free memory cannot be asked: {}", describe(error)),
         };
         if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            let release = Release::here().and_then(|release| Some((release, release.fault()?)));
+            let known = release.map_or(String::new(), |(release, fault)| {
+                format!("; L4T {release} {}: {}", fault.what, fault.next)
+            });
             anyhow!(
-                "no room on the device for {what}: {bytes} bytes, {room}; take a smaller bundle (--quant q4_0) or a smaller context"
+                "no room on the device for {what}: {bytes} bytes, {room}; take a smaller bundle (--quant q4_0) or a smaller context{known}"
             )
         } else {
             anyhow!("taking {bytes} bytes of device memory for {what}: {}; {room}", describe(error))
