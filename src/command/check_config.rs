@@ -56,11 +56,21 @@ fn devices(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of one picture of a device, where the config says.
+fn picture_bytes(device: &Device) -> usize {
+    match device {
+        #[cfg(feature = "camera")]
+        Device::Camera(camera) => camera.width as usize * camera.height as usize * 3,
+        _ => 0,
+    }
+}
+
 /// Rows of what, how many, and bytes at most.
 fn table(config: &Config, bundle: &Bundle) -> Result<String> {
     let mut gives = crate::source::Gives::default();
-    let mut picture = 0;
-    for device in config.devices() {
+    let devices = config.devices();
+    let picture = devices.iter().map(picture_bytes).max().unwrap_or(0);
+    for device in devices {
         match &device {
             // A recording says what it holds when it is opened.
             Device::Clip(_) => (gives.video, gives.audio) = (true, true),
@@ -69,10 +79,6 @@ fn table(config: &Config, bundle: &Bundle) -> Result<String> {
                 gives.video |= more.video;
                 gives.audio |= more.audio;
             }
-        }
-        #[cfg(feature = "camera")]
-        if let Device::Camera(camera) = &device {
-            picture = camera.width as usize * camera.height as usize * 3;
         }
     }
     let frames = bundle.shape().frames;

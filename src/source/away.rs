@@ -1,10 +1,7 @@
 //! An edge that is away: said once when it goes and once when it is back, tried again with growing pauses, told as lost.
 
 use super::{Modality, Reading, monotonic_ns};
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -63,13 +60,14 @@ impl Away {
     }
 
     /// Waits, at most `wait`: `None` when it is time to try again, else perhaps a `Lost` to tell.
+    #[cfg(any(feature = "camera", feature = "mic"))]
     pub(super) fn wait(&mut self, wait: Duration) -> Option<Option<Reading>> {
         let now = Instant::now();
         if now >= self.retry {
             return None;
         }
         let until = (now + wait).min(self.retry).min(self.tell);
-        sleep(until.saturating_duration_since(now));
+        std::thread::sleep(until.saturating_duration_since(now));
         Some(self.told())
     }
 

@@ -90,6 +90,7 @@ def agree(theirs, out):
     """Equal completions and judgements clip by clip, scores and numbers to what half-precision features allow."""
     answers = [json.loads(line) for line in Path(theirs).with_suffix(".answers.jsonl").read_text().splitlines()]
     numbers, report = (json.loads(Path(p).read_text())["report"] for p in (theirs, f"{out}.json"))
+    numbers.pop("empty", None)      # words of a reason that claim nothing concern the reward alone
     ours = {r["id"]: r for r in map(json.loads, Path(f"{out}.jsonl").read_text().splitlines()[1:])}
     same = ("label", "subset", "said", "answer", "format", "claims", "supported", "contradicted", "absent", "cues", "tokens")
     wrong, furthest = 0, 0.0
