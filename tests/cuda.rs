@@ -212,9 +212,12 @@ fn counted() -> [i64; 3] {
     }
 }
 
-/// Adds up what each stage asked of the driver, and what it had to do at least.
+/// A stage, what it asked of the driver, and what it had to do at least.
+type Spent = (&'static str, [i64; 3], Cost);
+
+/// What every stage spent.
 #[derive(Clone, Default)]
-struct Budget(Arc<Mutex<Vec<(&'static str, [i64; 3], Cost)>>>);
+struct Budget(Arc<Mutex<Vec<Spent>>>);
 
 impl Observer for Budget {
     fn begin(&mut self, stage: &'static str) {
