@@ -7,7 +7,7 @@ use std::fmt;
 const FILE: &str = "/etc/nv_tegra_release";
 
 /// As `36.4.7`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release(u32, u32, u32);
 
 /// Something that users of the GPU meet.

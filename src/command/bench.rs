@@ -578,9 +578,7 @@ impl Report {
             let (bytes, operations) = (cost.bytes as f64, cost.operations as f64);
             let products = match r.sample.products {
                 // Steps that are repeated as a whole do not show theirs.
-                Products { operations, .. } if operations * 2 < cost.operations || operations == 0 => {
-                    "-".to_owned()
-                }
+                Products { operations, .. } if operations * 2 <= cost.operations => "-".to_owned(),
                 Products { time, operations } => {
                     let share = operations as f64 / self.product_per_s / time.as_secs_f64();
                     format!("{:.0}%", 100.0 * share)

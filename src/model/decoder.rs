@@ -13,6 +13,10 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 
+/// Rows of a prompt that come out of the last layer. More than one: a single row may meet quantised weights less exactly than the rest
+/// of its prompt (`backend::cuda`).
+const LAST_ROWS: usize = 2;
+
 struct Layer<B: Backend> {
     attn_norm: B::Buf,
     qkv: Linear<B>,
@@ -132,18 +136,20 @@ impl<B: Backend> Decoder<B> {
         self.run_layers(pass, scratch, spans, rows)
     }
 
-    /// As `run` where nobody asks for any row but the last: of the last layer the others leave their keys and values only, and `x` holds
-    /// one row afterwards.
+    /// As `run` where nobody asks for any row but the last: of the last layer the others leave their keys and values only. Returns where
+    /// the last row is in `x` afterwards.
     pub fn run_for_last(
         &mut self,
         pass: &mut Pass<'_, B>,
         scratch: &mut Scratch<B>,
         span: Span,
-    ) -> Result<()> {
-        self.run_layers(pass, scratch, &[span], 1)
+    ) -> Result<usize> {
+        let kept = span.rows.min(LAST_ROWS);
+        self.run_layers(pass, scratch, &[span], kept)?;
+        Ok(kept - 1)
     }
 
-    /// `kept` is how many of the rows come out of the last layer: all, or the last.
+    /// `kept` is how many of the rows come out of the last layer: all, or the last few.
     fn run_layers(
         &mut self,
         pass: &mut Pass<'_, B>,
@@ -167,15 +173,16 @@ impl<B: Backend> Decoder<B> {
             pass.linear(&scratch.normed, rows, &layer.qkv, Act::None, &mut scratch.qkv);
             match spans {
                 [span] if kept < rows && i + 1 == self.layers.len() => {
-                    let (cache, last) = (&mut self.cache, rows - 1);
+                    let (cache, first, width) = (&mut self.cache, rows - kept, heads.qkv());
                     pass.backend.rope_store(&mut scratch.qkv, rows, span.start, self.theta, heads, cache, i);
-                    pass.backend.copy(&scratch.qkv, last * heads.qkv(), &mut self.span_qkv, 0, heads.qkv());
-                    pass.backend.copy(&self.x, last * hidden, &mut self.picked, 0, hidden);
-                    pass.backend.copy(&self.picked, 0, &mut self.x, 0, hidden);
-                    rows = 1;
-                    pass.count(4 * (span.start + last + 1) * heads.n_heads * heads.head_dim);
+                    pass.backend.copy(&scratch.qkv, first * width, &mut self.span_qkv, 0, kept * width);
+                    pass.backend.copy(&self.x, first * hidden, &mut self.picked, 0, kept * hidden);
+                    pass.backend.copy(&self.picked, 0, &mut self.x, 0, kept * hidden);
+                    let start = span.start + first;
+                    pass.count(attention_operations(kept, start, heads));
                     let (qkv, mixed) = (&self.span_qkv, &mut scratch.mixed);
-                    pass.backend.attend_cached(qkv, rows, span.start + last, heads, cache, i, mixed);
+                    pass.backend.attend_cached(qkv, kept, start, heads, cache, i, mixed);
+                    rows = kept;
                 }
                 [span] => attend(
                     pass,
@@ -291,7 +298,7 @@ impl<B: Backend> Decoder<B> {
             ran = Some((done, pass.cost()));
         });
         // What attention costs grows with the position; the rest is the same in every step.
-        let attention = self.layers.len() * 4 * (position + 1) * self.heads.n_heads * self.heads.head_dim;
+        let attention = self.layers.len() * attention_operations(1, position, self.heads);
         if let Some((done, cost)) = ran {
             done?;
             self.step_cost = Cost { operations: cost.operations - attention as u64, ..cost };
@@ -342,6 +349,12 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
+/// Of `rows` rows from position `start`, each over what stands up to it, in one layer.
+fn attention_operations(rows: usize, start: usize, heads: Heads) -> usize {
+    let seen = rows * start + rows * (rows + 1) / 2;
+    4 * seen * heads.n_heads * heads.head_dim
+}
+
 #[allow(clippy::too_many_arguments)]
 fn attend<B: Backend>(
     pass: &mut Pass<'_, B>,
@@ -354,7 +367,6 @@ fn attend<B: Backend>(
     out: &mut B::Buf,
 ) {
     let Span { rows, start } = span;
-    let seen = rows * start + rows * (rows + 1) / 2;
-    pass.count(4 * seen * heads.n_heads * heads.head_dim);
+    pass.count(attention_operations(rows, start, heads));
     pass.backend.attend_next(qkv, rows, start, theta, heads, cache, layer, out);
 }

@@ -343,8 +343,8 @@ impl<B: Backend> Infer for Model<B> {
         ensure!(rows > 0, "prompt `{}` is empty", prompt.name);
         decoder.tap_rows(&mut pass, "input_embeds", rows)?;
         prefix.truncate(known);
-        decoder.run_for_last(&mut pass, scratch, Span { rows, start: known })?;
-        decoder.keep_row(&mut pass, 0, prompt_row);
+        let last = decoder.run_for_last(&mut pass, scratch, Span { rows, start: known })?;
+        decoder.keep_row(&mut pass, last, prompt_row);
         pass.end("prefill", prompt_row)?;
         prefix.extend_from_slice(&opening[known..]);
         self.asked = Some(known + rows);

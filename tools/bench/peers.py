@@ -67,7 +67,8 @@ class Program:
                            LLAMA_CPP_LIB_PATH=str(log.parent.parent / "llama"))
         # Neither finds the libraries that lie beside its own.
         libraries = {"llama": environment["LLAMA_CPP_LIB_PATH"], "whisper.cpp": sysconfig.get_path("purelib")}
-        environment["LD_LIBRARY_PATH"] = libraries.get(name.split("-")[0], "")
+        if (kind := name.split("-")[0]) in libraries:
+            environment["LD_LIBRARY_PATH"] = libraries[kind]
         self.begun = time.perf_counter()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
                                         env=environment)
