@@ -293,8 +293,13 @@ impl Work for Attend<'_> {
                     let at = scores.0.as_mut_ptr().add(v);
                     let old = I::F::load(tops.as_ptr().add(v));
                     let mut top = [old; 4];
-                    for j in 0..count {
-                        top[j % 4] = top[j % 4].max(I::F::load(at.add(j * PANEL)));
+                    for j in (0..count / 4 * 4).step_by(4) {
+                        for i in 0..4 {
+                            top[i] = top[i].max(I::F::load(at.add((j + i) * PANEL)));
+                        }
+                    }
+                    for j in count / 4 * 4..count {
+                        top[0] = top[0].max(I::F::load(at.add(j * PANEL)));
                     }
                     let top = top[0].max(top[1]).max(top[2].max(top[3]));
                     let less = exp2::<I::F, false>(old.sub(top));
@@ -337,11 +342,14 @@ impl Work for Attend<'_> {
                 }
                 from += count;
             }
-            for m in 0..lanes {
-                let share = 1.0 / totals[m];
-                let to = out.at((first + m) * out_stride);
-                for d in 0..head_dim {
-                    *to.add(d) = sums.0[d * PANEL + m] * share;
+            for d in (0..head_dim).step_by(PANEL) {
+                let some = PANEL.min(head_dim - d);
+                I::transpose(sums.0.as_ptr().add(d * PANEL), PANEL, some, PANEL, 1.0, part.0.as_mut_ptr());
+                for m in 0..lanes {
+                    let (share, to) = (1.0 / totals[m], out.at((first + m) * out_stride + d));
+                    for i in 0..some {
+                        *to.add(i) = part.0[m * PANEL + i] * share;
+                    }
                 }
             }
         }

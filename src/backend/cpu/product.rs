@@ -145,40 +145,40 @@ impl Work for Chunk<'_> {
         let Product { x, rows, w, bias, then, out } = *self.product;
         let cols = self.product.outputs();
         let (mut sums, mut ups) = (Tile([0.0; TILE_MAX * PANEL]), Tile([0.0; TILE_MAX * PANEL]));
+        let begun = matches!(then, Then::Add);
         for panel in self.cut.panels(self.chunk) {
             let lanes = PANEL.min(cols - panel * PANEL);
-            let mut edge = [0f32; PANEL];
+            let (mut edge, mut part) = ([0f32; PANEL], [0f32; PANEL]);
             if let Some(bias) = bias {
                 edge[..lanes].copy_from_slice(&bias[panel * PANEL..][..lanes]);
             }
             for tile in self.cut.tiles(self.chunk) {
-                // SAFETY: as `multiply`; rows `tile * x.tile + m` and columns of this panel belong to this chunk alone, and
-                // whole vectors are stored only where the panel is whole.
+                // SAFETY: as `multiply`; rows `tile * x.tile + m` and columns of this panel belong to this chunk alone; those of a
+                // panel that is not whole go through `part`.
                 unsafe {
                     self.multiply::<I>(panel, tile, &mut sums);
                     if matches!(then, Then::Gate) {
                         self.multiply::<I>(panel + w.panels() / 2, tile, &mut ups);
                     }
                     for m in 0..x.tile.min(rows - tile * x.tile) {
-                        let to = out.at((tile * x.tile + m) * cols + panel * PANEL);
-                        let mut row = [0f32; PANEL];
-                        let whole = lanes == PANEL;
+                        let row = out.at((tile * x.tile + m) * cols + panel * PANEL);
+                        let to = if lanes == PANEL { row } else { part.as_mut_ptr() };
+                        if lanes < PANEL && begun {
+                            to.copy_from_nonoverlapping(row, lanes);
+                        }
                         for v in (0..PANEL).step_by(I::F::N) {
                             let sum = I::F::load(sums.0.as_ptr().add(m * PANEL + v));
                             let sum = sum.add(I::F::load(edge.as_ptr().add(v)));
+                            let sum = if begun { sum.add(I::F::load(to.add(v))) } else { sum };
                             let y = match then {
                                 Then::Store(act) => activate(act, sum),
-                                Then::Add if whole => sum.add(I::F::load(to.add(v))),
                                 Then::Add => sum,
                                 Then::Gate => silu(sum).mul(I::F::load(ups.0.as_ptr().add(m * PANEL + v))),
                             };
-                            if whole { y.store(to.add(v)) } else { y.store(row.as_mut_ptr().add(v)) }
+                            y.store(to.add(v));
                         }
-                        if !whole {
-                            for (lane, y) in row[..lanes].iter().enumerate() {
-                                let to = to.add(lane);
-                                *to = if matches!(then, Then::Add) { *to + y } else { *y };
-                            }
+                        if lanes < PANEL {
+                            row.copy_from_nonoverlapping(to, lanes);
                         }
                     }
                 }
