@@ -1,14 +1,21 @@
-//! AVX2 with FMA and F16C.
+//! AVX2 with FMA and F16C, and with dot products of bytes where the processor has them ([`PAIRS`], [`DOT`], [`DOT_512`]).
 //!
-//! int8 products take the magnitude of the weights and move their sign to x, so that `vpmaddubsw` cannot saturate
+//! Without them int8 products take the magnitude of the weights and move their sign to x, so that `vpmaddubsw` cannot saturate
 //! (`2 * 128 * 127 < 2^15`); a panel is two vectors of eight outputs.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, store_tile, tile_float};
 use std::arch::x86_64::*;
 
+/// Pairs of bytes, then of words.
+pub const PAIRS: u8 = 0;
+/// AVX-VNNI.
+pub const DOT: u8 = 1;
+/// The same instruction as processors with AVX-512 VNNI and VL encode it.
+pub const DOT_512: u8 = 2;
+
 #[derive(Clone, Copy)]
-pub struct Avx2;
+pub struct Avx2<const FOUR: u8>;
 
 #[derive(Clone, Copy)]
 pub struct Eight(__m256);
@@ -85,16 +92,28 @@ unsafe impl Lanes for Eight {
     }
 }
 
-/// `dot += w x` over four bytes a lane.
-#[inline(always)]
-unsafe fn four(dot: __m256i, w: __m256i, magnitude: __m256i, x: __m256i) -> __m256i {
-    unsafe {
-        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
-        _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-    }
+/// `dot += w x` over four signed bytes a lane.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn four_pairs(dot: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
-/// The tile of both quantised kinds: `weights` gives the eight-output half `v` of quad `k` as signed bytes.
+/// The same for unsigned w.
+#[target_feature(enable = "avx2,avxvnni")]
+#[inline]
+fn four_dot(dot: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    _mm256_dpbusd_avx_epi32(dot, w, x)
+}
+
+#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+#[inline]
+fn four_dot_512(dot: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    _mm256_dpbusd_epi32(dot, w, x)
+}
+
+/// The tile of both quantised kinds: `weights` gives the eight-output half `v` of quad `k`, `four` multiplies.
 #[inline(always)]
 unsafe fn tile<const M: usize>(
     scales: *const u16,
@@ -102,20 +121,24 @@ unsafe fn tile<const M: usize>(
     blocks: usize,
     out: *mut f32,
     weights: impl Fn(usize, usize, usize) -> __m256i,
+    four: impl Fn(__m256i, __m256i, __m256i) -> __m256i,
 ) {
     unsafe {
         let mut acc = [[Eight::splat(0.0); 2]; M];
         for b in 0..blocks {
             let x = x.add(b * M * (BLOCK + 8));
             let xd = x.add(M * BLOCK).cast::<f32>();
+            let start = x.add(M * (BLOCK + 4)).cast::<i32>();
             for v in 0..2 {
                 let mut dot = [_mm256_setzero_si256(); M];
+                for (m, dot) in dot.iter_mut().enumerate() {
+                    *dot = _mm256_set1_epi32(*start.add(m));
+                }
                 for k in 0..8 {
                     let w = weights(b, k, v);
-                    let magnitude = _mm256_abs_epi8(w);
                     for (m, dot) in dot.iter_mut().enumerate() {
                         let xk = x.add(m * BLOCK + k * 4).cast::<i32>().read_unaligned();
-                        *dot = four(*dot, w, magnitude, _mm256_set1_epi32(xk));
+                        *dot = four(*dot, w, _mm256_set1_epi32(xk));
                     }
                 }
                 let d = Eight::load_f16(scales.add(b * PANEL + v * 8));
@@ -129,49 +152,82 @@ unsafe fn tile<const M: usize>(
     }
 }
 
-#[target_feature(enable = "avx2")]
-fn spin_int8(rounds: usize) -> i32 {
-    let w = _mm256_set1_epi32(std::hint::black_box(0x0101_0101));
-    let mut dot = [_mm256_setzero_si256(); 12];
-    for _ in 0..rounds {
-        for dot in &mut dot {
-            let pairs = _mm256_maddubs_epi16(*dot, w);
-            *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, w));
+#[inline(always)]
+unsafe fn weights_q8(w: *const u8) -> impl Fn(usize, usize, usize) -> __m256i {
+    // SAFETY: a panel holds `blocks` blocks of PANEL * BLOCK bytes.
+    move |b, k, v| unsafe { _mm256_loadu_si256(w.add(b * PANEL * BLOCK + k * 64 + v * 32).cast()) }
+}
+
+#[inline(always)]
+unsafe fn weights_q4(w: *const u8) -> impl Fn(usize, usize, usize) -> __m256i {
+    // SAFETY: a panel holds `blocks` blocks of PANEL * BLOCK / 2 bytes.
+    move |b, k, v| unsafe {
+        let pair = _mm256_loadu_si256(w.add(b * PANEL * BLOCK / 2 + k % 4 * 64 + v * 32).cast());
+        let nibble = if k < 4 { pair } else { _mm256_srli_epi16::<4>(pair) };
+        _mm256_and_si256(nibble, _mm256_set1_epi8(15))
+    }
+}
+
+#[inline(always)]
+unsafe fn weights_q4_signed(w: *const u8) -> impl Fn(usize, usize, usize) -> __m256i {
+    // SAFETY: as above.
+    let weights = unsafe { weights_q4(w) };
+    move |b, k, v| unsafe { _mm256_sub_epi8(weights(b, k, v), _mm256_set1_epi8(8)) }
+}
+
+macro_rules! tiles {
+    ($name:ident, $features:literal, $weights:ident, $four:ident) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const M: usize>(
+            scales: *const u16,
+            w: *const u8,
+            x: *const u8,
+            blocks: usize,
+            out: *mut f32,
+        ) {
+            unsafe { tile::<M>(scales, x, blocks, out, $weights(w), |dot, w, x| $four(dot, w, x)) }
         }
-    }
-    dot.into_iter().map(|d| _mm256_extract_epi32::<0>(d)).fold(0, i32::wrapping_add)
+    };
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q8<const M: usize>(
-    scales: *const u16,
-    w: *const u8,
-    x: *const u8,
-    blocks: usize,
-    out: *mut f32,
-) {
+tiles!(tile_q8_pairs, "avx2,fma,f16c", weights_q8, four_pairs);
+tiles!(tile_q4_pairs, "avx2,fma,f16c", weights_q4_signed, four_pairs);
+tiles!(tile_q8_dot, "avx2,fma,f16c,avxvnni", weights_q8, four_dot);
+tiles!(tile_q4_dot, "avx2,fma,f16c,avxvnni", weights_q4, four_dot);
+tiles!(tile_q8_dot_512, "avx2,fma,f16c,avx512vl,avx512vnni", weights_q8, four_dot_512);
+tiles!(tile_q4_dot_512, "avx2,fma,f16c,avx512vl,avx512vnni", weights_q4, four_dot_512);
+
+/// Twelve chains of `four`.
+#[inline(always)]
+unsafe fn spin(rounds: usize, four: impl Fn(__m256i, __m256i, __m256i) -> __m256i) -> i32 {
     unsafe {
-        tile::<M>(scales, x, blocks, out, |b, k, v| {
-            _mm256_loadu_si256(w.add(b * PANEL * BLOCK + k * 64 + v * 32).cast())
-        })
+        let w = _mm256_set1_epi32(std::hint::black_box(0x0101_0101));
+        let mut dot = [_mm256_setzero_si256(); 12];
+        for _ in 0..rounds {
+            for dot in &mut dot {
+                *dot = four(*dot, w, w);
+            }
+        }
+        dot.into_iter().map(|d| _mm256_extract_epi32::<0>(d)).fold(0, i32::wrapping_add)
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile_q4<const M: usize>(
-    scales: *const u16,
-    w: *const u8,
-    x: *const u8,
-    blocks: usize,
-    out: *mut f32,
-) {
+#[target_feature(enable = "avx2")]
+fn spin_pairs(rounds: usize) -> i32 {
+    // The products themselves change from round to round, so that none is taken out of the loop.
     unsafe {
-        tile::<M>(scales, x, blocks, out, |b, k, v| {
-            let pair = _mm256_loadu_si256(w.add(b * PANEL * BLOCK / 2 + k % 4 * 64 + v * 32).cast());
-            let nibble = if k < 4 { pair } else { _mm256_srli_epi16::<4>(pair) };
-            _mm256_sub_epi8(_mm256_and_si256(nibble, _mm256_set1_epi8(15)), _mm256_set1_epi8(8))
-        })
+        spin(rounds, |dot, w, _| _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_maddubs_epi16(dot, w), w)))
     }
+}
+
+#[target_feature(enable = "avx2,avxvnni")]
+fn spin_dot(rounds: usize) -> i32 {
+    unsafe { spin(rounds, |dot, w, x| four_dot(dot, w, x)) }
+}
+
+#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+fn spin_dot_512(rounds: usize) -> i32 {
+    unsafe { spin(rounds, |dot, w, x| four_dot_512(dot, w, x)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -180,8 +236,8 @@ unsafe fn tile_float_of<W: Stored, const M: usize>(w: *const W, x: *const f32, d
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn enter<W: Work>(work: W) -> W::Out {
-    unsafe { work.run::<Avx2>() }
+unsafe fn enter<W: Work, const FOUR: u8>(work: W) -> W::Out {
+    unsafe { work.run::<Avx2<FOUR>>() }
 }
 
 macro_rules! by_rows {
@@ -195,17 +251,23 @@ macro_rules! by_rows {
     };
 }
 
-// SAFETY: `enter` states the features, which the caller has checked; tiles enable what they use.
-unsafe impl Isa for Avx2 {
+// SAFETY: `enter` states the features, which the caller has checked, as it has those of `FOUR`; tiles enable what they use.
+unsafe impl<const FOUR: u8> Isa for Avx2<FOUR> {
     type F = Eight;
     const TILE: usize = 6;
     const HEAD_TILE: usize = 4;
-    const OFFSET: bool = false;
+    const OFFSET: bool = FOUR != PAIRS;
     const BF16: bool = false;
     const SPIN_OPERATIONS: usize = 12 * 64;
 
     unsafe fn spin_int8(rounds: usize) -> i32 {
-        unsafe { spin_int8(rounds) }
+        unsafe {
+            match FOUR {
+                PAIRS => spin_pairs(rounds),
+                DOT => spin_dot(rounds),
+                _ => spin_dot_512(rounds),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -214,7 +276,7 @@ unsafe impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn enter<W: Work>(work: W) -> W::Out {
-        unsafe { enter(work) }
+        unsafe { enter::<W, FOUR>(work) }
     }
     #[inline(always)]
     unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
@@ -236,7 +298,13 @@ unsafe impl Isa for Avx2 {
         blocks: usize,
         out: *mut f32,
     ) {
-        unsafe { by_rows!(rows, tile_q8(scales, w, x, blocks, out)) }
+        unsafe {
+            match FOUR {
+                PAIRS => by_rows!(rows, tile_q8_pairs(scales, w, x, blocks, out)),
+                DOT => by_rows!(rows, tile_q8_dot(scales, w, x, blocks, out)),
+                _ => by_rows!(rows, tile_q8_dot_512(scales, w, x, blocks, out)),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn tile_q4(
@@ -247,7 +315,13 @@ unsafe impl Isa for Avx2 {
         blocks: usize,
         out: *mut f32,
     ) {
-        unsafe { by_rows!(rows, tile_q4(scales, w, x, blocks, out)) }
+        unsafe {
+            match FOUR {
+                PAIRS => by_rows!(rows, tile_q4_pairs(scales, w, x, blocks, out)),
+                DOT => by_rows!(rows, tile_q4_dot(scales, w, x, blocks, out)),
+                _ => by_rows!(rows, tile_q4_dot_512(scales, w, x, blocks, out)),
+            }
+        }
     }
     #[inline(always)]
     unsafe fn quantise(x: *const f32, q: *mut i8) -> (f32, i32) {

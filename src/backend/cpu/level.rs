@@ -16,6 +16,9 @@ pub enum Level {
     Plain,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Dot products of bytes in 256 bits, however the processor encodes them.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -36,6 +39,9 @@ impl Level {
             use std::arch::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 levels.push(Level::Avx2);
+                if has!("avxvnni") || has!("avx512vl") && has!("avx512vnni") {
+                    levels.push(Level::AvxVnni);
+                }
                 if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni") {
                     levels.push(Level::Avx512);
                     if has!("avx512bf16") {
@@ -75,6 +81,8 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512-bf16",
@@ -101,7 +109,13 @@ impl Level {
             match self {
                 Level::Plain => plain::Plain::enter(work),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => avx2::Avx2::enter(work),
+                Level::Avx2 => avx2::Avx2::<{ avx2::PAIRS }>::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Level::AvxVnni if std::arch::is_x86_feature_detected!("avxvnni") => {
+                    avx2::Avx2::<{ avx2::DOT }>::enter(work)
+                }
+                #[cfg(target_arch = "x86_64")]
+                Level::AvxVnni => avx2::Avx2::<{ avx2::DOT_512 }>::enter(work),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => avx512::Avx512::<false>::enter(work),
                 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 //! Weights are laid out once for the machine (`panels`), activations are f32. Products with Q8_0 and Q4_0 weights quantise x in
 //! blocks of 32 to signed bytes (half a step of `max / 127` per value); F16 and F32 weights meet f32. Attention and cache follow
 //! [`Precision`]. Results do not depend on the number of threads.
-//! `MIEN_CPU` names a level (`plain`, `avx2`, `avx512`, `neon`) and masks what the processor could do beyond that.
+//! `MIEN_CPU` names a level (`plain`, `avx2`, `avx-vnni`, `avx512`, `neon`) and masks what the processor could do beyond that.
 //! Limits: scratch memory grows to the largest op seen, then no op allocates.
 // Kernels index registers by row and lane; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
