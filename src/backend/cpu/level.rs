@@ -27,6 +27,8 @@ pub enum Level {
     Neon,
     #[cfg(target_arch = "aarch64")]
     NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Level {
@@ -53,8 +55,12 @@ impl Level {
         #[cfg(target_arch = "aarch64")]
         {
             levels.push(Level::Neon);
-            if std::arch::is_aarch64_feature_detected!("dotprod") {
+            use std::arch::is_aarch64_feature_detected as has;
+            if has!("dotprod") {
                 levels.push(Level::NeonDot);
+                if has!("i8mm") {
+                    levels.push(Level::NeonI8mm);
+                }
             }
         }
         levels
@@ -90,6 +96,8 @@ impl Level {
             Level::Neon => "neon",
             #[cfg(target_arch = "aarch64")]
             Level::NeonDot => "neon-dot",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -121,9 +129,11 @@ impl Level {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Bf16 => avx512::Avx512::<true>::enter(work),
                 #[cfg(target_arch = "aarch64")]
-                Level::Neon => neon::Neon::<false>::enter(work),
+                Level::Neon => neon::Neon::<{ neon::PAIRS }>::enter(work),
                 #[cfg(target_arch = "aarch64")]
-                Level::NeonDot => neon::Neon::<true>::enter(work),
+                Level::NeonDot => neon::Neon::<{ neon::DOT }>::enter(work),
+                #[cfg(target_arch = "aarch64")]
+                Level::NeonI8mm => neon::Neon::<{ neon::I8MM }>::enter(work),
             }
         }
     }

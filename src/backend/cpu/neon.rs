@@ -1,14 +1,21 @@
-//! NEON, and its dot products of bytes where the processor has them (`DOT`).
+//! NEON, with dot products of bytes ([`DOT`]) and products of byte matrices ([`I8MM`]) where the processor has them.
 //!
-//! A panel is four vectors of four outputs. Dot products and half-to-float conversions come as assembly: their intrinsics are
-//! not stable.
+//! A panel is four vectors of four outputs. Dot and matrix products and half-to-float conversions come as assembly: their intrinsics
+//! are not stable.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
 use super::lanes::{BLOCK, Isa, Lanes, PANEL, Stored, Work, store_tile, tile_float};
 use std::arch::{aarch64::*, asm};
 
+/// Widening products and pairwise sums.
+pub const PAIRS: u8 = 0;
+/// Four bytes a lane.
+pub const DOT: u8 = 1;
+/// Two rows of eight bytes by two others; for one row dot products.
+pub const I8MM: u8 = 2;
+
 #[derive(Clone, Copy)]
-pub struct Neon<const DOT: bool>;
+pub struct Neon<const BYTES: u8>;
 
 #[derive(Clone, Copy)]
 pub struct Quad(float32x4_t);
@@ -99,7 +106,19 @@ fn four_dot(mut dot: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     dot
 }
 
-/// The same without dot products.
+/// `dot += x w^T`, all four row by row: `dot` is `(2, 2)`, `x` and `w` are `(2, 8)`.
+#[target_feature(enable = "neon,i8mm")]
+#[inline]
+fn two_by_two(mut dot: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+    // SAFETY: one instruction on registers, of a feature that this function states.
+    unsafe {
+        asm!("smmla {dot:v}.4s, {x:v}.16b, {w:v}.16b", dot = inout(vreg) dot, x = in(vreg) x, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    dot
+}
+
+/// `four_dot` without dot products.
 #[target_feature(enable = "neon")]
 #[inline]
 fn four_pairs(dot: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
@@ -143,6 +162,56 @@ unsafe fn tile<const M: usize>(
     }
 }
 
+/// The same for `P` pairs of rows by matrix products: quads of four outputs become eights of two.
+#[inline(always)]
+unsafe fn tile_twos<const P: usize>(
+    scales: *const u16,
+    x: *const u8,
+    blocks: usize,
+    out: *mut f32,
+    weights: impl Fn(usize, usize, usize) -> int8x16_t,
+    multiply: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
+) {
+    unsafe {
+        let mut acc = [[[Quad::splat(0.0); 4]; 2]; P];
+        for b in 0..blocks {
+            let x = x.add(b * 2 * P * (BLOCK + 8));
+            let xd = x.add(2 * P * BLOCK).cast::<f32>();
+            let mut rows = [[vdupq_n_s8(0); P]; 4];
+            for (k, rows) in rows.iter_mut().enumerate() {
+                for (p, row) in rows.iter_mut().enumerate() {
+                    let at = x.add(2 * p * BLOCK + k * 8).cast::<i8>();
+                    *row = vcombine_s8(vld1_s8(at), vld1_s8(at.add(BLOCK)));
+                }
+            }
+            for v in 0..4 {
+                let mut dot = [[vdupq_n_s32(0); 2]; P];
+                for (k, rows) in rows.iter().enumerate() {
+                    let low = vreinterpretq_s32_s8(weights(b, 2 * k, v));
+                    let high = vreinterpretq_s32_s8(weights(b, 2 * k + 1, v));
+                    let first = vreinterpretq_s8_s32(vzip1q_s32(low, high));
+                    let second = vreinterpretq_s8_s32(vzip2q_s32(low, high));
+                    for (dot, row) in dot.iter_mut().zip(rows) {
+                        *dot = [multiply(dot[0], *row, first), multiply(dot[1], *row, second)];
+                    }
+                }
+                let d = Quad::load_f16(scales.add(b * PANEL + v * 4));
+                for (p, dot) in dot.into_iter().enumerate() {
+                    let (first, second) = (vreinterpretq_s64_s32(dot[0]), vreinterpretq_s64_s32(dot[1]));
+                    let both = [vzip1q_s64(first, second), vzip2q_s64(first, second)];
+                    for (i, row) in both.into_iter().enumerate() {
+                        let s = d.mul(Quad::splat(*xd.add(2 * p + i)));
+                        acc[p][i][v] = Quad(vcvtq_f32_s32(vreinterpretq_s32_s64(row))).fma(s, acc[p][i][v]);
+                    }
+                }
+            }
+        }
+        for (p, acc) in acc.into_iter().enumerate() {
+            store_tile(acc, out.add(2 * p * PANEL));
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn weights_q8(w: *const u8) -> impl Fn(usize, usize, usize) -> int8x16_t {
     // SAFETY: a panel holds `blocks` blocks of PANEL * BLOCK bytes.
@@ -160,35 +229,50 @@ unsafe fn weights_q4(w: *const u8) -> impl Fn(usize, usize, usize) -> int8x16_t 
 }
 
 macro_rules! tiles {
-    ($name:ident, $features:literal, $weights:ident, $four:ident) => {
+    ($name:ident, $features:literal, $tile:ident, $weights:ident, $multiply:ident) => {
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize>(
+        unsafe fn $name<const N: usize>(
             scales: *const u16,
             w: *const u8,
             x: *const u8,
             blocks: usize,
             out: *mut f32,
         ) {
-            unsafe { tile::<M>(scales, x, blocks, out, $weights(w), |dot, w, x| $four(dot, w, x)) }
+            unsafe { $tile::<N>(scales, x, blocks, out, $weights(w), |dot, a, b| $multiply(dot, a, b)) }
         }
     };
 }
 
-tiles!(tile_q8_dot, "neon,dotprod", weights_q8, four_dot);
-tiles!(tile_q4_dot, "neon,dotprod", weights_q4, four_dot);
-tiles!(tile_q8_pairs, "neon", weights_q8, four_pairs);
-tiles!(tile_q4_pairs, "neon", weights_q4, four_pairs);
+tiles!(tile_q8_i8mm, "neon,i8mm", tile_twos, weights_q8, two_by_two);
+tiles!(tile_q4_i8mm, "neon,i8mm", tile_twos, weights_q4, two_by_two);
+tiles!(tile_q8_dot, "neon,dotprod", tile, weights_q8, four_dot);
+tiles!(tile_q4_dot, "neon,dotprod", tile, weights_q4, four_dot);
+tiles!(tile_q8_plain, "neon", tile, weights_q8, four_pairs);
+tiles!(tile_q4_plain, "neon", tile, weights_q4, four_pairs);
+
+/// Twelve chains of `multiply`.
+#[inline(always)]
+unsafe fn spin(rounds: usize, multiply: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t) -> i32 {
+    unsafe {
+        let w = vdupq_n_s8(std::hint::black_box(1));
+        let mut dot = [vdupq_n_s32(0); 12];
+        for _ in 0..rounds {
+            for dot in &mut dot {
+                *dot = multiply(*dot, w, w);
+            }
+        }
+        dot.into_iter().map(|d| vaddvq_s32(d)).fold(0, i32::wrapping_add)
+    }
+}
 
 #[target_feature(enable = "neon,dotprod")]
 fn spin_dot(rounds: usize) -> i32 {
-    let w = vdupq_n_s8(std::hint::black_box(1));
-    let mut dot = [vdupq_n_s32(0); 12];
-    for _ in 0..rounds {
-        for dot in &mut dot {
-            *dot = four_dot(*dot, w, w);
-        }
-    }
-    dot.into_iter().map(|d| vaddvq_s32(d)).fold(0, i32::wrapping_add)
+    unsafe { spin(rounds, |dot, w, x| four_dot(dot, w, x)) }
+}
+
+#[target_feature(enable = "neon,i8mm")]
+fn spin_i8mm(rounds: usize) -> i32 {
+    unsafe { spin(rounds, |dot, w, x| two_by_two(dot, w, x)) }
 }
 
 macro_rules! by_rows {
@@ -201,21 +285,31 @@ macro_rules! by_rows {
     };
 }
 
-// SAFETY: NEON is part of aarch64; dot products are used with `DOT` alone, which the caller has checked.
-unsafe impl<const DOT: bool> Isa for Neon<DOT> {
+// SAFETY: NEON is part of aarch64; what `BYTES` names beyond it, the caller has checked.
+unsafe impl<const BYTES: u8> Isa for Neon<BYTES> {
     type F = Quad;
-    const TILE: usize = 4;
+    const TILE: usize = if BYTES == I8MM { 6 } else { 4 };
     const HEAD_TILE: usize = 4;
     const OFFSET: bool = false;
     const BF16: bool = false;
-    const SPIN_OPERATIONS: usize = if DOT { 12 * 32 } else { 0 };
+    const SPIN_OPERATIONS: usize = match BYTES {
+        I8MM => 12 * 64,
+        DOT => 12 * 32,
+        _ => 0,
+    };
 
     #[inline(always)]
     unsafe fn enter<W: Work>(work: W) -> W::Out {
         unsafe { work.run::<Self>() }
     }
     unsafe fn spin_int8(rounds: usize) -> i32 {
-        if DOT { unsafe { spin_dot(rounds) } } else { 0 }
+        unsafe {
+            match BYTES {
+                I8MM => spin_i8mm(rounds),
+                DOT => spin_dot(rounds),
+                _ => 0,
+            }
+        }
     }
     #[inline(always)]
     unsafe fn tile_float<W: Stored>(rows: usize, w: *const W, x: *const f32, depth: usize, out: *mut f32) {
@@ -223,6 +317,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
             match rows {
                 1 => tile_float::<W, Quad, 1, 4>(w, x, depth, out),
                 4 => tile_float::<W, Quad, 4, 4>(w, x, depth, out),
+                6 => tile_float::<W, Quad, 6, 4>(w, x, depth, out),
                 _ => unreachable!("no tile of {rows} rows"),
             }
         }
@@ -237,10 +332,11 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         out: *mut f32,
     ) {
         unsafe {
-            if DOT {
-                by_rows!(rows, tile_q8_dot(scales, w, x, blocks, out))
-            } else {
-                by_rows!(rows, tile_q8_pairs(scales, w, x, blocks, out))
+            match (BYTES, rows) {
+                (I8MM, 6) => tile_q8_i8mm::<3>(scales, w, x, blocks, out),
+                (I8MM, 4) => tile_q8_i8mm::<2>(scales, w, x, blocks, out),
+                (I8MM | DOT, _) => by_rows!(rows, tile_q8_dot(scales, w, x, blocks, out)),
+                _ => by_rows!(rows, tile_q8_plain(scales, w, x, blocks, out)),
             }
         }
     }
@@ -254,10 +350,11 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         out: *mut f32,
     ) {
         unsafe {
-            if DOT {
-                by_rows!(rows, tile_q4_dot(scales, w, x, blocks, out))
-            } else {
-                by_rows!(rows, tile_q4_pairs(scales, w, x, blocks, out))
+            match (BYTES, rows) {
+                (I8MM, 6) => tile_q4_i8mm::<3>(scales, w, x, blocks, out),
+                (I8MM, 4) => tile_q4_i8mm::<2>(scales, w, x, blocks, out),
+                (I8MM | DOT, _) => by_rows!(rows, tile_q4_dot(scales, w, x, blocks, out)),
+                _ => by_rows!(rows, tile_q4_plain(scales, w, x, blocks, out)),
             }
         }
     }
