@@ -94,14 +94,22 @@ unsafe impl Lanes for Quad {
     }
 }
 
-/// `dot += w x` over four bytes a lane.
+/// `dot += w x` over sixteen inputs: quad `k` of every lane in `w[k]`, of x in lane `k`.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn four_dot(mut dot: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: one instruction on registers, of a feature that this function states.
+fn sixteen_dot(mut dot: int32x4_t, w: [int8x16_t; 4], x: int8x16_t) -> int32x4_t {
+    macro_rules! quad {
+        ($lane:literal) => {
+            asm!("sdot {dot:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]", dot = inout(vreg) dot, w = in(vreg) w[$lane],
+                x = in(vreg) x, lane = const $lane, options(pure, nomem, nostack, preserves_flags))
+        };
+    }
+    // SAFETY: instructions on registers, of a feature that this function states.
     unsafe {
-        asm!("sdot {dot:v}.4s, {w:v}.16b, {x:v}.16b", dot = inout(vreg) dot, w = in(vreg) w, x = in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags));
+        quad!(0);
+        quad!(1);
+        quad!(2);
+        quad!(3);
     }
     dot
 }
@@ -118,16 +126,24 @@ fn two_by_two(mut dot: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
     dot
 }
 
-/// `four_dot` without dot products.
+/// `sixteen_dot` without dot products.
 #[target_feature(enable = "neon")]
 #[inline]
-fn four_pairs(dot: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-    let high = vpaddlq_s16(vmull_high_s8(w, x));
-    vaddq_s32(dot, vpaddq_s32(low, high))
+fn sixteen_pairs(dot: int32x4_t, w: [int8x16_t; 4], x: int8x16_t) -> int32x4_t {
+    let quad = |dot, w, x: int32x4_t| {
+        let x = vreinterpretq_s8_s32(x);
+        let low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+        let high = vpaddlq_s16(vmull_high_s8(w, x));
+        vaddq_s32(dot, vpaddq_s32(low, high))
+    };
+    let x = vreinterpretq_s32_s8(x);
+    let dot = quad(dot, w[0], vdupq_laneq_s32::<0>(x));
+    let dot = quad(dot, w[1], vdupq_laneq_s32::<1>(x));
+    let dot = quad(dot, w[2], vdupq_laneq_s32::<2>(x));
+    quad(dot, w[3], vdupq_laneq_s32::<3>(x))
 }
 
-/// The tile of both quantised kinds: `weights` gives the four outputs `v` of quad `k`, `four` multiplies.
+/// The tile of both quantised kinds: `weights` gives the four outputs `v` of quad `k`, `sixteen` multiplies.
 #[inline(always)]
 unsafe fn tile<const M: usize>(
     scales: *const u16,
@@ -135,7 +151,7 @@ unsafe fn tile<const M: usize>(
     blocks: usize,
     out: *mut f32,
     weights: impl Fn(usize, usize, usize) -> int8x16_t,
-    four: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
+    sixteen: impl Fn(int32x4_t, [int8x16_t; 4], int8x16_t) -> int32x4_t,
 ) {
     unsafe {
         let mut acc = [[Quad::splat(0.0); 4]; M];
@@ -144,11 +160,10 @@ unsafe fn tile<const M: usize>(
             let xd = x.add(M * BLOCK).cast::<f32>();
             for v in 0..4 {
                 let mut dot = [vdupq_n_s32(0); M];
-                for k in 0..8 {
-                    let w = weights(b, k, v);
+                for half in 0..2 {
+                    let w = [0, 1, 2, 3].map(|k| weights(b, half * 4 + k, v));
                     for (m, dot) in dot.iter_mut().enumerate() {
-                        let xk = x.add(m * BLOCK + k * 4).cast::<i32>().read_unaligned();
-                        *dot = four(*dot, w, vreinterpretq_s8_s32(vdupq_n_s32(xk)));
+                        *dot = sixteen(*dot, w, vld1q_s8(x.add(m * BLOCK + half * 16).cast()));
                     }
                 }
                 let d = Quad::load_f16(scales.add(b * PANEL + v * 4));
@@ -245,10 +260,10 @@ macro_rules! tiles {
 
 tiles!(tile_q8_i8mm, "neon,i8mm", tile_twos, weights_q8, two_by_two);
 tiles!(tile_q4_i8mm, "neon,i8mm", tile_twos, weights_q4, two_by_two);
-tiles!(tile_q8_dot, "neon,dotprod", tile, weights_q8, four_dot);
-tiles!(tile_q4_dot, "neon,dotprod", tile, weights_q4, four_dot);
-tiles!(tile_q8_plain, "neon", tile, weights_q8, four_pairs);
-tiles!(tile_q4_plain, "neon", tile, weights_q4, four_pairs);
+tiles!(tile_q8_dot, "neon,dotprod", tile, weights_q8, sixteen_dot);
+tiles!(tile_q4_dot, "neon,dotprod", tile, weights_q4, sixteen_dot);
+tiles!(tile_q8_plain, "neon", tile, weights_q8, sixteen_pairs);
+tiles!(tile_q4_plain, "neon", tile, weights_q4, sixteen_pairs);
 
 /// Twelve chains of `multiply`.
 #[inline(always)]
@@ -267,7 +282,7 @@ unsafe fn spin(rounds: usize, multiply: impl Fn(int32x4_t, int8x16_t, int8x16_t)
 
 #[target_feature(enable = "neon,dotprod")]
 fn spin_dot(rounds: usize) -> i32 {
-    unsafe { spin(rounds, |dot, w, x| four_dot(dot, w, x)) }
+    unsafe { spin(rounds, |dot, w, x| sixteen_dot(dot, [w; 4], x)) }
 }
 
 #[target_feature(enable = "neon,i8mm")]
@@ -294,7 +309,7 @@ unsafe impl<const BYTES: u8> Isa for Neon<BYTES> {
     const BF16: bool = false;
     const SPIN_OPERATIONS: usize = match BYTES {
         I8MM => 12 * 64,
-        DOT => 12 * 32,
+        DOT => 12 * 128,
         _ => 0,
     };
 
