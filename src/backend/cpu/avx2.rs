@@ -212,21 +212,21 @@ unsafe fn spin(rounds: usize, four: impl Fn(__m256i, __m256i, __m256i) -> __m256
     }
 }
 
+/// The products themselves change from round to round, so that none is taken out of the loop.
 #[target_feature(enable = "avx2")]
-fn spin_pairs(rounds: usize) -> i32 {
-    // The products themselves change from round to round, so that none is taken out of the loop.
+unsafe fn spin_pairs(rounds: usize) -> i32 {
     unsafe {
         spin(rounds, |dot, w, _| _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_maddubs_epi16(dot, w), w)))
     }
 }
 
 #[target_feature(enable = "avx2,avxvnni")]
-fn spin_dot(rounds: usize) -> i32 {
+unsafe fn spin_dot(rounds: usize) -> i32 {
     unsafe { spin(rounds, |dot, w, x| four_dot(dot, w, x)) }
 }
 
 #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
-fn spin_dot_512(rounds: usize) -> i32 {
+unsafe fn spin_dot_512(rounds: usize) -> i32 {
     unsafe { spin(rounds, |dot, w, x| four_dot_512(dot, w, x)) }
 }
 

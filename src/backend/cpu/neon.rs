@@ -281,12 +281,12 @@ unsafe fn spin(rounds: usize, multiply: impl Fn(int32x4_t, int8x16_t, int8x16_t)
 }
 
 #[target_feature(enable = "neon,dotprod")]
-fn spin_dot(rounds: usize) -> i32 {
+unsafe fn spin_dot(rounds: usize) -> i32 {
     unsafe { spin(rounds, |dot, w, x| sixteen_dot(dot, [w; 4], x)) }
 }
 
 #[target_feature(enable = "neon,i8mm")]
-fn spin_i8mm(rounds: usize) -> i32 {
+unsafe fn spin_i8mm(rounds: usize) -> i32 {
     unsafe { spin(rounds, |dot, w, x| two_by_two(dot, w, x)) }
 }
 
