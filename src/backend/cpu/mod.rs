@@ -78,6 +78,7 @@ pub struct Cpu {
     level: Level,
     precision: Precision,
     pool: Pool,
+    second_level_bytes: usize,
     weights: RefCell<Arena>,
     packed: Packed,
     packs: Packs,
@@ -111,6 +112,7 @@ impl Cpu {
             level,
             precision,
             pool: Pool::new(threads),
+            second_level_bytes: level::second_level_bytes(),
             weights: RefCell::default(),
             packed: Packed::new()?,
             packs: Packs::new()?,
@@ -139,7 +141,7 @@ impl Cpu {
         let bias = bias.map(|b| b.first(w.rows));
         let product = Product { x: packed, rows, w, bias, then, out: Out(out.as_mut_ptr()) };
         assert_eq!(out.len(), rows * product.outputs(), "{rows} rows of {} outputs", product.outputs());
-        let cut = product.cut(self.pool.threads());
+        let cut = product.cut(self.pool.threads(), self.second_level_bytes);
         self.pool.run(cut.chunks(), |chunk, _| {
             level.run(Chunk { product: &product, cut: &cut, chunk });
         });

@@ -13,8 +13,10 @@ use super::{
 use crate::{backend::Act, bundle::Kind};
 use std::ops::Range;
 
-/// Packed rows that stay in the second level cache while weights pass by.
-const BLOCK_BYTES: usize = 384 << 10;
+/// Chunks for each thread, so that at the end nobody waits long for the last; of one row fewer, for a chunk is a stream and longer ones
+/// are faster.
+const CHUNKS: usize = 32;
+const STREAMS: usize = 8;
 /// The most rows of a tile in any instruction set.
 const TILE_MAX: usize = 16;
 
@@ -64,13 +66,15 @@ impl Product<'_> {
         if matches!(self.then, Then::Gate) { self.w.rows / 2 } else { self.w.rows }
     }
 
-    pub fn cut(&self, threads: usize) -> Cut {
+    /// For a core whose second level cache holds so many bytes: five eighths of it for rows that stay while weights pass by.
+    pub fn cut(&self, threads: usize, second_level_bytes: usize) -> Cut {
         let (tiles, panels) = (self.rows.div_ceil(self.x.tile), self.outputs().div_ceil(PANEL));
-        let tiles_per_chunk = (BLOCK_BYTES / self.x.tile_bytes.max(1)).clamp(1, tiles.max(1));
+        let tiles_per_chunk = (second_level_bytes / 8 * 5 / self.x.tile_bytes.max(1)).clamp(1, tiles.max(1));
         // Blocks of equal size rather than a remainder at the end.
         let tiles_per_chunk = tiles.div_ceil(tiles.div_ceil(tiles_per_chunk).max(1)).max(1);
         let across = tiles.div_ceil(tiles_per_chunk).max(1);
-        let panels_per_chunk = panels.div_ceil((threads * 8).div_ceil(across)).clamp(1, 4096);
+        let chunks = threads * if self.rows == 1 { STREAMS } else { CHUNKS };
+        let panels_per_chunk = panels.div_ceil(chunks.div_ceil(across)).clamp(1, 4096);
         Cut { tiles, panels, tiles_per_chunk, panels_per_chunk }
     }
 }
