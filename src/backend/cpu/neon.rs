@@ -114,7 +114,7 @@ fn sixteen_dot(mut dot: int32x4_t, w: [int8x16_t; 4], x: int8x16_t) -> int32x4_t
     dot
 }
 
-/// `dot += x w^T`, all four row by row: `dot` is `(2, 2)`, `x` and `w` are `(2, 8)`.
+/// `dot += x w^T` of row-major matrices in registers: `dot` is `(2, 2)`, `x` and `w` are `(2, 8)`.
 #[target_feature(enable = "neon,i8mm")]
 #[inline]
 fn two_by_two(mut dot: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
@@ -177,15 +177,15 @@ unsafe fn tile<const M: usize>(
     }
 }
 
-/// The same for `P` pairs of rows by matrix products: quads of four outputs become eights of two.
+/// The same for `P` pairs of rows by `two_by_two`: two quads of four outputs become eight inputs of two outputs, twice.
 #[inline(always)]
-unsafe fn tile_twos<const P: usize>(
+unsafe fn tile_of_pairs<const P: usize>(
     scales: *const u16,
     x: *const u8,
     blocks: usize,
     out: *mut f32,
     weights: impl Fn(usize, usize, usize) -> int8x16_t,
-    multiply: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
+    two_by_two: impl Fn(int32x4_t, int8x16_t, int8x16_t) -> int32x4_t,
 ) {
     unsafe {
         let mut acc = [[[Quad::splat(0.0); 4]; 2]; P];
@@ -207,7 +207,7 @@ unsafe fn tile_twos<const P: usize>(
                     let first = vreinterpretq_s8_s32(vzip1q_s32(low, high));
                     let second = vreinterpretq_s8_s32(vzip2q_s32(low, high));
                     for (dot, row) in dot.iter_mut().zip(rows) {
-                        *dot = [multiply(dot[0], *row, first), multiply(dot[1], *row, second)];
+                        *dot = [two_by_two(dot[0], *row, first), two_by_two(dot[1], *row, second)];
                     }
                 }
                 let d = Quad::load_f16(scales.add(b * PANEL + v * 4));
@@ -258,8 +258,8 @@ macro_rules! tiles {
     };
 }
 
-tiles!(tile_q8_i8mm, "neon,i8mm", tile_twos, weights_q8, two_by_two);
-tiles!(tile_q4_i8mm, "neon,i8mm", tile_twos, weights_q4, two_by_two);
+tiles!(tile_q8_i8mm, "neon,i8mm", tile_of_pairs, weights_q8, two_by_two);
+tiles!(tile_q4_i8mm, "neon,i8mm", tile_of_pairs, weights_q4, two_by_two);
 tiles!(tile_q8_dot, "neon,dotprod", tile, weights_q8, sixteen_dot);
 tiles!(tile_q4_dot, "neon,dotprod", tile, weights_q4, sixteen_dot);
 tiles!(tile_q8_plain, "neon", tile, weights_q8, sixteen_pairs);
