@@ -342,13 +342,14 @@ impl Work for Attend<'_> {
                 }
                 from += count;
             }
+            let shares = totals.map(|total| 1.0 / total);
             for d in (0..head_dim).step_by(PANEL) {
                 let some = PANEL.min(head_dim - d);
                 I::transpose(sums.0.as_ptr().add(d * PANEL), PANEL, some, PANEL, 1.0, part.0.as_mut_ptr());
                 for m in 0..lanes {
-                    let (share, to) = (1.0 / totals[m], out.at((first + m) * out_stride + d));
+                    let to = out.at((first + m) * out_stride + d);
                     for i in 0..some {
-                        *to.add(i) = part.0[m * PANEL + i] * share;
+                        *to.add(i) = part.0[m * PANEL + i] * shares[m];
                     }
                 }
             }

@@ -54,8 +54,8 @@ impl Level {
         }
         #[cfg(target_arch = "aarch64")]
         {
-            levels.push(Level::Neon);
             use std::arch::is_aarch64_feature_detected as has;
+            levels.push(Level::Neon);
             if has!("dotprod") {
                 levels.push(Level::NeonDot);
                 if has!("i8mm") {
