@@ -22,6 +22,9 @@
 pub mod wire;
 
 #[cfg(feature = "std")]
+pub mod outage;
+
+#[cfg(feature = "std")]
 pub mod source;
 
 #[cfg(feature = "std")]
