@@ -86,7 +86,7 @@ purpose = "kiosk"
     assert_eq!((config.policy.enter, config.policy.dwell_ms), (0.7, 100));
     assert_eq!((config.model.threads, config.model.reason), (6, Explain::OnChange));
     assert_eq!(config.model.bundle, folder.path("board/board.gguf"));
-    let serial = config.serial().unwrap();
+    let serial = config.sink.serial.as_ref().unwrap();
     assert_eq!((serial.baud, serial.tty.to_str()), (115_200, Some("/dev/ttyTHS1")));
     assert_eq!(config.clip.unwrap().path.to_str(), Some("/a/clip.mp4"));
 }
