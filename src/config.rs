@@ -7,7 +7,7 @@
 
 use crate::{
     machine,
-    model::AudioContext,
+    model::{self, AudioContext},
     policy,
     privacy::{self, Device},
     sink::{self, Sinks, cut},
@@ -57,6 +57,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub bundle: PathBuf,
+    /// `auto` is a CUDA device where there is one, else the CPU; `cuda` never falls back.
+    pub backend: model::Device,
     /// Label set of the bundle; empty: its first.
     pub labels: String,
     /// Prompt under which labels are scored; empty: `label`.
@@ -115,6 +117,7 @@ impl Default for Model {
     fn default() -> Self {
         Model {
             bundle: PathBuf::new(),
+            backend: model::Device::Auto,
             labels: String::new(),
             prompt: "label".into(),
             reason_prompt: "reason".into(),

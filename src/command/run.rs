@@ -4,7 +4,7 @@ use super::{Refused, open_bundle};
 use crate::{
     bundle::Bundle,
     config,
-    daemon::{self, Controls, Plan, Summary},
+    daemon::{self, Controls, Pace, Plan, Summary},
     model::{self, Decoding, Infer},
 };
 use anyhow::{Context, Result};
@@ -42,6 +42,10 @@ pub fn run(args: Args) -> Result<()> {
     let mut infer = load(&bundle, &plan)?;
     drop(bundle);
     log::info!("{}", infer.describe());
+    if plan.pace != Pace::Fast {
+        let took = daemon::rehearse(&plan, infer.as_mut())?;
+        daemon::keep_up(&mut plan, took).with_context(refuse)?;
+    }
     let sinks = daemon::open_sinks(&plan).with_context(refuse)?;
     let summary = daemon::run(&plan, &controls, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
@@ -50,8 +54,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn load(bundle: &Bundle, plan: &Plan) -> Result<Box<dyn Infer>> {
     let settings = &plan.model;
-    let mut infer =
-        model::load(bundle, model::Device::Auto, settings.threads).context("loading the model")?;
+    let mut infer = model::load(bundle, settings.backend, settings.threads).context("loading the model")?;
     let decoding = Decoding { max_new_tokens: Some(settings.reason_tokens), ..Decoding::default() };
     infer.set_decoding(decoding).context("model.reason_tokens")?;
     infer.set_audio_context(settings.audio_context).context("model.audio_context")?;

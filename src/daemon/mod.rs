@@ -31,7 +31,7 @@ pub use exits::Exits;
 pub use plan::{Limit, Plan};
 pub use prepare::prepare;
 pub use queue::{Popped, Queue};
-pub use rehearsal::keep_up;
+pub use rehearsal::{keep_up, rehearse};
 pub use status::Snapshot;
 
 use crate::{

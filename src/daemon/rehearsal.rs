@@ -1,12 +1,49 @@
 //! Can this machine keep up? One window is scored before the first device is opened, and its time is held against the hop.
 
-use super::{Pace, Plan};
-use crate::{config::OnLate, window};
-use anyhow::{Result, bail};
-use std::{sync::Arc, time::Duration};
+use super::Plan;
+use crate::{
+    config::OnLate,
+    model::{Infer, Input},
+    source::{Frame, SAMPLE_RATE},
+    window,
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Share of a hop that a window may take: the rest is for what else the machine does.
 const SHARE: f64 = 0.9;
+
+/// Pixels of a rehearsal's pictures, across and down.
+const PICTURE: u32 = 224;
+
+/// Scores a grey and silent window and returns how long it takes. The first one also pays for what is touched for the first time,
+/// so the second counts.
+pub fn rehearse(plan: &Plan, infer: &mut dyn Infer) -> Result<Duration> {
+    let pixels = (PICTURE * PICTURE * 3) as usize;
+    let frame = Frame { captured_ns: 0, height: PICTURE, width: PICTURE, rgb: vec![128; pixels] };
+    let samples = vec![0.0; plan.window.window_ms as usize * SAMPLE_RATE as usize / 1_000];
+    let gives = plan.gives();
+    let mut took = Duration::ZERO;
+    for round in 1..=2 {
+        // Ids that no real frame will have.
+        let frames: Vec<(u64, &Frame)> =
+            (0..plan.frames as u64).map(|i| (u64::MAX - i * 2 - round, &frame)).collect();
+        let input = Input {
+            frames: gives.video.then_some(&frames[..]),
+            samples: gives.audio.then_some(&samples[..]),
+        };
+        let started = Instant::now();
+        infer
+            .see(&plan.model.prompt, &input)
+            .and_then(|()| infer.score(&plan.model.labels).map(drop))
+            .context("scoring a first window")?;
+        took = started.elapsed();
+    }
+    Ok(took)
+}
 
 /// What follows from the time of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +58,8 @@ enum Verdict {
 }
 
 /// States how long a window takes and how that compares with the hop, and does what the config says where it is too long:
-/// refuses, or stretches the plan's hop, or leaves windows out. Recordings that are played fast keep up by definition.
+/// refuses, or stretches the plan's hop, or leaves windows out.
 pub fn keep_up(plan: &mut Plan, took: Duration) -> Result<()> {
-    if plan.pace == Pace::Fast {
-        return Ok(());
-    }
     let window = plan.window;
     let took_ms = took.as_secs_f64() * 1_000.0;
     let factor = took_ms / f64::from(window.hop_ms);
