@@ -31,8 +31,10 @@ pub fn run(args: Args) -> Result<()> {
         probe(&config, &plan).with_context(refuse)?;
     }
     print!("{}", table(&plan.limits()));
+    println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
+    plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));
     let asked = if args.no_devices { ", devices and broker not asked" } else { "" };
-    println!("{}: fine{asked}", args.config.display());
+    println!("\n{}: fine{asked}", args.config.display());
     Ok(())
 }
 

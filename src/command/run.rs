@@ -6,6 +6,7 @@ use crate::{
     config,
     daemon::{self, Controls, Pace, Plan, Summary},
     model::{self, Decoding, Infer},
+    privacy,
 };
 use anyhow::{Context, Result};
 use signal_hook::{
@@ -37,6 +38,10 @@ pub fn run(args: Args) -> Result<()> {
     let bundle = open_bundle(&source.config.model.bundle)?;
     let mut plan = daemon::prepare(&source.config, &bundle, args.fast).with_context(refuse)?;
     let controls = Controls::new(&plan).with_context(refuse)?;
+    privacy::seal()?;
+    for obligation in plan.privacy.purpose()?.obligations() {
+        log::info!("purpose={}: {obligation}", plan.speaker.purpose);
+    }
     listen_to_signals(&controls, source, &args.config)?;
 
     let mut infer = load(&bundle, &plan)?;

@@ -34,7 +34,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         boot: if recorded { 0 } else { machine::random()? },
         machine: if recorded { String::new() } else { machine::id() },
         device: config.device_name(),
-        purpose: config.privacy.purpose.clone(),
+        purpose: config.privacy.purpose()?.name.into(),
         bundle: bundle.head().name.clone(),
         bundle_hash: bundle.hash(),
         label_set: set.name.clone(),
