@@ -34,6 +34,8 @@ pub struct Config {
     pub profile: Option<PathBuf>,
     /// Tables of the profile that this site goes without: `off = ["camera"]`.
     pub off: Vec<String>,
+    /// Facts of the hardware, from its profile.
+    pub board: Board,
     /// The device's name to the world; empty: the host's.
     pub device: String,
     /// A folder for what must survive a restart: numbers that were used, begins that were told, events that wait for a broker.
@@ -81,6 +83,23 @@ pub enum Explain {
     #[default]
     Off,
     OnChange,
+}
+
+/// Facts of a board that nothing in the daemon decides by: `mien doctor` and `check-config` show them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Board {
+    pub name: String,
+    /// A part of the device tree's `model`; empty: the board has none.
+    pub model: String,
+    pub memory_gb: f32,
+    /// What its memory can be read at most.
+    pub memory_gb_s: f32,
+    /// CUDA architecture, as `sm_87`; empty: no CUDA.
+    pub gpu: String,
+    /// Files with its currents and its temperatures, with `*` for what is numbered.
+    pub power: String,
+    pub thermal: String,
 }
 
 /// Queues and clocks of the daemon itself.

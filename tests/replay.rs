@@ -234,6 +234,7 @@ impl Run {
                 mute_file: self.folder.path().join("mute"),
                 ..Default::default()
             },
+            board: String::new(),
             bundle_bytes: 0,
             pace: self.pace,
             window,

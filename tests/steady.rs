@@ -192,6 +192,7 @@ fn steady_state_takes_no_memory() {
         daemon: config::Daemon { heartbeat_ms: 200, readings_max: 64, ..Default::default() },
         state_dir: PathBuf::new(),
         speaker,
+        board: String::new(),
         bundle_bytes: bundle.file_bytes(),
     };
     let controls = Controls::new(&plan).unwrap();

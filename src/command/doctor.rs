@@ -5,9 +5,9 @@
 
 use super::Refused;
 use crate::{
-    backend::l4t::Release,
     bundle::Bundle,
     config::{self, Config},
+    machine::l4t::Release,
     sink::serial,
 };
 use anyhow::{Context, Result, anyhow, ensure};

@@ -30,6 +30,8 @@ pub struct Plan {
     /// Empty: nothing survives a restart.
     pub state_dir: PathBuf,
     pub speaker: Arc<Speaker>,
+    /// Name of the board's profile; empty without one.
+    pub board: String,
     /// Bytes of the bundle's file, which is mapped.
     pub bundle_bytes: usize,
 }
@@ -76,7 +78,8 @@ impl Plan {
         let sound_ms = window.window_ms + window.lateness_ms;
         let sound_bytes =
             (sound_ms + window.window_ms) as usize * SAMPLE_RATE as usize / 1_000 * size_of::<f32>();
-        vec![
+        let board = (!self.board.is_empty()).then(|| row("board", self.board.clone(), None));
+        let rows = vec![
             row(
                 "window",
                 format!("{} ms every {} ms, {} pictures", window.window_ms, window.hop_ms, self.frames),
@@ -110,7 +113,8 @@ impl Plan {
             ),
             row("packet", "1".into(), Some(LINE_BYTES_MAX)),
             row("bundle, mapped", self.speaker.bundle.clone(), Some(self.bundle_bytes)),
-        ]
+        ];
+        board.into_iter().chain(rows).collect()
     }
 
     fn pictures_held(&self) -> usize {

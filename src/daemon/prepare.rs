@@ -55,6 +55,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         daemon: config::Daemon { readings_max: config.readings_max(frames), ..config.daemon.clone() },
         state_dir: state_dir(config),
         speaker: Arc::new(speaker),
+        board: config.board.name.clone(),
         bundle_bytes: bundle.file_bytes(),
     })
 }

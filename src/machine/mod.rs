@@ -1,5 +1,7 @@
 //! What tells this machine from others: its name, its id, its boots; and random numbers.
 
+pub mod l4t;
+
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::{
