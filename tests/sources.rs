@@ -3,7 +3,7 @@
 use mien::source::{
     Frame, Modality, Pool, Reading, Source,
     clip::{self, Clip},
-    recording::{self, Recording},
+    recorded::whole::{self, Recording},
 };
 use std::{
     fs::{self, File},
@@ -142,11 +142,11 @@ fn a_paced_clip_takes_its_time_and_can_be_left_at_once() {
 
 #[test]
 fn a_recording_holds_the_published_sample_of_frames() {
-    assert_eq!(recording::sample(8, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
-    assert_eq!(recording::sample(9, 8), [1, 2, 3, 4, 5, 6, 7, 8]);
-    assert_eq!(recording::sample(30, 8), [2, 5, 9, 13, 16, 20, 24, 27]);
-    assert_eq!(recording::sample(75, 8), [5, 14, 23, 32, 42, 51, 60, 69]);
-    assert_eq!(recording::sample(1, 8), [0; 8]);
+    assert_eq!(whole::sample(8, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(whole::sample(9, 8), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(whole::sample(30, 8), [2, 5, 9, 13, 16, 20, 24, 27]);
+    assert_eq!(whole::sample(75, 8), [5, 14, 23, 32, 42, 51, 60, 69]);
+    assert_eq!(whole::sample(1, 8), [0; 8]);
 
     let folder = folder_clip(30, 600_000);
     let recording = Recording::open(folder.path(), 8).unwrap();
@@ -585,7 +585,7 @@ fn four_hours_and_wide_pictures_pass_through_ffmpeg() {
     ffmpeg(folder.path(), "-f lavfi -i color=gray:size=32x32:rate=1/4 -t 14400 -c:v mpeg4 long.mkv");
     let long = Recording::open(&folder.path().join("long.mkv"), 8).unwrap();
     assert_eq!(long.frames_total, 3_600);
-    assert_eq!(long.indices, recording::sample(3_600, 8));
+    assert_eq!(long.indices, whole::sample(3_600, 8));
     ffmpeg(folder.path(), "-f lavfi -i testsrc=size=10000x16:rate=10 -frames:v 1 -c:v ffv1 wide.mkv");
     let wide = Recording::open(&folder.path().join("wide.mkv"), 8).unwrap();
     let seen = wide.frames().unwrap();

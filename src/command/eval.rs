@@ -11,7 +11,7 @@ use crate::{
         report,
     },
     model::{self, Decoding, Device, Infer, Input, Stop},
-    source::recording::Recording,
+    source::recorded::whole::Recording,
 };
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -6,7 +6,7 @@ use crate::{
     model::{
         self, AudioContext, Decoding, Device, Infer, Input, Reason, Sampling, Scores, Stage, Stages, Stop,
     },
-    source::recording::Recording,
+    source::recorded::whole::Recording,
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

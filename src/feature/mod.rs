@@ -3,12 +3,12 @@
 pub mod image;
 pub mod mel;
 
-use crate::source::recording;
+use crate::source::recorded::whole;
 
 /// Indices of the `wanted` frames that stand for a recording of `frames`: the middles of `wanted` equal stretches of
 /// `[0, frames - 1]`, rounded half to even. A short recording repeats frames; an empty one has none.
 pub fn sample_frames(frames: usize, wanted: usize) -> Vec<usize> {
-    recording::sample(frames as u64, wanted).into_iter().map(|index| index as usize).collect()
+    whole::sample(frames as u64, wanted).into_iter().map(|index| index as usize).collect()
 }
 
 /// Samples of 16 bit to `[-1, 1)`.

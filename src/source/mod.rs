@@ -15,30 +15,27 @@ use std::{
     time::Duration,
 };
 
-pub mod avi;
 mod away;
 #[cfg(feature = "camera")]
 pub mod camera;
-pub mod clip;
-pub mod ffmpeg;
-pub mod folder;
 #[cfg(feature = "mic")]
 pub mod mic;
 pub mod pcm;
 pub mod pipe;
 pub mod pixels;
-pub mod recording;
+pub mod recorded;
 pub mod resample;
 #[cfg(feature = "camera")]
 pub mod v4l2;
-pub mod wav;
 pub mod y4m;
+
+pub use recorded::clip;
 
 /// Samples in a second of any `Chunk`.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// The largest picture taken from anywhere, in pixels.
-pub const PIXELS_MAX: u64 = 1 << 26;
+/// The largest picture taken from anywhere, in pixels: 4096 x 4096, twice what a 4K camera gives. A window holds 8 of them.
+pub const PIXELS_MAX: u64 = 1 << 24;
 
 /// One camera image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

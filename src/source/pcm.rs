@@ -10,6 +10,7 @@ pub enum Pcm {
     I24In32,
     I32,
     F32,
+    F64,
 }
 
 impl Pcm {
@@ -19,6 +20,7 @@ impl Pcm {
             Self::I16 => 2,
             Self::I24 => 3,
             Self::I24In32 | Self::I32 | Self::F32 => 4,
+            Self::F64 => 8,
         }
     }
 
@@ -35,6 +37,7 @@ impl Pcm {
             (Self::I24, &[a, b, c]) | (Self::I24In32, &[a, b, c, _]) => i24(a, b, c),
             (Self::I32, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32 / 2_147_483_648.0,
             (Self::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (Self::F64, &[a, b, c, d, e, f, g, h]) => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
             _ => unreachable!("{self:?} has {} bytes, not {}", self.bytes(), bytes.len()),
         }
     }

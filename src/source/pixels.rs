@@ -129,61 +129,121 @@ pub struct Picture {
 }
 
 impl Jpeg {
+    /// Takes a picture whose scan is whole, with or without its end marker, and with all of its Huffman tables, some or none.
     pub fn decode(&mut self, data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
-        if !data.starts_with(&[0xff, 0xd8]) {
+        if !data.starts_with(&SOI) {
             return Err(Broken::Jpeg);
         }
-        let end = data.windows(2).rposition(|pair| pair == [0xff, 0xd9]).ok_or(Broken::Truncated)?;
-        let data = &data[..end + 2];
-        let data = match scan_without_tables(data) {
-            None => data,
-            Some(scan) => {
-                self.whole.clear();
-                self.whole.extend_from_slice(&data[..scan]);
-                push_standard_tables(&mut self.whole);
-                self.whole.extend_from_slice(&data[scan..]);
-                &self.whole
-            }
+        let Some(end) = data.windows(2).rposition(|pair| pair == EOI) else {
+            return self.decode_open(data, pool);
         };
-        let side = 1 << 16;
-        let options = DecoderOptions::default()
-            .set_max_width(side)
-            .set_max_height(side)
-            .set_strict_mode(false)
-            .jpeg_set_out_colorspace(ColorSpace::RGB);
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
-        decoder.decode_headers().map_err(|_| Broken::Jpeg)?;
-        let info = decoder.info().ok_or(Broken::Jpeg)?;
-        let pixels = u64::from(info.width) * u64::from(info.height);
-        if pixels == 0 || pixels > PIXELS_MAX {
-            return Err(Broken::Size);
+        let data = &data[..end + EOI.len()];
+        if has_every_table(data) {
+            return decode_whole(data, pool);
         }
-        let bytes = pixels as usize * 3;
-        if decoder.output_buffer_size() != Some(bytes) {
-            return Err(Broken::Jpeg);
+        self.with_tables(data);
+        decode_whole(&self.whole, pool)
+    }
+
+    /// A picture without its end marker. Whatever follows a whole scan changes nothing, and bits after one that is cut are
+    /// decoded as if they belonged to it: two endings tell which it is.
+    fn decode_open(&mut self, data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
+        let padding = data.iter().rev().take_while(|byte| **byte == 0).count();
+        let end = data.len() - padding;
+        // A stuffed zero belongs to the scan.
+        let stuffed = usize::from(padding > 0 && data[end - 1] == 0xff);
+        self.with_tables(&data[..end + stuffed]);
+        let scan = self.whole.len();
+        let mut ended = |tail: &[u8]| {
+            self.whole.truncate(scan);
+            self.whole.extend_from_slice(tail);
+            self.whole.extend_from_slice(&EOI);
+            decode_whole(&self.whole, pool).map_err(|_| Broken::Truncated)
+        };
+        let picture = ended(&[])?;
+        let other = ended(&[0x5a; 256])?;
+        let same = picture == other;
+        pool.give_rgb(other.rgb);
+        if same {
+            return Ok(picture);
         }
-        let mut rgb = pool.rgb(bytes);
-        if decoder.decode_into(&mut rgb).is_err() {
-            pool.give_rgb(rgb);
-            return Err(Broken::Jpeg);
-        }
-        Ok(Picture { height: info.height.into(), width: info.width.into(), rgb })
+        pool.give_rgb(picture.rgb);
+        Err(Broken::Truncated)
+    }
+
+    /// Lays the standard tables before the picture's own, which win.
+    fn with_tables(&mut self, data: &[u8]) {
+        self.whole.clear();
+        self.whole.extend_from_slice(&SOI);
+        push_standard_tables(&mut self.whole);
+        self.whole.extend_from_slice(&data[SOI.len()..]);
     }
 }
 
-/// Where the first scan starts, if no Huffman table comes before it.
-fn scan_without_tables(data: &[u8]) -> Option<usize> {
-    let mut at = 2;
-    loop {
-        let segment = data.get(at..at + 4)?;
-        match segment[..2] {
-            [0xff, 0xff] => at += 1,
-            [0xff, 0xda] => return Some(at),
-            [0xff, 0xc4] => return None,
-            [0xff, _] => at += 2 + usize::from(u16::from_be_bytes([segment[2], segment[3]])),
-            _ => return None,
-        }
+fn decode_whole(data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
+    let side = 1 << 16;
+    let options = DecoderOptions::default()
+        .set_max_width(side)
+        .set_max_height(side)
+        .set_strict_mode(false)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
+    decoder.decode_headers().map_err(|_| Broken::Jpeg)?;
+    let info = decoder.info().ok_or(Broken::Jpeg)?;
+    let pixels = u64::from(info.width) * u64::from(info.height);
+    if pixels == 0 || pixels > PIXELS_MAX {
+        return Err(Broken::Size);
     }
+    let bytes = pixels as usize * 3;
+    if decoder.output_buffer_size() != Some(bytes) {
+        return Err(Broken::Jpeg);
+    }
+    let mut rgb = pool.rgb(bytes);
+    if decoder.decode_into(&mut rgb).is_err() {
+        pool.give_rgb(rgb);
+        return Err(Broken::Jpeg);
+    }
+    Ok(Picture { height: info.height.into(), width: info.width.into(), rgb })
+}
+
+const SOI: [u8; 2] = [0xff, 0xd8];
+const EOI: [u8; 2] = [0xff, 0xd9];
+
+/// Whether the four tables of a baseline picture are all defined before its first scan.
+fn has_every_table(data: &[u8]) -> bool {
+    let mut seen = [false; 4];
+    let mut at = SOI.len();
+    while let Some(&[marker, kind, high, low]) = data.get(at..at + 4) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        match (marker, kind) {
+            (0xff, 0xff) => {
+                at += 1;
+                continue;
+            }
+            (0xff, 0xc4) => {
+                for class in tables(data.get(at + 4..at + 2 + length).unwrap_or_default()) {
+                    if let Some(place) = [0x00, 0x01, 0x10, 0x11].iter().position(|known| *known == class) {
+                        seen[place] = true;
+                    }
+                }
+            }
+            (0xff, 0xda) => break,
+            (0xff, _) => {}
+            _ => break,
+        }
+        at += 2 + length;
+    }
+    seen == [true; 4]
+}
+
+/// Class and number of each Huffman table in a segment: a byte, 16 counts, and as many values.
+fn tables(mut segment: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let (class, rest) = segment.split_first()?;
+        let values: usize = rest.get(..16)?.iter().map(|count| usize::from(*count)).sum();
+        segment = rest.get(16 + values..)?;
+        Some(*class)
+    })
 }
 
 fn push_standard_tables(jpeg: &mut Vec<u8>) {
@@ -357,6 +417,34 @@ mod tests {
         let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
         jpeg.extend_from_slice(&[0; 37]);
         assert_eq!(Jpeg::default().decode(&jpeg, &pool).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_scan_that_is_whole_needs_no_end_marker_and_one_that_is_cut_is_no_picture() {
+        let (jpeg, pool) = (picture(), Pool::default());
+        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
+        let mut open = jpeg[..jpeg.len() - 2].to_vec();
+        assert_eq!(Jpeg::default().decode(&open, &pool).unwrap(), whole);
+        open.extend([0; 40]);
+        assert_eq!(Jpeg::default().decode(&open, &pool).unwrap(), whole);
+        for part in 2..9 {
+            let cut = &jpeg[..jpeg.len() * part / 10];
+            assert!(Jpeg::default().decode(cut, &pool).is_err(), "{part} tenths");
+        }
+    }
+
+    #[test]
+    fn tables_that_are_partly_there_win_over_the_standard_ones() {
+        let (jpeg, pool) = (picture(), Pool::default());
+        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
+        // Its own first table only, in front of the scan.
+        let bare = without_tables(&jpeg);
+        let scan = bare.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+        let mut table = vec![0xff, 0xc4, 0, (3 + DC_LUMA.len()) as u8, 0x00];
+        table.extend(DC_LUMA);
+        let partly = [&bare[..scan], &table, &bare[scan..]].concat();
+        assert!(!has_every_table(&partly) && has_every_table(&jpeg));
+        assert_eq!(Jpeg::default().decode(&partly, &pool).unwrap(), whole);
     }
 
     #[test]

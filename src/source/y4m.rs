@@ -3,7 +3,7 @@
 //! Layout: `YUV4MPEG2 W640 H480 F30:1 C420jpeg ...` and a newline; before each frame `FRAME` and a newline; then the planes,
 //! luma, blue, red, 8 bit, without padding. `C420` in all its variants, `C422`, `C444`, `Cmono`; `XCOLORRANGE=FULL` is minded.
 
-use super::{PIXELS_MAX, clip::Rate, pixels};
+use super::{PIXELS_MAX, pixels, recorded::Rate};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The longest header line that is read.

@@ -4,11 +4,11 @@
 //! with one chunk per picture (`00dc`) or stretch of sound (`01wb`), perhaps grouped in `LIST rec `.
 //! Limits: one picture's bytes at a time are held, at most `CHUNK_BYTES_MAX`.
 
-use super::{
+use super::track::{Pictures, Rate, Sound, Step};
+use crate::source::{
     Frame, Pool,
-    clip::{Pictures, Rate, Sound, Step},
     pcm::Pcm,
-    pixels::Jpeg,
+    pixels::{Broken, Jpeg},
     resample::Resampler,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +57,14 @@ struct Walk {
     /// Where the next chunk header stands.
     at: u64,
     bytes: u64,
+    name: String,
+    /// Chunks without padding were seen and reported.
+    unpadded: bool,
+}
+
+/// What can be a chunk's name: `00dc`, `LIST`, `idx1`.
+fn is_name(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
 }
 
 struct Entry {
@@ -70,7 +78,8 @@ impl Walk {
     fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let bytes = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-        Ok(Self { file: BufReader::with_capacity(1 << 16, file), at: 0, bytes })
+        let name = path.display().to_string();
+        Ok(Self { file: BufReader::with_capacity(1 << 16, file), at: 0, bytes, name, unpadded: false })
     }
 
     /// The next chunk; its content is to be read by `content` or is skipped. `None` at the end or where the file is cut.
@@ -92,7 +101,27 @@ impl Walk {
             return Ok(Some(Entry { name, list: Some(kind), bytes }));
         }
         self.at += 8 + u64::from(bytes) + u64::from(bytes & 1);
+        if bytes & 1 == 1 {
+            self.check_padding()?;
+        }
         Ok(Some(Entry { name, list: None, bytes }))
+    }
+
+    /// Some writers leave the padding of odd chunks out: then the next name stands a byte earlier.
+    fn check_padding(&mut self) -> std::io::Result<()> {
+        let here = self.file.stream_position()?;
+        self.file.seek_relative(self.at as i64 - 1 - here as i64)?;
+        let mut bytes = [0; 5];
+        let whole = filled(self.file.read_exact(&mut bytes))?;
+        let there = self.file.stream_position()?;
+        self.file.seek_relative(here as i64 - there as i64)?;
+        if whole && is_name(&bytes[..4]) && !is_name(&bytes[1..]) {
+            if !std::mem::replace(&mut self.unpadded, true) {
+                log::warn!("clip={} has chunks without padding: read as if they had", self.name);
+            }
+            self.at -= 1;
+        }
+        Ok(())
     }
 
     /// The content of the chunk just returned by `next`; false where the file is cut.
@@ -224,12 +253,21 @@ pub struct AviPictures {
     bytes: Vec<u8>,
     jpeg: Jpeg,
     broken: u64,
+    why: Option<Broken>,
 }
 
 impl AviPictures {
     pub fn open(path: &Path, video: &Video) -> Result<Self> {
         let stream = Stream::open(path, video.stream)?;
-        Ok(Self { stream, rate: video.rate, index: 0, bytes: Vec::new(), jpeg: Jpeg::default(), broken: 0 })
+        Ok(Self {
+            stream,
+            rate: video.rate,
+            index: 0,
+            bytes: Vec::new(),
+            jpeg: Jpeg::default(),
+            broken: 0,
+            why: None,
+        })
     }
 }
 
@@ -253,6 +291,7 @@ impl Pictures for AviPictures {
                 }
                 Err(broken) => {
                     self.broken += 1;
+                    self.why.get_or_insert(broken);
                     let (name, index) = (self.stream.path.display(), self.index - 1);
                     log::debug!("clip={name} picture={index} left out: {broken}");
                 }
@@ -271,6 +310,10 @@ impl Pictures for AviPictures {
 
     fn broken(&self) -> u64 {
         self.broken
+    }
+
+    fn why_broken(&self) -> Option<String> {
+        self.why.map(|why| why.to_string())
     }
 }
 

@@ -4,10 +4,11 @@
 //! Limits: the clip is read once to count and once to choose; `k` frames and 30 s of sound are kept, whatever its length.
 
 use super::{
-    Frame, Pool, SAMPLE_RATE,
-    clip::{Kind, Pictures, Rate, Step},
-    ffmpeg,
+    ffmpeg::{self, Probe},
+    kind::Kind,
+    track::{Pictures, Rate, Step},
 };
+use crate::source::{Frame, Pool, SAMPLE_RATE};
 use anyhow::{Result, bail};
 use std::{path::Path, time::Duration};
 
@@ -42,12 +43,24 @@ impl Recording {
                 bail!("the clip {} has a picture track without a single picture", path.display());
             }
             indices = sample(frames_total, frames);
-            pictures = pick(&kind, path, &indices)?;
+            let why;
+            (pictures, why) = pick(&kind, path, &indices)?;
             if pictures.is_empty() {
-                bail!("none of the {frames_total} pictures of the clip {} could be read", path.display());
+                bail!(
+                    "none of the {frames_total} pictures of the clip {} could be read{}",
+                    path.display(),
+                    why.map(|why| format!(": {why}")).unwrap_or_default()
+                );
             }
         }
         let (samples, sound_cut) = match listen(&kind, path)? {
+            Some((samples, _)) if samples.is_empty() => {
+                log::warn!(
+                    "clip={} has a sound track without a single sample: sound is missing",
+                    path.display()
+                );
+                (None, false)
+            }
             Some((samples, cut)) => (Some(samples), cut),
             None => (None, false),
         };
@@ -85,7 +98,7 @@ pub fn sample(total: u64, frames: usize) -> Vec<u64> {
 
 fn count(kind: &Kind, path: &Path) -> Result<u64> {
     match kind {
-        Kind::Ffmpeg(_) => ffmpeg::PROGRAMS.count(path),
+        Kind::Ffmpeg(probe) => probe.video.map_or(Ok(0), |video| ffmpeg::PROGRAMS.count(path, video.index)),
         Kind::Folder { images, .. } => Ok(images.len() as u64),
         Kind::Avi(_) => {
             let Some(mut pictures) = kind.pictures(path, Rate::new(1, 1))? else { return Ok(0) };
@@ -98,23 +111,31 @@ fn count(kind: &Kind, path: &Path) -> Result<u64> {
     }
 }
 
-/// The pictures of the given numbers, each once. One that cannot be read is left out: the one before stands for it.
-fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<Vec<(u64, Frame)>> {
+/// The pictures of the given numbers, each once, and why the first was left out that could not be read: the one before stands for
+/// it.
+fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<(Vec<(u64, Frame)>, Option<String>)> {
     let mut indices = indices.to_vec();
     indices.dedup();
     let pool = Pool::default();
     let mut picked = Vec::with_capacity(indices.len());
-    if let Kind::Ffmpeg(_) = kind {
-        let mut pictures = ffmpeg::PROGRAMS.pick(path, &indices)?;
-        for index in indices {
+    if let Kind::Ffmpeg(Probe { video: Some(video), .. }) = kind {
+        let mut pictures = ffmpeg::PROGRAMS.pick(path, video, &indices)?;
+        for &index in &indices {
             match next(&mut pictures, &pool)? {
                 Some(frame) => picked.push((index, frame)),
                 None => break,
             }
         }
-        return Ok(picked);
+        if picked.len() < indices.len() {
+            let (got, wanted) = (picked.len(), indices.len());
+            log::warn!(
+                "clip={} gave {got} of {wanted} chosen pictures: the last one stands for the rest",
+                path.display()
+            );
+        }
+        return Ok((picked, None));
     }
-    let Some(mut pictures) = kind.pictures(path, Rate::new(1, 1))? else { return Ok(picked) };
+    let Some(mut pictures) = kind.pictures(path, Rate::new(1, 1))? else { return Ok((picked, None)) };
     for index in indices {
         while pictures.position() < index && pictures.skip()? {}
         if pictures.position() > index {
@@ -124,7 +145,7 @@ fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<Vec<(u64, Frame)>> 
             picked.push((index, frame));
         }
     }
-    Ok(picked)
+    Ok((picked, pictures.why_broken()))
 }
 
 fn next(pictures: &mut dyn Pictures, pool: &Pool) -> Result<Option<Frame>> {

@@ -5,19 +5,16 @@
 //! Limits: one picture and a few chunks are held, however long the clip is.
 
 use super::{
-    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source,
-    avi::{self, AviPictures, AviSound},
-    ffmpeg::{self, Probe},
-    folder::{self, Folder},
-    sample_i16,
-    wav::Wav,
+    kind::Kind,
+    track::{Pictures, Rate, Sound, Step},
 };
-use anyhow::{Context, Result, ensure};
+use crate::source::{
+    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, sample_i16,
+};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use std::{
-    fs::{self, File},
-    io::Read,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -54,139 +51,9 @@ fn frames_per_second() -> u32 {
     25
 }
 
-/// Pictures per second as a fraction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub num: u32,
-    pub den: u32,
-}
-
-impl Rate {
-    /// A fraction with a zero in it becomes 25.
-    pub fn new(num: u32, den: u32) -> Self {
-        if num == 0 || den == 0 { Self { num: 25, den: 1 } } else { Self { num, den } }
-    }
-
-    pub fn per_second(self) -> f64 {
-        f64::from(self.num) / f64::from(self.den)
-    }
-
-    /// The time of picture `index`.
-    pub fn at_ns(self, index: u64) -> u64 {
-        let at = u128::from(index) * u128::from(self.den) * 1_000_000_000 / u128::from(self.num);
-        at.try_into().unwrap_or(u64::MAX)
-    }
-}
-
-/// One step along a track.
-pub(super) enum Step<T> {
-    Next(T),
-    /// Nothing within the wait.
-    Wait,
-    End,
-}
-
-/// A picture track, read forward once.
-pub(super) trait Pictures: Send {
-    fn next(&mut self, pool: &Pool, wait: Duration) -> Result<Step<Frame>>;
-
-    /// Passes over one picture without decoding; false at the end.
-    fn skip(&mut self) -> Result<bool>;
-
-    /// The number of the picture that `next` would look at first.
-    fn position(&self) -> u64;
-
-    /// Pictures that could not be decoded.
-    fn broken(&self) -> u64 {
-        0
-    }
-}
-
-/// A sound track, read forward once: appends 16 kHz mono.
-pub(super) trait Sound: Send {
-    fn next(&mut self, into: &mut Vec<f32>, wait: Duration) -> Result<Step<()>>;
-}
-
-/// What a path holds and how it is read.
-pub(super) enum Kind {
-    Folder { images: Vec<PathBuf>, sound: Option<PathBuf> },
-    Avi(avi::Header),
-    Ffmpeg(Probe),
-}
-
-impl Kind {
-    pub(super) fn of(path: &Path) -> Result<Self> {
-        let name = path.display();
-        let facts = fs::metadata(path).with_context(|| format!("cannot open the clip {name}"))?;
-        if facts.is_dir() {
-            let folder::Listing { images, mut sounds } = folder::list(path)?;
-            return Ok(Self::Folder { images, sound: sounds.pop() });
-        }
-        ensure!(facts.len() > 0, "the clip {name} is empty (0 bytes)");
-        let mut start = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(12).read_to_end(&mut start))
-            .with_context(|| format!("cannot read the clip {name}"))?;
-        let kind = match &start[..] {
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E'] => {
-                Self::Folder { images: Vec::new(), sound: Some(path.to_owned()) }
-            }
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' '] => {
-                let header = avi::header(path)?;
-                let ours = header.video.as_ref().is_none_or(|video| video.jpeg)
-                    && header.audio.as_ref().is_none_or(avi::Audio::pcm);
-                if ours { Self::Avi(header) } else { Self::Ffmpeg(ffmpeg::PROGRAMS.probe(path)?) }
-            }
-            [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => {
-                Self::Folder { images: vec![path.to_owned()], sound: None }
-            }
-            _ => Self::Ffmpeg(ffmpeg::PROGRAMS.probe(path)?),
-        };
-        let gives = kind.gives();
-        ensure!(gives.video || gives.audio, "the clip {name} has neither pictures nor sound");
-        Ok(kind)
-    }
-
-    pub(super) fn gives(&self) -> Gives {
-        match self {
-            Self::Folder { images, sound } => Gives { video: !images.is_empty(), audio: sound.is_some() },
-            Self::Avi(header) => Gives { video: header.video.is_some(), audio: header.audio.is_some() },
-            Self::Ffmpeg(probe) => Gives { video: probe.video.is_some(), audio: probe.audio },
-        }
-    }
-
-    pub(super) fn pictures(&self, path: &Path, folder_rate: Rate) -> Result<Option<Box<dyn Pictures>>> {
-        Ok(match self {
-            Self::Folder { images, .. } if images.is_empty() => None,
-            Self::Folder { images, .. } => Some(Box::new(Folder::new(images.clone(), folder_rate))),
-            Self::Avi(header) => match &header.video {
-                Some(video) => Some(Box::new(AviPictures::open(path, video)?)),
-                None => None,
-            },
-            Self::Ffmpeg(probe) => match probe.video {
-                Some(rate) => Some(Box::new(ffmpeg::PROGRAMS.pictures(path, rate)?)),
-                None => None,
-            },
-        })
-    }
-
-    /// The sound track, of which perhaps only the first `seconds` are wanted.
-    pub(super) fn sound(&self, path: &Path, seconds: Option<u32>) -> Result<Option<Box<dyn Sound>>> {
-        Ok(match self {
-            Self::Folder { sound: None, .. } => None,
-            Self::Folder { sound: Some(wav), .. } => Some(Box::new(Wav::open(wav)?)),
-            Self::Avi(header) => match &header.audio {
-                Some(audio) => Some(Box::new(AviSound::open(path, audio)?)),
-                None => None,
-            },
-            Self::Ffmpeg(probe) if probe.audio => Some(Box::new(ffmpeg::PROGRAMS.sound(path, seconds)?)),
-            Self::Ffmpeg(_) => None,
-        })
-    }
-}
-
 /// A clip that is being played.
 pub struct Clip {
+    name: String,
     gives: Gives,
     paced: bool,
     started: Option<Instant>,
@@ -207,6 +74,7 @@ impl Clip {
         settings.check()?;
         let kind = Kind::of(path)?;
         Ok(Self {
+            name: path.display().to_string(),
             gives: kind.gives(),
             paced: settings.paced,
             started: None,
@@ -249,6 +117,9 @@ impl Clip {
         }
         if self.sound.is_some() && self.sound_over && self.samples.len() == self.samples_taken {
             self.sound = None;
+            if self.sent == 0 {
+                log::warn!("clip={} has a sound track without a single sample: sound is missing", self.name);
+            }
             return Ok(Look::End(Modality::Audio));
         }
         let chunk = (self.samples.len() - self.samples_taken).min(CHUNK);

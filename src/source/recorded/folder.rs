@@ -1,11 +1,12 @@
-//! A folder of images as a picture track: PNG and JPEG files in the order of their names, at a given rate.
+//! A folder of images as a picture track: PNG and JPEG files in the natural order of their names, at a given rate.
+//!
+//! `frame_2` comes before `frame_10`. Names that begin with a dot (`._frame.jpg` of a Mac) are passed over, and a photo that says so in
+//! its EXIF data is turned upright.
 
-use super::{
-    Frame, PIXELS_MAX, Pool,
-    clip::{Pictures, Rate, Step},
-};
+use super::track::{Pictures, Rate, Step};
+use crate::source::{Frame, PIXELS_MAX, Pool};
 use anyhow::{Context, Result, ensure};
-use image::{ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientation};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -28,6 +29,9 @@ pub fn list(folder: &Path) -> Result<Listing> {
     let entries = folder.read_dir().with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_ascii_lowercase();
         match ending.as_str() {
             "png" | "jpg" | "jpeg" => images.push(path),
@@ -35,7 +39,7 @@ pub fn list(folder: &Path) -> Result<Listing> {
             _ => {}
         }
     }
-    images.sort();
+    images.sort_by_cached_key(|path| natural(path));
     sounds.sort();
     ensure!(
         !images.is_empty() || !sounds.is_empty(),
@@ -49,6 +53,21 @@ pub fn list(folder: &Path) -> Result<Listing> {
         sounds.len()
     );
     Ok(Listing { images, sounds })
+}
+
+/// A key that orders digits by their number: text and numbers in turn, then the name itself.
+fn natural(path: &Path) -> (Vec<(String, u128)>, PathBuf) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut parts = Vec::new();
+    let mut rest = &*name;
+    while !rest.is_empty() {
+        let text = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest[text..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - text);
+        let number = rest[text..text + digits].parse().unwrap_or(u128::MAX);
+        parts.push((rest[..text].to_string(), number));
+        rest = &rest[text + digits..];
+    }
+    (parts, path.to_owned())
 }
 
 impl Folder {
@@ -83,17 +102,35 @@ fn open_image(path: &Path, pool: &Pool) -> Result<Frame> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(PIXELS_MAX * 8);
     reader.limits(limits);
-    let picture =
-        reader.decode().with_context(|| format!("{} is not an image that can be read", path.display()))?;
-    let (width, height) = (picture.width(), picture.height());
+    let unreadable = || format!("{} is not an image that can be read", path.display());
+    let mut decoder = reader.into_decoder().with_context(unreadable)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     ensure!(
         pixels <= PIXELS_MAX,
-        "{} is {width} x {height}; at most {PIXELS_MAX} pixels can be used",
+        "{} is {width} x {height}; at most {PIXELS_MAX} pixels can be used: make it smaller",
         path.display()
     );
+    let mut picture = DynamicImage::from_decoder(decoder).with_context(unreadable)?;
+    picture.apply_orientation(orientation);
+    let (width, height) = (picture.width(), picture.height());
     let picture = picture.into_rgb8();
     let mut rgb = pool.rgb(picture.as_raw().len());
     rgb.copy_from_slice(picture.as_raw());
     Ok(Frame { captured_ns: 0, height, width, rgb })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ordered_as_people_count() {
+        let mut names =
+            ["b1", "a10.png", "a2.png", "a02.png", "a.png", "a2b.png", "A3.png"].map(PathBuf::from).to_vec();
+        names.sort_by_cached_key(|path| natural(path));
+        let names: Vec<&str> = names.iter().filter_map(|path| path.to_str()).collect();
+        assert_eq!(names, ["A3.png", "a02.png", "a2.png", "a2b.png", "a10.png", "a.png", "b1"]);
+    }
 }
