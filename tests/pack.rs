@@ -336,10 +336,13 @@ fn the_folder_may_be_the_checkpoint_or_its_parent() {
     assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&other).unwrap());
     let bundle = Bundle::open(&out).unwrap();
     bundle.verify().unwrap();
-    assert_eq!((bundle.head().name.as_str(), bundle.head().license.as_str()), ("R1-Omni-0.5B", "apache-2.0"));
+    assert_eq!(
+        (bundle.header().name.as_str(), bundle.header().license.as_str()),
+        ("R1-Omni-0.5B", "apache-2.0")
+    );
     assert_eq!(bundle.generation().eos, [272, 270]);
     assert_eq!(bundle.generation().repetition_penalty, 1.1);
-    let sources = bundle.head().sources.join("\n");
+    let sources = bundle.header().sources.join("\n");
     for file in [
         "R1-Omni-0.5B/model.safetensors",
         "whisper-large-v3/model.safetensors",

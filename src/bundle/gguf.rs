@@ -5,7 +5,7 @@
 //! Invariant: what `parse` returns lies inside the bytes it was given, and no two tensors share a byte.
 //! Limits: nothing is allocated for a count before the bytes for it are known to be there.
 
-use super::Kind;
+use super::block::Kind;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, HashMap};
 

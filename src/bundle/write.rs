@@ -1,13 +1,14 @@
 //! Writes a bundle: header first, then tensor after tensor in short runs of rows, under another name until it is whole.
 //!
-//! Invariant: the same head and values make the same bytes. Under the final name there is a whole bundle or what was there before.
+//! Invariant: the same header and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
-use super::Bundle;
+use super::block::{self, Unfit};
+use super::digest::hex;
 use super::gguf::{self, Entry, Value};
-use super::head::Head;
+use super::header::Header;
+use super::open::Bundle;
 use super::shape::{self, Spec};
-use super::{block, block::Unfit};
 use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -37,27 +38,27 @@ pub struct Progress<'a> {
 /// Writes the bundle to `path` and returns its length in bytes.
 pub fn write_file(
     path: &Path,
-    head: &Head,
+    header: &Header,
     own_head: bool,
     values: &mut dyn Values,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
-    let plan = Plan::new(head, own_head)?;
+    let plan = Plan::new(header, own_head)?;
     let file_bytes = plan.file_bytes;
     replace(path, file_bytes, |file| plan.write(file, values, tell))?;
     Ok(file_bytes)
 }
 
-/// Writes a bundle with another head and the tensors of `bundle`, byte for byte; `path` may be its own file.
-pub fn write_head(path: &Path, bundle: &Bundle, head: &Head) -> Result<()> {
-    let mut plan = Plan::new(head, bundle.has("decoder.head.weight"))?;
+/// Writes a bundle with another header and the tensors of `bundle`, byte for byte; `path` may be its own file.
+pub fn write_header(path: &Path, bundle: &Bundle, header: &Header) -> Result<()> {
+    let mut plan = Plan::new(header, bundle.has("decoder.head.weight"))?;
     plan.keys.pop();
     plan.keys.push((DIGEST.to_owned(), Value::Text(bundle.digest().to_owned())));
     let (header, file_bytes) = gguf::header(&plan.keys, &mut plan.entries);
     let tensors = bundle.tensor_bytes();
     ensure!(
         header.len() + tensors.len() == file_bytes as usize,
-        "another head needs other tensors: {} and {} bytes are not {file_bytes}",
+        "another header needs other tensors: {} and {} bytes are not {file_bytes}",
         header.len(),
         tensors.len()
     );
@@ -94,36 +95,32 @@ fn replace(path: &Path, file_bytes: u64, write: impl FnOnce(&File) -> Result<()>
 }
 
 /// The same into memory.
-pub fn write_bytes(head: &Head, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
-    let plan = Plan::new(head, own_head)?;
+pub fn write_bytes(header: &Header, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
+    let plan = Plan::new(header, own_head)?;
     let mut out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize));
     plan.write(&mut out, values, &mut |_| ())?;
     Ok(out.into_inner())
-}
-
-/// As it stands in the file.
-pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Plan {
     keys: Vec<(String, Value)>,
     specs: Vec<Spec>,
     entries: Vec<Entry>,
-    header: Vec<u8>,
+    /// The header as bytes.
+    start: Vec<u8>,
     file_bytes: u64,
 }
 
 impl Plan {
     /// Refuses what no bundle could be opened with.
-    fn new(head: &Head, own_head: bool) -> Result<Plan> {
-        let mut keys = head.keys();
-        Head::read(&keys.iter().cloned().collect())?;
-        let specs = shape::tensors(&head.shape, own_head);
-        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(head.quant)).collect();
+    fn new(header: &Header, own_head: bool) -> Result<Plan> {
+        let mut keys = header.keys();
+        Header::read(&keys.iter().cloned().collect())?;
+        let specs = shape::tensors(&header.shape, own_head);
+        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(header.quant)).collect();
         keys.push((DIGEST.to_owned(), Value::Text(hex(Sha256::new()))));
-        let (header, file_bytes) = gguf::header(&keys, &mut entries);
-        Ok(Plan { keys, specs, entries, header, file_bytes })
+        let (start, file_bytes) = gguf::header(&keys, &mut entries);
+        Ok(Plan { keys, specs, entries, start, file_bytes })
     }
 
     fn write(
@@ -133,9 +130,9 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
         let mut out = BufWriter::with_capacity(1 << 20, out);
-        out.write_all(&self.header)?;
+        out.write_all(&self.start)?;
         let mut hash = Sha256::new();
-        let mut done = self.header.len() as u64;
+        let mut done = self.start.len() as u64;
         let (mut run, mut bytes) = (Vec::new(), Vec::new());
         for (spec, entry) in self.specs.iter().zip(&self.entries) {
             let rows_at_once = (RUN_VALUES / spec.cols).clamp(1, spec.rows);
@@ -166,7 +163,7 @@ impl Plan {
         self.keys.pop();
         self.keys.push((DIGEST.to_owned(), Value::Text(hex(hash))));
         let (header, _) = gguf::header(&self.keys, &mut self.entries);
-        assert_eq!(header.len(), self.header.len(), "the header's length depends on no digest");
+        assert_eq!(header.len(), self.start.len(), "the header's length depends on no digest");
         out.rewind()?;
         out.write_all(&header)?;
         out.flush()?;

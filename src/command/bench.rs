@@ -273,7 +273,7 @@ struct Bench<'a, B: Measured> {
 
 impl<'a, B: Measured> Bench<'a, B> {
     fn load(args: &'a Args, bundle: &Bundle) -> Result<Self> {
-        let quant = bundle.head().quant;
+        let quant = bundle.header().quant;
         let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
         let prompt = prompt.context("the bundle has no prompt")?.name.clone();
         let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();

@@ -112,7 +112,7 @@ fn table(config: &Config, bundle: &Bundle) -> Result<String> {
             Some(config.daemon.messages_max * size_of::<Message>()),
         ),
         ("packet", "1".into(), Some(LINE_BYTES_MAX)),
-        ("bundle, mapped", bundle.head().name.clone(), Some(bundle.file_bytes())),
+        ("bundle, mapped", bundle.header().name.clone(), Some(bundle.file_bytes())),
     ];
     let mut text = String::new();
     for (what, limit, bytes) in rows {

@@ -28,7 +28,7 @@ pub fn run(args: Args) -> Result<()> {
 /// The tables as text.
 pub fn report(bundle: &Bundle, all_tensors: bool) -> String {
     let mut out = String::new();
-    let head = bundle.head();
+    let head = bundle.header();
     let sum: usize = bundle.tensors().map(|t| t.data.len()).sum();
     let mut general = Table::new("General", &["", ""]);
     general.row(["name", &head.name]);

@@ -116,7 +116,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         boot: if pace == Pace::Fast { 0 } else { random()? },
         device: config.device_name(),
         purpose: config.privacy.purpose.clone(),
-        bundle: bundle.head().name.clone(),
+        bundle: bundle.header().name.clone(),
         bundle_hash: bundle.hash(),
         label_set: set.name.clone(),
         labels: set.labels.clone(),
