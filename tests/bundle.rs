@@ -96,7 +96,9 @@ fn inspect_shows_what_matters() {
     for part in [
         "UNTRAINED",
         "MIT OR Apache-2.0",
+        "header sha256",
         "(matches)",
+        "(each matches)",
         "decoder.*.ffn_down.weight",
         "vision tower",
         "reason",

@@ -9,7 +9,7 @@
 //! | `r1-omni.trained` (bool) | false: random weights, for tests and demonstrations only |
 //! | `r1-omni.quant` | kind of the matrices |
 //! | `r1-omni.sources` | `sha256  folder/file` of every file that was packed |
-//! | `r1-omni.tensors.sha256` | of all that follows the header; compared by `Bundle::verify` |
+//! | `r1-omni.header.sha256`, `r1-omni.tensors.sha256` (texts) | see `digest`; written last, not part of a `Header` |
 //! | `r1-omni.generation.eos` (i32 array), `.repetition_penalty` (f32), `.max_new_tokens` | |
 //! | `r1-omni.marks.think_open`, `.think_close`, `.answer_close` (i32 arrays) | tokens of `<think>`, `</think>\n`, and `</answer>` |
 //! | `r1-omni.prompts` | names |

@@ -5,9 +5,10 @@
 //! (F32, F16, Q8_0, Q4_0), read by the `gguf` Python package; the architecture `r1-omni`, its keys and its tensor names
 //! are ours and stand in `shape.rs` and `header.rs`.
 //!
-//! Invariant: a `Bundle` that opened is complete: every tensor of its shape is there with the right dimensions, every offset lies
-//! in the file, every token id lies in the vocabulary. Values are refused where they are not finite by whoever reads them first:
-//! a backend that lays out a matrix, `vector`, `verify`.
+//! Invariant: a `Bundle` that opened is complete: its header is the one that was packed, every tensor of its shape is there with the
+//! right dimensions, every byte belongs to the header or a tensor, every token id lies in the vocabulary. Tensors are compared with
+//! their digests by whoever reads them first, and values that are not finite are refused there: a backend that lays out a matrix,
+//! `vector`, `verify`.
 
 pub mod block;
 pub mod checkpoint;
@@ -27,7 +28,7 @@ pub mod write;
 
 pub use block::Kind;
 pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt};
-pub use open::Bundle;
+pub use open::{Bundle, Damaged};
 pub use shape::{Shape, Stack};
 pub use tensor::Tensor;
 pub use vocabulary::Vocabulary;

@@ -4,7 +4,7 @@
 //!
 //! | key | is |
 //! |---|---|
-//! | `r1-omni.version` | 1 |
+//! | `r1-omni.version` | 2 |
 //! | `r1-omni.<stack>.block_count` | layers that run |
 //! | `r1-omni.<stack>.embedding_length`, `.feed_forward_length` | hidden, ffn |
 //! | `r1-omni.<stack>.attention.head_count`, `.head_count_kv`, `.key_length` | heads, key/value heads, head size |
@@ -45,7 +45,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 
 pub const ARCHITECTURE: &str = "r1-omni";
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// 30 s of sound, the published tower's reach.
 const POSITIONS_MAX: usize = 1500;
 /// Two mel frames make one position of the audio tower.

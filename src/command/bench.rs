@@ -434,6 +434,7 @@ fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<R
     let begun = Instant::now();
     let mut bench = Bench::<B>::load(args, &bundle)?;
     let load = begun.elapsed();
+    log::info!("{}", bundle.checked());
     drop(bundle);
     let (device, quant) = (bench.model.describe(), bench.quant);
 

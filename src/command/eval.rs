@@ -199,7 +199,7 @@ fn evaluate(args: &Run) -> Result<()> {
     let about = About {
         mien_eval: record::VERSION,
         bundle: bundle.header().name.clone(),
-        tensors: bundle.digest().to_owned(),
+        tensors: bundle.digest(),
         quant: bundle.header().quant.name().to_owned(),
         trained: bundle.header().trained,
         label_set: set.name.clone(),

@@ -56,6 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     let decoding = Decoding { max_new_tokens: Some(config.model.reason_tokens), ..Decoding::default() };
     infer.set_decoding(decoding).context("model.reason_tokens")?;
     infer.set_audio_context(config.model.audio_context).context("model.audio_context")?;
+    log::info!("{}", bundle.checked());
     drop(bundle);
     log::info!("{}", infer.describe());
     let summary = daemon::run(ready, infer.as_mut(), &stop)?;
