@@ -345,6 +345,8 @@ fn the_folder_may_be_the_checkpoint_or_its_parent() {
     let sources = bundle.header().sources.join("\n");
     for file in [
         "R1-Omni-0.5B/model.safetensors",
+        "R1-Omni-0.5B/generation_config.json",
+        "R1-Omni-0.5B/tokenizer_config.json",
         "whisper-large-v3/model.safetensors",
         "bert-base-uncased/vocab.txt",
     ] {
@@ -404,7 +406,7 @@ fn a_head_of_its_own_is_packed() {
     let own = packed(written(&checkpoint).path(), |_| ()).unwrap();
     assert_eq!(own.vector("decoder.head.weight").unwrap(), head.values);
     checkpoint.omni.0.remove("lm_head.weight");
-    let error = packed(written(&checkpoint).path(), |_| ()).err().unwrap().to_string();
+    let error = format!("{:#}", packed(written(&checkpoint).path(), |_| ()).err().unwrap());
     assert!(error.contains("lm_head.weight"), "{error}");
 }
 

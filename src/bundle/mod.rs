@@ -13,6 +13,7 @@
 pub mod block;
 pub mod checkpoint;
 pub mod digest;
+mod download;
 pub mod gate;
 pub mod gguf;
 pub mod header;
@@ -21,6 +22,7 @@ mod open;
 pub mod prompt;
 pub mod shape;
 pub mod synthetic;
+pub mod template;
 mod tensor;
 pub mod tokenizer;
 pub mod vocabulary;

@@ -5,7 +5,9 @@
 //! Invariant: the same files and options make the same bytes, wherever they lie.
 //! Limits: one run of a tensor's rows and one BERT layer in memory.
 
+mod numbers;
 mod published;
+mod rope;
 mod settings;
 mod shape;
 mod source;
@@ -14,10 +16,10 @@ mod towers;
 use super::checkpoint::{Weights, read_json};
 use super::digest;
 use super::header::{Header, LabelSet, Prompt};
-use super::prompt;
+use super::prompt::{self, Encode};
 use super::shape as sizes;
-use super::tokenizer;
 use super::write::{self, Progress};
+use super::{template, tokenizer};
 use anyhow::{Context, Result};
 pub use settings::Options;
 use sha2::{Digest, Sha256};
@@ -28,26 +30,38 @@ use std::path::{Path, PathBuf};
 pub use towers::Towers;
 use towers::{AUDIO, Folders, Tower, VISION, folder_name};
 
+/// Files of the checkpoint besides its weights that may make a difference.
+const TEXTS: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
 /// Packs a checkpoint into `path` and returns the bundle's length in bytes.
 pub fn pack(options: &Options, path: &Path, tell: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
     let folders = Folders::find(&options.checkpoint)?;
     let omni = Weights::open(&folders.omni)?;
-    let config = read_json(&folders.omni.join("config.json"))?;
-    let mut used = vec![folders.omni.join("config.json")];
+    let config_path = folders.omni.join("config.json");
+    let config = read_json(&config_path)?;
+    let in_config = || format!("in {}", config_path.display());
+    let texts = TEXTS.iter().map(|name| folders.omni.join(name)).filter(|path| path.exists());
+    let mut used: Vec<PathBuf> = texts.collect();
     let vision = Tower::open(&folders, &config, &omni, options.towers, &VISION, &mut used)?;
     let audio = Tower::open(&folders, &config, &omni, options.towers, &AUDIO, &mut used)?;
-    let shape = shape::model_shape(&config, &vision, &audio)
-        .with_context(|| format!("in {}", folders.omni.join("config.json").display()))?;
-    let own_head = shape::own_head(&config, &omni)?;
+    let shape = shape::model_shape(&config, &vision, &audio).with_context(in_config)?;
+    let own_head = shape::own_head(&config, &omni).with_context(in_config)?;
 
     let mut source = Source { omni: &omni, vision, audio, patch: shape.patch };
     for spec in sizes::tensors(&shape, own_head) {
         source.require(&spec)?;
     }
     let (encode, vocabulary) = tokenizer::read(&folders.omni, shape.vocab)?;
-    used.push(folders.omni.join("tokenizer.json"));
-    let wrapped = config["mm_use_x_start_end"] == true;
-    let template = tokenizer::template(&folders.omni, options.system.as_deref(), wrapped)?;
+    let wrapped = numbers::flag(&config, "mm_use_x_start_end").with_context(in_config)?;
+    let template = template::read(&folders.omni, options.system.as_deref(), wrapped, encode.specials())?;
     let instructions = settings::instructions(options)?;
     let gates = settings::gates(options, &folders, &omni, &instructions, &mut used, tell)?;
     let prompts: Result<Vec<Prompt>> = instructions
@@ -66,22 +80,12 @@ pub fn pack(options: &Options, path: &Path, tell: &mut dyn FnMut(Progress<'_>)) 
     used.dedup();
     let header = Header {
         name: options.name.clone().unwrap_or_else(|| folder_name(&folders.omni)),
-        description: match options.untrained {
-            true => {
-                "UNTRAINED: random weights in the topology of R1-Omni. Its answers mean nothing.".to_owned()
-            }
-            false => format!(
-                "Packed from {}; towers: vision {}, audio {}",
-                folder_name(&folders.omni),
-                source.vision.origin(),
-                source.audio.origin()
-            ),
-        },
+        description: description(options, &folders.omni, &source),
         license: options.license.clone().unwrap_or_else(|| settings::license(&folders.omni)),
         trained: !options.untrained,
         quant: options.quant,
         sources: hash_all(&used, tell)?,
-        generation: settings::generation(&folders.omni, &config, shape.vocab)?,
+        generation: settings::generation(&folders.omni, &config, encode.specials(), &vocabulary)?,
         marks: prompt::marks(&encode)?,
         prompts: prompts?,
         label_sets: sets?,
@@ -89,6 +93,14 @@ pub fn pack(options: &Options, path: &Path, tell: &mut dyn FnMut(Progress<'_>)) 
         shape,
     };
     write::write_file(path, &header, own_head, &mut source, tell)
+}
+
+fn description(options: &Options, folder: &Path, source: &Source<'_>) -> String {
+    if options.untrained {
+        return "UNTRAINED: random weights in the topology of R1-Omni. Its answers mean nothing.".to_owned();
+    }
+    let (vision, audio) = (source.vision.origin(), source.audio.origin());
+    format!("Packed from {}; towers: vision {vision}, audio {audio}", folder_name(folder))
 }
 
 /// `sha256  folder/file` of each file.

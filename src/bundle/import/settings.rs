@@ -1,12 +1,13 @@
 //! What a bundle says besides sizes and weights: options of the command, generation settings, instructions, labels, gates, licence.
 
-use super::shape::{count, real};
+use super::numbers::{count, real};
 use super::towers::{Folders, Towers};
 use crate::bundle::block::Kind;
 use crate::bundle::checkpoint::{Weights, read_json, read_small};
 use crate::bundle::gate::{self, BertConfig, WordPieces};
 use crate::bundle::header::{self, Generation};
 use crate::bundle::prompt;
+use crate::bundle::vocabulary::{Token, Vocabulary};
 use crate::bundle::write::Progress;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -54,24 +55,65 @@ impl Options {
 }
 
 /// Settings of generation_config.json; sampling is not ours to follow, as upstream decodes greedily.
-pub(super) fn generation(folder: &Path, config: &Value, vocab: usize) -> Result<Generation> {
+pub(super) fn generation(
+    folder: &Path,
+    config: &Value,
+    specials: &[(String, u32)],
+    vocabulary: &Vocabulary,
+) -> Result<Generation> {
     let path = folder.join("generation_config.json");
     let own = if path.exists() { read_json(&path)? } else { Value::Null };
-    let eos = own.get("eos_token_id").unwrap_or(&config["eos_token_id"]);
-    let list = match eos {
-        Value::Array(list) => list.clone(),
-        one => vec![one.clone()],
-    };
-    let id = |id: &Value| id.as_u64().filter(|&id| id < vocab as u64).map(|id| id as u32);
-    let eos = list.iter().map(id).collect::<Option<Vec<u32>>>();
-    let eos = eos.with_context(|| format!("`eos_token_id` of {} is no token", path.display()))?;
-    let repetition_penalty = real(&own, "repetition_penalty", 1.0)?;
+    let repetition_penalty =
+        real(&own, "repetition_penalty", Some(1.0)).with_context(|| format!("in {}", path.display()))?;
     ensure!(
-        repetition_penalty.is_finite() && repetition_penalty > 0.0,
-        "`repetition_penalty` of {} is {repetition_penalty}",
+        repetition_penalty > 0.0,
+        "`repetition_penalty` of {} is {repetition_penalty}, but must be more than 0",
         path.display()
     );
-    Ok(Generation { eos, repetition_penalty, max_new_tokens: count(&own, "max_new_tokens", Some(2048))? })
+    Ok(Generation {
+        eos: eos(folder, &own, config, specials, vocabulary)?,
+        repetition_penalty,
+        max_new_tokens: count(&own, "max_new_tokens", Some(2048))
+            .with_context(|| format!("in {}", path.display()))?,
+    })
+}
+
+/// The tokens that end a text, from the first file that states any: as numbers, or by name in tokenizer_config.json.
+fn eos(
+    folder: &Path,
+    generation: &Value,
+    config: &Value,
+    specials: &[(String, u32)],
+    vocabulary: &Vocabulary,
+) -> Result<Vec<u32>> {
+    for (file, stated) in [("generation_config.json", generation), ("config.json", config)] {
+        let ids = match &stated["eos_token_id"] {
+            Value::Null => continue,
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        let known = |id: &Value| {
+            let id = u32::try_from(id.as_u64()?).ok().filter(|&id| (id as usize) < vocabulary.len())?;
+            (*vocabulary.token(id) != Token::Unused).then_some(id)
+        };
+        let mut out = Vec::new();
+        for id in &ids {
+            out.push(known(id).with_context(|| {
+                format!("`eos_token_id` of {} names {id}, which is no token", folder.join(file).display())
+            })?);
+        }
+        ensure!(!out.is_empty(), "`eos_token_id` of {} is empty", folder.join(file).display());
+        return Ok(out);
+    }
+    let path = folder.join("tokenizer_config.json");
+    let stated = if path.exists() { read_json(&path)?["eos_token"].clone() } else { Value::Null };
+    let name = stated.as_str().or_else(|| stated["content"].as_str()).with_context(|| {
+        format!("no file of {} states `eos_token_id`: state it in generation_config.json", folder.display())
+    })?;
+    let found = specials.iter().find(|(special, _)| special == name);
+    let (_, id) =
+        found.with_context(|| format!("`eos_token` of {} is `{name}`, which is no token", path.display()))?;
+    Ok(vec![*id])
 }
 
 pub(super) fn instructions(options: &Options) -> Result<Vec<(String, String)>> {
@@ -131,7 +173,7 @@ pub(super) fn gates(
     if config_path.exists() {
         let json = read_json(&config_path)?;
         config.n_heads = count(&json, "num_attention_heads", Some(12))?;
-        config.eps = real(&json, "layer_norm_eps", 1e-12)?;
+        config.eps = real(&json, "layer_norm_eps", Some(1e-12))?;
         used.push(config_path);
     }
     let words = WordPieces::new(&read_small(&path)?).with_context(|| format!("in {}", path.display()))?;

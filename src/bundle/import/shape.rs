@@ -1,10 +1,12 @@
 //! The sizes of a published checkpoint: from its configs where they state them, from its tensors where they do not.
 
+use super::numbers::{count, flag, real, taken};
+use super::rope;
 use super::towers::Tower;
 use crate::bundle::checkpoint::Weights;
 use crate::bundle::shape::{self, Shape, Stack};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) fn model_shape(config: &Value, vision: &Tower<'_>, audio: &Tower<'_>) -> Result<Shape> {
     for (key, wanted) in [
@@ -19,24 +21,9 @@ pub(super) fn model_shape(config: &Value, vision: &Tower<'_>, audio: &Tower<'_>)
         feature.is_null() || feature == "patch",
         "`mm_vision_select_feature` is {feature}, but must be \"patch\""
     );
-    for key in ["rope_scaling", "use_sliding_window"] {
-        let value = &config[key];
-        ensure!(value.is_null() || *value == false, "`{key}` is {value}, which is not supported");
-    }
     let frames = count(config, "num_frames", Some(8))?;
     let (vision, image, patch) = vision_stack(config, vision).context("in the vision tower")?;
     let (audio, mels, audio_positions) = audio_stack(audio).context("in the audio tower")?;
-    let (hidden, n_heads) =
-        (count(config, "hidden_size", None)?, count(config, "num_attention_heads", None)?);
-    let decoder = Stack {
-        layers: count(config, "num_hidden_layers", None)?,
-        hidden,
-        ffn: count(config, "intermediate_size", None)?,
-        n_heads,
-        n_kv_heads: count(config, "num_key_value_heads", Some(n_heads))?,
-        head_dim: count(config, "head_dim", Some(hidden / n_heads))?,
-        eps: real(config, "rms_norm_eps", 1e-6)?,
-    };
     let shape = Shape {
         vision,
         image,
@@ -46,12 +33,36 @@ pub(super) fn model_shape(config: &Value, vision: &Tower<'_>, audio: &Tower<'_>)
         mels,
         audio_positions,
         audio_pool: 3,
-        decoder,
+        decoder: decoder_stack(config)?,
         vocab: count(config, "vocab_size", None)?,
-        rope_theta: real(config, "rope_theta", 1e6)?,
-        context: count(config, "max_position_embeddings", Some(32_768))?,
+        rope_theta: rope::theta(config)?,
+        context: count(config, "max_position_embeddings", None)?,
     };
     shape::read(&shape::keys(&shape).into_iter().collect())
+}
+
+fn decoder_stack(config: &Value) -> Result<Stack> {
+    let window = &config["use_sliding_window"];
+    ensure!(window.is_null() || *window == false, "`use_sliding_window` is {window}, which is not supported");
+    for kind in config["layer_types"].as_array().unwrap_or(&Vec::new()) {
+        ensure!(*kind == "full_attention", "`layer_types` names {kind}; only full attention is supported");
+    }
+    let (hidden, n_heads) =
+        (count(config, "hidden_size", None)?, count(config, "num_attention_heads", None)?);
+    Ok(Stack {
+        layers: count(config, "num_hidden_layers", None)?,
+        hidden,
+        ffn: count(config, "intermediate_size", None)?,
+        n_heads,
+        n_kv_heads: count(config, "num_key_value_heads", None)?,
+        // Of a config without it, heads share the width.
+        head_dim: if config["head_dim"].is_null() {
+            hidden / n_heads
+        } else {
+            count(config, "head_dim", None)?
+        },
+        eps: real(config, "rms_norm_eps", None)?,
+    })
 }
 
 fn vision_stack(config: &Value, tower: &Tower<'_>) -> Result<(Stack, usize, usize)> {
@@ -65,12 +76,27 @@ fn vision_stack(config: &Value, tower: &Tower<'_>) -> Result<(Stack, usize, usiz
     let [positions, _] = tower.dims("embeddings.position_embedding.weight")?;
     let [ffn, _] = tower.dims("encoder.layers.0.mlp.fc1.weight")?;
     let stored = tower.layers("encoder.layers", "layer_norm1.weight");
-    let select = config["mm_vision_select_layer"].as_i64().unwrap_or(-2);
+    let select = match &config["mm_vision_select_layer"] {
+        Value::Null => taken("mm_vision_select_layer", -2),
+        stated => stated
+            .as_i64()
+            .with_context(|| format!("`mm_vision_select_layer` is {stated}, but must be a whole number"))?,
+    };
     let run = if select < 0 { stored as i64 + 1 + select } else { select };
     ensure!(
         (1..=stored as i64).contains(&run),
         "`mm_vision_select_layer` is {select}, but the tower has {stored} layers"
     );
+    let pictures = &tower.preprocessor;
+    for (key, wanted) in [
+        ("image_mean", json!([0.5, 0.5, 0.5])),
+        ("image_std", json!([0.5, 0.5, 0.5])),
+        // Bicubic.
+        ("resample", json!(3)),
+    ] {
+        let stated = &pictures[key];
+        ensure!(stated.is_null() || *stated == wanted, "`{key}` is {stated}, but only {wanted} is supported");
+    }
     let grid = positions.isqrt();
     ensure!(grid * grid == positions, "{positions} positions are no square");
     let stack = tower.stack(
@@ -79,7 +105,7 @@ fn vision_stack(config: &Value, tower: &Tower<'_>) -> Result<(Stack, usize, usiz
         ffn,
         own,
         "num_attention_heads",
-        real(own, "layer_norm_eps", 1e-6)?,
+        real(own, "layer_norm_eps", Some(1e-6))?,
     )?;
     Ok((stack, grid * patch, patch))
 }
@@ -87,6 +113,8 @@ fn vision_stack(config: &Value, tower: &Tower<'_>) -> Result<(Stack, usize, usiz
 fn audio_stack(tower: &Tower<'_>) -> Result<(Stack, usize, usize)> {
     let act = &tower.config["activation_function"];
     ensure!(act.is_null() || act == "gelu", "`activation_function` is {act}, but must be \"gelu\"");
+    let scaled = &tower.config["scale_embedding"];
+    ensure!(scaled.is_null() || *scaled == false, "`scale_embedding` is {scaled}, which is not supported");
     let [hidden, mels, _] = tower.dims("conv1.weight")?;
     let [positions, _] = tower.dims("embed_positions.weight")?;
     let [ffn, _] = tower.dims("layers.0.fc1.weight")?;
@@ -113,33 +141,13 @@ fn audio_stack(tower: &Tower<'_>) -> Result<(Stack, usize, usize)> {
     Ok((stack, mels, positions))
 }
 
-pub(super) fn count(config: &Value, key: &str, default: Option<usize>) -> Result<usize> {
-    let found = match (&config[key], default) {
-        (Value::Null, Some(default)) => Some(default),
-        (value, _) => value.as_u64().filter(|n| (1..=1 << 24).contains(n)).map(|n| n as usize),
-    };
-    found.with_context(|| {
-        format!("`{key}` is {}, but must be a whole number from 1 to {}", config[key], 1 << 24)
-    })
-}
-
-pub(super) fn real(config: &Value, key: &str, default: f32) -> Result<f32> {
-    match &config[key] {
-        Value::Null => Ok(default),
-        value => value
-            .as_f64()
-            .map(|v| v as f32)
-            .with_context(|| format!("`{key}` is {value}, but must be a number")),
-    }
-}
-
 /// Whether the head is not the embedding.
 pub(super) fn own_head(config: &Value, omni: &Weights) -> Result<bool> {
-    let tied = config["tie_word_embeddings"] != false;
+    let tied = flag(config, "tie_word_embeddings")?;
     let stored = omni.dims("lm_head.weight").is_some();
     ensure!(
         tied || stored,
-        "{} has no tensor `lm_head.weight`, but its embedding is not tied",
+        "{} has no tensor `lm_head.weight`, but its embedding is not tied; get the files again",
         omni.folder().display()
     );
     Ok(!tied)

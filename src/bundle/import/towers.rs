@@ -1,7 +1,7 @@
 //! Where a checkpoint lies: its own folder, the folders beside it, and which copy of each tower is packed.
 
-use super::published;
-use crate::bundle::checkpoint::{Weights, read_json};
+use super::{numbers, published};
+use crate::bundle::checkpoint::{self, ADAPTER, Weights, read_json};
 use crate::bundle::shape::Stack;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -24,7 +24,8 @@ pub(super) struct Folders {
 }
 
 impl Folders {
-    /// The checkpoint is the folder itself, or the one folder in it whose config.json is R1-Omni's.
+    /// The checkpoint is the folder itself, or the one folder in it whose config.json is R1-Omni's. A config.json that cannot be
+    /// read is never passed over.
     pub(super) fn find(given: &Path) -> Result<Folders> {
         let given = given
             .canonicalize()
@@ -34,18 +35,23 @@ impl Folders {
             let beside = given.parent().unwrap_or(&given).to_owned();
             return Ok(Folders { omni: given, beside });
         }
-        let mut found = Vec::new();
+        ensure!(!given.join(ADAPTER).exists(), "{}", checkpoint::adapter(&given));
+        let (mut found, mut adapters) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&given).with_context(|| format!("listing {}", given.display()))? {
             let folder = entry?.path();
-            if let Ok(config) = read_json(&folder.join("config.json"))
-                && config.get("mm_projector_type").is_some()
-            {
-                found.push(folder);
+            let config = folder.join("config.json");
+            if config.exists() {
+                if read_json(&config)?.get("mm_projector_type").is_some() {
+                    found.push(folder);
+                }
+            } else if folder.join(ADAPTER).exists() {
+                adapters.push(folder);
             }
         }
-        match found.len() {
-            1 => Ok(Folders { omni: found.remove(0), beside: given }),
-            0 => bail!(
+        match (found.len(), adapters.first()) {
+            (1, _) => Ok(Folders { omni: found.remove(0), beside: given }),
+            (0, Some(folder)) => bail!("{}", checkpoint::adapter(folder)),
+            (0, None) => bail!(
                 "neither {} nor a folder in it has R1-Omni's config.json; give the folder of the checkpoint",
                 given.display()
             ),
@@ -167,7 +173,7 @@ impl<'a> Tower<'a> {
         (0..).take_while(there).count()
     }
 
-    /// A stack of full attention; where no config says otherwise, heads are 64 wide, as published.
+    /// A stack of full attention. Where no config says otherwise, heads are 64 wide, as those of the published towers are.
     pub(super) fn stack(
         &self,
         layers: usize,
@@ -178,8 +184,10 @@ impl<'a> Tower<'a> {
         eps: f32,
     ) -> Result<Stack> {
         let n_heads = match config.get(heads) {
-            Some(n) => n.as_u64().with_context(|| format!("`{heads}` is {n}"))? as usize,
-            None if hidden.is_multiple_of(64) => hidden / 64,
+            Some(n) => {
+                n.as_u64().with_context(|| format!("`{heads}` is {n}, but must be a whole number"))? as usize
+            }
+            None if hidden.is_multiple_of(64) => numbers::taken(heads, hidden / 64),
             None => bail!(
                 "{hidden} values are no heads of 64; put the tower's folder with its config.json beside"
             ),
