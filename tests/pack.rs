@@ -355,6 +355,24 @@ fn the_folder_may_be_the_checkpoint_or_its_parent() {
 }
 
 #[test]
+fn until_a_bundle_is_whole_its_name_keeps_what_it_had() {
+    let root = written(&Checkpoint::small());
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("b.gguf");
+    std::fs::write(&path, "before").unwrap();
+    let mut seen = 0;
+    let names = || std::fs::read_dir(out.path()).unwrap().count();
+    import::pack(&Options::new(root.path(), Kind::F32), &path, &mut |at| {
+        assert_eq!(std::fs::read(&path).unwrap(), b"before", "{} at {}", at.doing, at.done_bytes);
+        seen += usize::from(names() == 2);
+    })
+    .unwrap();
+    assert!(seen > 100, "only {seen} steps were told while the other file was there");
+    assert_eq!(names(), 1);
+    Bundle::open(&path).unwrap().verify().unwrap();
+}
+
+#[test]
 fn shards_are_read_where_the_index_says() {
     let checkpoint = Checkpoint::small();
     let root = written(&checkpoint);

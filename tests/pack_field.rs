@@ -106,6 +106,12 @@ fn a_value_that_decides_is_never_guessed() {
     let mut scaled = Checkpoint::small();
     scaled.edit("whisper-large-v3/config.json", |json| json["scale_embedding"] = json!(true));
     assert_refused(&scaled, &["audio tower", "scale_embedding"]);
+    let mut bert = Checkpoint::small();
+    bert.edit("bert-base-uncased/config.json", |json| json["hidden_act"] = json!("relu"));
+    let out = tempfile::tempdir().unwrap();
+    let done =
+        import::pack(&Options::new(written(&bert).path(), Kind::F32), &out.path().join("b"), &mut |_| ());
+    assert_says(&format!("{:#}", done.unwrap_err()), &["bert-base-uncased/config.json", "relu"]);
     let mut normalised = Checkpoint::small();
     put(
         &mut normalised,
@@ -226,6 +232,14 @@ fn what_is_not_the_weights_is_named_with_the_next_step() {
         assert_says(&said(), &parts);
         fs::remove_file(folder.join(file)).unwrap();
     }
+    let tower = root.path().join("whisper-large-v3/model.safetensors");
+    let sound = fs::read(&tower).unwrap();
+    fs::write(&weights, &bytes).unwrap();
+    fs::write(&tower, POINTER).unwrap();
+    assert_says(&said(), &["audio tower", "--towers embedded", "whisper-large-v3", "git lfs pull"]);
+    fs::write(&tower, sound).unwrap();
+    fs::remove_file(&weights).unwrap();
+
     fs::write(folder.join("adapter_model.safetensors"), &bytes).unwrap();
     let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "R1-Omni-0.5B"}"#;
     fs::write(folder.join("adapter_config.json"), adapter).unwrap();
@@ -277,81 +291,75 @@ fn templates_may_use_what_transformers_offers_but_no_date() {
     assert_refused(&with("<|system|>"), &["tokenizer_config.json", "`<|system|>`", "no token"]);
 }
 
-/// Shapes that make the tokenizers crate cut slices out of range, lose text or merge into nothing.
+/// Shapes that make the tokenizers crate cut slices out of range or merge into nothing.
 #[test]
-fn hostile_tokenizers_are_refused_by_name() {
+fn hostile_merges_are_refused_by_name() {
     let long = "happy".repeat(40);
-    let longest = "Ġ".repeat(100);
-    type Edit<'a> = Box<dyn Fn(&mut Value) + 'a>;
-    let merges =
-        |merges: Value| -> Edit<'_> { Box::new(move |json| json["model"]["merges"] = merges.clone()) };
-    let model = |key: &'static str, value: Value| -> Edit<'_> {
-        Box::new(move |json| json["model"][key] = value.clone())
-    };
-    let cases: Vec<(Edit<'_>, Vec<&str>)> = vec![
-        (merges(json!(["happy > happy"])), vec!["merge 0", "two tokens"]),
-        (merges(json!(["happy happy"])), vec!["merge 0", "`happyhappy`", "no token"]),
-        (merges(json!([["happy", "> happy"]])), vec!["merge 0", "`> happy`"]),
-        (merges(json!([["a", "n"], ["> happy", "a"]])), vec!["merge 1", "`> happy`"]),
-        (merges(json!([["a", long]])), vec!["merge 0", "no token"]),
-        (merges(json!([["a", "n"], ["a", "n"]])), vec!["merge 1", "twice"]),
-        (merges(json!([["a"]])), vec!["merge 0", "two tokens"]),
-        (merges(json!([["", "a"]])), vec!["merge 0", "``"]),
-        (merges(json!([["a", 5]])), vec!["merge 0", "two tokens"]),
-        (merges(json!([[]])), vec!["merge 0"]),
-        (merges(json!([{}])), vec!["merge 0"]),
-        (merges(json!("a n")), vec!["no list of merges"]),
-        (merges(Value::Null), vec!["no list of merges"]),
-        (model("continuing_subword_prefix", json!("##")), vec!["continuing_subword_prefix", "##"]),
-        (model("continuing_subword_prefix", json!("\u{20ac}")), vec!["continuing_subword_prefix"]),
-        (model("end_of_word_suffix", json!("</w>")), vec!["end_of_word_suffix"]),
-        (model("dropout", json!(0.5)), vec!["dropout"]),
-        (model("byte_fallback", json!(true)), vec!["byte_fallback"]),
-        (model("vocab", json!({})), vec!["the byte 0x00", "no token"]),
-        (
-            Box::new(|json| drop(json["model"]["vocab"].as_object_mut().unwrap().remove("Z"))),
-            vec!["the byte 0x5a", "`Z`"],
-        ),
-        (Box::new(|json| json["model"]["vocab"][""] = json!(290)), vec!["empty"]),
-        (Box::new(|json| json["model"]["vocab"][longest.as_str()] = json!(VOCAB)), vec!["300 rows"]),
-        (
-            Box::new(|json| json["added_tokens"][1]["content"] = json!("<|endoftext|>")),
-            vec!["`<|endoftext|>`", "twice"],
-        ),
-        (
-            Box::new(|json| {
-                json["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})
-            }),
-            vec!["Precompiled"],
-        ),
-        (
-            Box::new(|json| {
-                json["normalizer"] = json!({"type": "Replace", "pattern": {"String": ""}, "content": "xx"})
-            }),
-            vec!["Replace"],
-        ),
-        (
-            Box::new(|json| {
-                json["pre_tokenizer"]["pretokenizers"]
-                    .as_array_mut()
-                    .unwrap()
-                    .insert(0, json!({"type": "Digits"}))
-            }),
-            vec!["pre-tokenizer", "Digits"],
-        ),
-        (
-            Box::new(|json| json["pre_tokenizer"] = json!({"type": "Whitespace"})),
-            vec!["byte-level", "Whitespace"],
-        ),
-        (
-            Box::new(|json| json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = json!({"Regex": "(a"})),
-            vec!["get the file again"],
-        ),
-    ];
-    for (edit, parts) in cases {
-        let parts = [&["tokenizer.json"], &parts[..]].concat();
-        assert_refused(&edited(TOKENIZER, edit), &parts);
+    for (merges, parts) in [
+        (json!(["happy > happy"]), vec!["merge 0", "two tokens"]),
+        (json!(["happy happy"]), vec!["merge 0", "`happyhappy`", "no token"]),
+        (json!([["happy", "> happy"]]), vec!["merge 0", "`> happy`"]),
+        (json!([["a", "n"], ["> happy", "a"]]), vec!["merge 1", "`> happy`"]),
+        (json!([["a", long]]), vec!["merge 0", "no token"]),
+        (json!([["a", "n"], ["a", "n"]]), vec!["merge 1", "twice"]),
+        (json!([["a"]]), vec!["merge 0", "two tokens"]),
+        (json!([["", "a"]]), vec!["merge 0", "``"]),
+        (json!([["a", 5]]), vec!["merge 0", "two tokens"]),
+        (json!([[]]), vec!["merge 0"]),
+        (json!([{}]), vec!["merge 0"]),
+        (json!("a n"), vec!["no list of merges"]),
+        (Value::Null, vec!["no list of merges"]),
+    ] {
+        let hostile = edited(TOKENIZER, |json| json["model"]["merges"] = merges);
+        assert_refused(&hostile, &[&["tokenizer.json"], &parts[..]].concat());
     }
+}
+
+#[test]
+fn hostile_models_are_refused_by_name() {
+    for (key, value) in [
+        ("continuing_subword_prefix", json!("##")),
+        ("continuing_subword_prefix", json!("\u{20ac}")),
+        ("end_of_word_suffix", json!("</w>")),
+        ("dropout", json!(0.5)),
+        ("byte_fallback", json!(true)),
+    ] {
+        assert_refused(&edited(TOKENIZER, |json| json["model"][key] = value), &["tokenizer.json", key]);
+    }
+    let vocab = |edit: fn(&mut serde_json::Map<String, Value>)| {
+        edited(TOKENIZER, |json| edit(json["model"]["vocab"].as_object_mut().unwrap()))
+    };
+    assert_refused(&vocab(|vocab| vocab.clear()), &["tokenizer.json", "the byte 0x00", "no token"]);
+    assert_refused(&vocab(|vocab| drop(vocab.remove("Z"))), &["tokenizer.json", "the byte 0x5a", "`Z`"]);
+    assert_refused(
+        &vocab(|vocab| drop(vocab.insert(String::new(), json!(290)))),
+        &["tokenizer.json", "empty"],
+    );
+    let outside = vocab(|vocab| drop(vocab.insert("Ġ".repeat(100), json!(VOCAB))));
+    assert_refused(&outside, &["tokenizer.json", "300 rows"]);
+    let twice = edited(TOKENIZER, |json| json["added_tokens"][1]["content"] = json!("<|endoftext|>"));
+    assert_refused(&twice, &["tokenizer.json", "`<|endoftext|>`", "twice"]);
+}
+
+#[test]
+fn stages_that_are_not_known_are_refused_by_name() {
+    for stage in
+        [json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}), json!({"type": "Lowercase"})]
+    {
+        let kind = stage["type"].as_str().unwrap().to_owned();
+        assert_refused(
+            &edited(TOKENIZER, |json| json["normalizer"] = stage),
+            &["tokenizer.json", "normalizer", &kind],
+        );
+    }
+    let splits = |edit: fn(&mut Vec<Value>)| {
+        edited(TOKENIZER, |json| edit(json["pre_tokenizer"]["pretokenizers"].as_array_mut().unwrap()))
+    };
+    let digits = splits(|stages| stages.insert(0, json!({"type": "Digits"})));
+    assert_refused(&digits, &["tokenizer.json", "pre-tokenizer", "Digits"]);
+    assert_refused(&splits(|stages| drop(stages.pop())), &["tokenizer.json", "byte-level", "Split"]);
+    let pattern = splits(|stages| stages[0]["pattern"] = json!({"Regex": "(a"}));
+    assert_refused(&pattern, &["tokenizer.json", "get the file again"]);
 }
 
 /// Reads an edited tokenizer.json; on success all text must come back.

@@ -174,7 +174,18 @@ pub(super) fn gates(
         let json = read_json(&config_path)?;
         config.n_heads = count(&json, "num_attention_heads", Some(12))?;
         config.eps = real(&json, "layer_norm_eps", Some(1e-12))?;
+        let act = &json["hidden_act"];
+        ensure!(
+            act.is_null() || act == "gelu",
+            "`hidden_act` of {} is {act}, but must be \"gelu\"",
+            config_path.display()
+        );
         used.push(config_path);
+    } else {
+        log::info!(
+            "{} is missing: BERT's heads are taken to be 64 wide, as published",
+            config_path.display()
+        );
     }
     let words = WordPieces::new(&read_small(&path)?).with_context(|| format!("in {}", path.display()))?;
     used.push(path);

@@ -126,7 +126,15 @@ impl<'a> Tower<'a> {
             (Towers::Embedded, _) | (Towers::Auto, None) => None,
             (Towers::Beside | Towers::Auto, Some(folder)) => Some(folder),
         };
-        let own = beside.map(|folder| Weights::open(folder)).transpose()?;
+        let open = |folder: &PathBuf| {
+            Weights::open(folder).with_context(|| {
+                format!(
+                    "the {} tower beside the checkpoint (--towers embedded packs the copy inside)",
+                    names.what
+                )
+            })
+        };
+        let own = beside.map(open).transpose()?;
         let prefix = if own.is_some() { names.beside } else { names.embedded };
         let tower = Tower { own, omni, prefix, config: tower_config, preprocessor };
         if tower.own.is_none() && tower.weights().dims(&tower.name(names.probe())).is_none() {
