@@ -6,10 +6,11 @@
 //! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
 
 use crate::{
-    model::AudioContext,
+    machine,
+    model::{self, AudioContext},
     policy,
     privacy::{self, Device},
-    sink::{cut, serial, stdout},
+    sink::{self, Sinks, cut},
     source::{clip, pipe},
     window,
 };
@@ -23,18 +24,8 @@ use std::{
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 10] = [
-    "model.bundle",
-    "clip.path",
-    "privacy.mute_file",
-    "state_file",
-    "pipe.video",
-    "pipe.audio",
-    "sink.mqtt.password_file",
-    "sink.mqtt.ca",
-    "sink.mqtt.client_cert",
-    "sink.mqtt.client_key",
-];
+const PATHS: [&str; 6] =
+    ["model.bundle", "clip.path", "privacy.mute_file", "state_dir", "pipe.video", "pipe.audio"];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -43,10 +34,13 @@ pub struct Config {
     pub profile: Option<PathBuf>,
     /// Tables of the profile that this site goes without: `off = ["camera"]`.
     pub off: Vec<String>,
+    /// Facts of the hardware, from its profile.
+    pub board: Board,
     /// The device's name to the world; empty: the host's.
     pub device: String,
-    /// Remembers what holds over a crash, so that its end can still be told; best on a tmpfs.
-    pub state_file: PathBuf,
+    /// A folder for what must survive a restart: numbers that were used, begins that were told, events that wait for a broker.
+    /// Empty: systemd's state directory, else nothing survives.
+    pub state_dir: PathBuf,
     pub model: Model,
     pub window: window::Settings,
     #[cfg(feature = "camera")]
@@ -65,6 +59,8 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub bundle: PathBuf,
+    /// `auto` is a CUDA device where there is one, else the CPU; `cuda` never falls back.
+    pub backend: model::Device,
     /// Label set of the bundle; empty: its first.
     pub labels: String,
     /// Prompt under which labels are scored; empty: `label`.
@@ -89,13 +85,21 @@ pub enum Explain {
     OnChange,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Facts of a board that nothing in the daemon decides by: `mien doctor` and `check-config` show them.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sinks {
-    pub stdout: Option<stdout::Settings>,
-    pub serial: Option<serial::Settings>,
-    #[cfg(feature = "mqtt")]
-    pub mqtt: Option<crate::sink::mqtt::Settings>,
+pub struct Board {
+    pub name: String,
+    /// A part of the device tree's `model`; empty: the board has none.
+    pub model: String,
+    pub memory_gb: f32,
+    /// What its memory can be read at most.
+    pub memory_gb_s: f32,
+    /// CUDA architecture, as `sm_87`; empty: no CUDA.
+    pub gpu: String,
+    /// Files with its currents and its temperatures, with `*` for what is numbered.
+    pub power: String,
+    pub thermal: String,
 }
 
 /// Queues and clocks of the daemon itself.
@@ -111,12 +115,28 @@ pub struct Daemon {
     pub messages_max: usize,
     /// A window that takes longer is a hang: the watchdog is no longer fed.
     pub stall_s: u32,
+    /// What to do where the machine cannot score a window in `hop_ms`.
+    pub on_late: OnLate,
+}
+
+/// What a daemon does that is too slow for its hop, as the first window at the start shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLate {
+    /// It ends with exit code 78.
+    Refuse,
+    /// Its hop becomes the shortest that it can keep.
+    Stretch,
+    /// It leaves windows out, and counts them.
+    #[default]
+    Skip,
 }
 
 impl Default for Model {
     fn default() -> Self {
         Model {
             bundle: PathBuf::new(),
+            backend: model::Device::Auto,
             labels: String::new(),
             prompt: "label".into(),
             reason_prompt: "reason".into(),
@@ -130,14 +150,24 @@ impl Default for Model {
 
 impl Default for Daemon {
     fn default() -> Self {
-        Daemon { heartbeat_ms: 1_000, status_s: 60, readings_max: 0, messages_max: 64, stall_s: 120 }
+        Daemon {
+            heartbeat_ms: 1_000,
+            status_s: 60,
+            readings_max: 0,
+            messages_max: 64,
+            stall_s: 120,
+            on_late: OnLate::Skip,
+        }
     }
 }
 
 impl Config {
     /// Reads a file and the profiles under it, and refuses what cannot be.
     pub fn read(path: &Path) -> Result<Config> {
-        let table = layered(path, 0)?;
+        Config::of(layered(path, 0)?, path)
+    }
+
+    fn of(table: toml::Table, path: &Path) -> Result<Config> {
         let config: Config = table.try_into().map_err(|error| anyhow!("{}: {error}", path.display()))?;
         config.check().with_context(|| path.display().to_string())?;
         Ok(config)
@@ -161,16 +191,12 @@ impl Config {
             "[clip] stands beside another source: a recording is played alone"
         );
         self.devices().iter().try_for_each(Device::check)?;
-        if let Some(serial) = self.serial() {
-            serial.check()?;
-        }
-        #[cfg(feature = "mqtt")]
-        if let Some(mqtt) = self.mqtt() {
-            mqtt.check()?;
-        }
+        let sinks = self.sink.all();
+        sinks.iter().try_for_each(sink::Settings::check)?;
         ensure!(
-            self.sinks() > 0,
-            "there is no sink: add a table [sink.stdout], [sink.serial] or [sink.mqtt]"
+            !sinks.is_empty(),
+            "there is no sink: add a table [sink.{}]",
+            Sinks::KINDS.join("] or [sink.")
         );
         ensure!(
             (1..=4_096).contains(&self.model.reason_tokens),
@@ -216,36 +242,12 @@ impl Config {
         devices
     }
 
-    pub fn stdout(&self) -> Option<&stdout::Settings> {
-        self.sink.stdout.as_ref().filter(|sink| sink.enabled)
-    }
-
-    pub fn serial(&self) -> Option<&serial::Settings> {
-        self.sink.serial.as_ref().filter(|sink| sink.enabled)
-    }
-
-    #[cfg(feature = "mqtt")]
-    pub fn mqtt(&self) -> Option<&crate::sink::mqtt::Settings> {
-        self.sink.mqtt.as_ref().filter(|sink| sink.enabled)
-    }
-
-    fn sinks(&self) -> usize {
-        let count = usize::from(self.stdout().is_some()) + usize::from(self.serial().is_some());
-        #[cfg(feature = "mqtt")]
-        let count = count + usize::from(self.mqtt().is_some());
-        count
-    }
-
     /// The configured name, or the host's.
     pub fn device_name(&self) -> String {
         if !self.device.is_empty() {
             return self.device.clone();
         }
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        match host.trim() {
-            "" => "mien".into(),
-            host => cut(host, 24).into(),
-        }
+        cut(&machine::host_name(), 24).into()
     }
 }
 
@@ -258,6 +260,9 @@ fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
     let folder = path.parent().unwrap_or(Path::new(""));
     for key in PATHS {
         anchor(&mut table, key, folder);
+    }
+    for (kind, keys) in Sinks::paths() {
+        keys.iter().for_each(|key| anchor(&mut table, &format!("sink.{kind}.{key}"), folder));
     }
     let Some(profile) = alone.profile else { return Ok(table) };
     let mut under = layered(&folder.join(&profile), depth + 1)
@@ -332,8 +337,39 @@ fn explain(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Error {
 
 /// The config at `path`, or a refusal.
 pub fn read(path: &Path) -> Result<Config> {
-    if path.is_dir() {
-        bail!("{} is a folder: name a file", path.display());
+    Ok(Source::read(path)?.config)
+}
+
+/// A config with the tables that it was made of, so that another version of it can be compared.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub config: Config,
+    table: toml::Table,
+}
+
+impl Source {
+    pub fn read(path: &Path) -> Result<Source> {
+        if path.is_dir() {
+            bail!("{} is a folder: name a file", path.display());
+        }
+        let table = layered(path, 0)?;
+        Ok(Source { config: Config::of(table.clone(), path)?, table })
     }
-    Config::read(path)
+
+    /// Takes one top-level table over from another version.
+    pub fn adopt(&mut self, newer: &Source, name: &str) {
+        match newer.table.get(name) {
+            Some(value) => drop(self.table.insert(name.into(), value.clone())),
+            None => drop(self.table.remove(name)),
+        }
+    }
+
+    /// Top-level keys and tables whose values differ, in order.
+    pub fn changes(&self, newer: &Source) -> Vec<String> {
+        let mut names: Vec<&String> = self.table.keys().chain(newer.table.keys()).collect();
+        names.sort();
+        names.dedup();
+        let changed = names.into_iter().filter(|name| self.table.get(*name) != newer.table.get(*name));
+        changed.cloned().collect()
+    }
 }

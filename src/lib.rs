@@ -25,6 +25,12 @@ pub mod wire;
 pub mod outage;
 
 #[cfg(feature = "std")]
+pub mod kept;
+
+#[cfg(feature = "std")]
+pub mod machine;
+
+#[cfg(feature = "std")]
 pub mod source;
 
 #[cfg(feature = "std")]

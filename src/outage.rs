@@ -55,7 +55,14 @@ impl Outage {
     /// `seed` draws the jitter.
     pub fn new(limits: Limits, seed: u64) -> Outage {
         let pause = limits.pause_min;
-        Outage { limits, state: State::Up, pause, retry_at: None, losses: 0, noise: seed | 1 }
+        Outage {
+            limits,
+            state: State::Up,
+            pause,
+            retry_at: None,
+            losses: 0,
+            noise: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        }
     }
 
     /// An attempt failed, or what worked has stopped. The next attempt is due after a pause.
@@ -147,7 +154,7 @@ mod tests {
         let (mut now, mut edge) = (Instant::now(), Outage::new(LIMITS, 1));
         for nominal in [250, 500, 1_000, 2_000, 4_000, 5_000, 5_000] {
             edge.fails(now);
-            let pause = edge.pause(now).as_millis() as f64;
+            let pause = edge.pause(now).as_secs_f64() * 1_000.0;
             assert!(
                 (pause - f64::from(nominal)).abs() <= f64::from(nominal) / 4.0,
                 "{pause} ms for {nominal}"

@@ -150,6 +150,11 @@ impl Policy {
         }
     }
 
+    /// Replaces the thresholds from the next window on; what holds goes on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Smoothed scores, in the order of the labels; zeros before the first.
     pub fn smoothed(&self) -> &[f32] {
         &self.smooth

@@ -16,6 +16,9 @@ use serde::Deserialize;
 /// The most pictures that a window can have.
 pub const FRAMES_MAX: usize = 32;
 
+/// The longest step from one window to the next.
+pub const HOP_MS_MAX: u32 = 60_000;
+
 /// A stamp further ahead than this is a new beginning, not a gap.
 pub const JUMP_MS: u64 = 60_000;
 
@@ -57,7 +60,7 @@ impl Settings {
             "a window of {frames} pictures: 1 to {FRAMES_MAX} can be had"
         );
         ensure!((100..=30_000).contains(&window_ms), "window_ms = {window_ms}: 100 to 30000 can be used");
-        ensure!((1..=60_000).contains(&hop_ms), "hop_ms = {hop_ms}: 1 to 60000 can be used");
+        ensure!((1..=HOP_MS_MAX).contains(&hop_ms), "hop_ms = {hop_ms}: 1 to {HOP_MS_MAX} can be used");
         ensure!(lateness_ms <= 10_000, "lateness_ms = {lateness_ms}: 0 to 10000 can be used");
         ensure!(
             (u64::from(hop_ms) * frames as u64).is_multiple_of(u64::from(window_ms)),

@@ -108,7 +108,7 @@ fn check_config_prints_the_limits() {
     let output = mien(&["check-config", path(&config("limits.toml", "[sink.stdout]\n"))]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    for row in ["window", "sound ring", "readings queued", "messages queued per sink", "bundle, mapped"] {
+    for row in ["window", "sound", "readings queued", "messages queued per sink", "bundle, mapped"] {
         assert!(said.contains(row), "{row} is missing:\n{said}");
     }
 }
@@ -118,8 +118,9 @@ fn every_profile_and_example_reads() {
     let board = Path::new(env!("CARGO_MANIFEST_DIR")).join("board");
     let mut profiles = 0;
     for entry in fs::read_dir(&board).unwrap() {
-        let file = entry.unwrap().path();
-        if file.extension().is_none_or(|ending| ending != "toml") || file.ends_with("site-example.toml") {
+        let folder_of_board = entry.unwrap().path();
+        let file = folder_of_board.join("profile.toml");
+        if !file.exists() {
             continue;
         }
         profiles += 1;
@@ -129,10 +130,38 @@ fn every_profile_and_example_reads() {
             file.display()
         );
         fs::write(&site, text).unwrap();
-        mien::config::read(&site).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
+        let config =
+            mien::config::read(&site).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
+        assert!(!config.board.name.is_empty(), "{}", file.display());
+        let unit = fs::read_to_string(folder_of_board.join("mien.service.d/board.conf")).unwrap();
+        let tty = config.sink.serial.map(|serial| serial.tty.display().to_string()).unwrap_or_default();
+        assert!(
+            tty.is_empty() || tty.contains("USB") || unit.contains(&format!("DeviceAllow={tty} rw")),
+            "{}: the unit does not let {tty} be opened",
+            file.display()
+        );
     }
-    assert!(profiles >= 2, "{profiles} profiles in {}", board.display());
+    assert_eq!(profiles, 7, "profiles in {}", board.display());
     mien::config::read(&board.join("site-example.toml")).unwrap();
+}
+
+#[test]
+fn the_unit_names_no_board_and_is_shut() {
+    let board = Path::new(env!("CARGO_MANIFEST_DIR")).join("board");
+    let unit = fs::read_to_string(board.join("mien.service")).unwrap();
+    for word in ["ttyTHS", "ttyAMA", "nvhost", "nvidia"] {
+        assert!(!unit.contains(word), "{word} is a fact of a board");
+    }
+    let known = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", path(&board.join("mien.service"))])
+        .output();
+    let Ok(known) = known else {
+        return println!("systemd-analyze is not here: the unit's exposure was not measured");
+    };
+    let said = text(&known.stdout);
+    let level = said.lines().rev().find_map(|line| line.split("mien.service: ").nth(1)).unwrap_or("missing");
+    let level: f32 = level.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{said}"));
+    assert!(level < 2.0, "exposure {level}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn mien(arguments: &[&str]) -> String {
 fn every_state_of_the_demo_clip_is_told_and_the_reasons_are_true() {
     let folder = tempfile::tempdir().unwrap();
     let (events, picture) = (folder.path().join("events.jsonl"), folder.path().join("events.svg"));
-    let said = mien(&["run", "board/demo.toml", "--fast"]);
+    let said = mien(&["run", "models/demo/demo.toml", "--fast"]);
     std::fs::write(&events, &said).unwrap();
     let truth = "models/demo/demo.jsonl";
     let compared =

@@ -2,12 +2,15 @@
 
 use mien::{
     config::{self, Explain},
-    daemon::{self, Pace, Plan, Summary},
+    daemon::{self, Controls, Pace, Plan, Summary},
     model::{AudioContext, Decoding, Infer, Input, Observer, Reason, Scores, Stop},
     policy::Limits,
-    privacy::{self, Device, Gate},
-    sink::{Counts, Message, Sink, Speaker, stdout::Stdout},
-    source::{Gives, Pool, clip},
+    privacy::{self, Device},
+    sink::{
+        Counts, Message, Sink, Speaker,
+        stdout::{self, Stdout},
+    },
+    source::{Gives, clip},
     window,
     wire::{self, Cause, Event, Kind, LINE_BYTES_MAX},
 };
@@ -181,8 +184,7 @@ struct Run {
     clip: PathBuf,
     gives: Gives,
     pace: Pace,
-    gate: Arc<Gate>,
-    state_file: PathBuf,
+    state_dir: PathBuf,
     explain: Explain,
     json: Shared,
     tape: Tape,
@@ -192,17 +194,11 @@ impl Run {
     fn new(seconds: u32, pace: Pace, bright: impl Fn(f32) -> u8, loud: Option<&dyn Fn(f32) -> f32>) -> Run {
         let folder = tempfile::tempdir().unwrap();
         let clip = record(folder.path(), seconds, bright, loud);
-        let privacy = privacy::Settings {
-            purpose: "research".into(),
-            mute_file: folder.path().join("mute"),
-            ..Default::default()
-        };
         Run {
             clip,
             gives: Gives { video: true, audio: loud.is_some() },
             pace,
-            gate: Arc::new(Gate::new(&privacy).unwrap()),
-            state_file: PathBuf::new(),
+            state_dir: PathBuf::new(),
             explain: Explain::Off,
             json: Shared::default(),
             tape: Tape::default(),
@@ -212,8 +208,9 @@ impl Run {
 
     fn plan(&self) -> Plan {
         let window = window::Settings { window_ms: 1_000, hop_ms: 500, ..Default::default() };
-        let speaker = Arc::new(Speaker {
+        let speaker = Speaker {
             boot: 0,
+            machine: String::new(),
             device: "bench".into(),
             purpose: "research".into(),
             bundle: "toy".into(),
@@ -223,17 +220,22 @@ impl Run {
             window_ms: window.window_ms,
             hop_ms: window.hop_ms,
             heartbeat_ms: 1_000,
-        });
-        let stdout = mien::sink::stdout::Settings { scores: true, heartbeats: true, ..Default::default() };
+        };
         let settings = clip::Settings {
             path: self.clip.clone(),
             paced: self.pace != Pace::Fast,
             frames_per_second: FRAMES_PER_SECOND,
         };
         Plan {
-            devices: vec![(Device::Clip(settings), self.gives)],
-            gate: Arc::clone(&self.gate),
-            pool: Pool::new(16, 16),
+            sources: vec![(Device::Clip(settings), self.gives)],
+            sinks: Vec::new(),
+            privacy: privacy::Settings {
+                purpose: "research".into(),
+                mute_file: self.folder.path().join("mute"),
+                ..Default::default()
+            },
+            board: String::new(),
+            bundle_bytes: 0,
             pace: self.pace,
             window,
             frames: 2,
@@ -249,13 +251,15 @@ impl Run {
             },
             model: config::Model { labels: "toys".into(), reason: self.explain, ..Default::default() },
             daemon: config::Daemon { heartbeat_ms: 1_000, readings_max: 64, ..Default::default() },
-            state_file: self.state_file.clone(),
-            sinks: vec![
-                Box::new(Stdout::to(stdout, Arc::clone(&speaker), Box::new(self.json.clone()))),
-                Box::new(self.tape.clone()),
-            ],
-            speaker,
+            state_dir: self.state_dir.clone(),
+            speaker: Arc::new(speaker),
         }
+    }
+
+    fn sinks(&self, plan: &Plan) -> Vec<Box<dyn Sink>> {
+        let settings = stdout::Settings { scores: true, heartbeats: true, ..Default::default() };
+        let stdout = Stdout::to(settings, Arc::clone(&plan.speaker), Box::new(self.json.clone()));
+        vec![Box::new(stdout), Box::new(self.tape.clone())]
     }
 
     fn go(&self, toy: Toy) -> anyhow::Result<Summary> {
@@ -271,7 +275,8 @@ impl Run {
     where
         Run: Sync,
     {
-        let stop = Arc::new(AtomicBool::new(false));
+        let plan = self.plan();
+        let controls = Controls::new(&plan).unwrap();
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -282,9 +287,9 @@ impl Run {
                     }
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                stop.store(true, Ordering::Release);
+                controls.stop.store(true, Ordering::Release);
             });
-            let summary = daemon::run(self.plan(), &mut toy, &stop);
+            let summary = daemon::run(&plan, &controls, self.sinks(&plan), &mut toy);
             over.store(true, Ordering::Release);
             summary
         })
@@ -413,22 +418,4 @@ fn a_mute_file_closes_the_device_and_ends_what_holds() {
     let told = run.tape.told();
     assert_eq!((told[1].1, told[1].3), (Kind::End, Cause::Muted));
     assert_eq!((told[2].1, told[2].3), (Kind::Unknown, Cause::Muted));
-}
-
-#[test]
-fn what_a_dead_daemon_left_is_ended_by_its_successor() {
-    let run = Run::new(3, Pace::Fast, |_| 255, None);
-    let run = Run { state_file: run.folder.path().join("holds.json"), ..run };
-    fs::write(&run.state_file, r#"{"episode":41,"label":"fear"}"#).unwrap();
-    run.go(Toy::default()).unwrap();
-    {
-        let events = run.tape.events.lock().unwrap();
-        let first = events[0];
-        assert_eq!((first.kind, first.cause, first.episode, first.label), (Kind::End, Cause::Restart, 41, 2));
-        assert_eq!(
-            events.iter().map(|event| event.seq).collect::<Vec<_>>(),
-            (0..events.len() as u32).collect::<Vec<_>>()
-        );
-    }
-    assert!(!run.state_file.exists(), "a clean end leaves nothing behind");
 }

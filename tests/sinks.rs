@@ -1,6 +1,6 @@
 //! Sinks against real things: a pseudo terminal that comes and goes, a mosquitto with passwords and certificates.
 
-use mien::sink::{Message, Reason, Sink, Speaker, json::Line, serial, stdout::Stdout};
+use mien::sink::{Message, Reason, Setup, Sink, Speaker, json::Line, serial, stdout::Stdout};
 use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, VIDEO};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
@@ -17,6 +17,7 @@ mod broker;
 fn speaker() -> Arc<Speaker> {
     Arc::new(Speaker {
         boot: 0x0123_4567_89ab_cdef,
+        machine: "00112233445566aa".into(),
         device: "kiosk 7".into(),
         purpose: "research".into(),
         bundle: "tiny".into(),
@@ -51,6 +52,10 @@ fn event(seq: u32, kind: Kind, label: u8, cause: Cause) -> Message {
 
 fn begin(seq: u32) -> Message {
     event(seq, Kind::Begin, 1, Cause::None)
+}
+
+fn setup() -> Setup {
+    Setup { speaker: speaker(), state_dir: PathBuf::new() }
 }
 
 /// Waits for something, at most some seconds.
@@ -92,7 +97,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.0","#), "{}", lines[0]);
     assert_eq!(
         lines[1],
-        r#"{"type":"event","event":"begin","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
+        r#"{"type":"event","event":"begin","boot":"0123456789abcdef","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
     );
     assert!(lines[2].contains(r#""event":"end""#) && lines[2].contains(r#""cause":"faded""#));
     assert!(!lines[3].contains("label") && lines[3].contains(r#""cause":"no_audio""#));
@@ -172,7 +177,7 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let tty = folder.path().join("tty");
     let far = Pty::new(&tty);
-    let mut sink = serial::Serial::new(settings(tty), speaker());
+    let mut sink = serial::Serial::new(settings(tty), &setup());
     sink.send(&begin(0));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
     let text = "é".repeat(150);
@@ -185,45 +190,85 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
     assert_eq!(sink.counts().sent, 5);
 }
 
+/// Waits until bytes of a line make these packets.
+fn expect(sink: &mut serial::Serial, far: &Pty, decoder: &mut Decoder, wanted: &[&str]) {
+    let mut seen = Vec::new();
+    until(&format!("{wanted:?}"), || {
+        sink.tick();
+        seen.extend(kinds(decoder, &far.read()));
+        assert!(seen.len() <= wanted.len() && seen == wanted[..seen.len()], "{seen:?}");
+        seen == wanted
+    });
+}
+
 #[test]
-fn a_tty_that_vanishes_costs_what_was_sent_meanwhile_and_comes_back() {
+fn a_tty_that_vanishes_comes_back_with_the_end_that_is_owed_and_the_begin_that_holds() {
     let folder = tempfile::tempdir().unwrap();
     let tty = folder.path().join("tty");
-    let mut sink = serial::Serial::new(settings(tty.clone()), speaker());
+    let mut sink = serial::Serial::new(settings(tty.clone()), &setup());
     sink.send(&begin(0));
-    assert_eq!(sink.counts().losses, 1, "a tty that is not there is said once");
+    assert_eq!(sink.counts().losses, 1, "a tty that is not there is reported once");
 
     let mut decoder = Decoder::new();
     let far = Pty::new(&tty);
-    let mut seen = Vec::new();
-    until("the first hello", || {
-        sink.tick();
-        seen.extend(kinds(&mut decoder, &far.read()));
-        seen == ["hello"]
-    });
-    sink.send(&begin(1));
-    assert_eq!(kinds(&mut decoder, &far.read()), ["event"]);
+    expect(&mut sink, &far, &mut decoder, &["hello", "event"]);
 
     drop(far);
     until("the loss", || {
         sink.tick();
         sink.counts().losses == 2
     });
-    sink.send(&begin(2));
-    sink.send(&begin(3));
+    for (seq, kind, episode) in
+        [(1, Kind::End, 0), (2, Kind::Begin, 2), (3, Kind::End, 2), (4, Kind::Begin, 4), (5, Kind::Change, 4)]
+    {
+        sink.send(&of_episode(event(seq, kind, 1, Cause::None), episode));
+    }
+    assert_eq!(sink.counts().dropped, 3, "one episode that began and ended meanwhile, and a change");
     let far = Pty::new(&tty);
-    let mut seen = Vec::new();
-    until("the second hello", || {
+    let mut told = Vec::new();
+    until("what is owed", || {
         sink.tick();
-        seen.extend(kinds(&mut decoder, &far.read()));
-        !seen.is_empty()
+        for byte in far.read() {
+            if let Some(Ok(packet)) = decoder.feed(byte) {
+                match packet.message {
+                    wire::Message::Hello(_) => told.push((Kind::Other, 0)),
+                    wire::Message::Event(event) => told.push((event.kind, event.episode)),
+                    _ => {}
+                }
+            }
+        }
+        told.len() == 3
     });
-    sink.send(&begin(4));
-    seen.extend(kinds(&mut decoder, &far.read()));
-    assert_eq!(seen, ["hello", "event"]);
-    let counts = decoder.counts();
-    assert_eq!((counts.errors(), counts.gaps, counts.missed), (0, 1, 2));
-    assert_eq!((sink.counts().dropped, sink.counts().losses), (3, 2));
+    assert_eq!(told, [(Kind::Other, 0), (Kind::End, 0), (Kind::Begin, 4)]);
+    assert_eq!(decoder.counts().errors(), 0);
+}
+
+fn of_episode(message: Message, episode: u32) -> Message {
+    match message {
+        Message::Event(event) => Message::Event(Event { episode, ..event }),
+        other => other,
+    }
+}
+
+#[test]
+fn a_line_knows_what_a_dead_daemon_told_and_takes_its_end_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let far = Pty::new(&tty);
+    let kept = Setup { state_dir: folder.path().into(), ..setup() };
+    let mut sink = serial::Serial::new(settings(tty.clone()), &kept);
+    sink.send(&begin(7));
+    drop(sink);
+    far.read();
+
+    let mut sink = serial::Serial::new(settings(tty.clone()), &kept);
+    assert_eq!(sink.left().unwrap().begin.seq, 7);
+    sink.send(&event(9, Kind::End, 1, Cause::Restart));
+    sink.send(&event(9, Kind::End, 1, Cause::Restart));
+    assert_eq!(kinds(&mut Decoder::new(), &far.read()), ["hello", "event"]);
+    assert_eq!(sink.counts().dropped, 1, "an end without a begin is not sent");
+    drop(sink);
+    assert!(serial::Serial::new(settings(tty), &kept).left().is_none());
 }
 
 #[test]
@@ -231,9 +276,9 @@ fn a_line_that_stands_still_costs_packets_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let tty = folder.path().join("tty");
     let far = Pty::new(&tty);
-    let mut sink = serial::Serial::new(serial::Settings { write_ms: 1, ..settings(tty) }, speaker());
+    let mut sink = serial::Serial::new(serial::Settings { write_ms: 1, ..settings(tty) }, &setup());
     for seq in 0..1_000 {
-        sink.send(&begin(seq));
+        sink.send(&Message::Heartbeat(Heartbeat { events: seq, ..Heartbeat::default() }));
     }
     assert!(sink.counts().dropped > 0, "nobody read, and all was taken: {:?}", sink.counts());
     assert_eq!(sink.counts().losses, 0);

@@ -6,12 +6,12 @@ use mien::{
         synthetic::{self, Preset},
     },
     config::{self, Explain},
-    daemon::{self, Pace, Plan},
+    daemon::{self, Controls, Pace, Plan},
     model::{self, Device as Machine},
     policy::Limits,
-    privacy::{self, Device, Gate},
-    sink::{Counts, Message, Sink, Speaker, serial},
-    source::{Gives, Pool, pipe},
+    privacy::{self, Device},
+    sink::{self, Counts, Message, Sink, Speaker, serial},
+    source::{Gives, pipe},
     window,
 };
 use rustix::{
@@ -161,6 +161,7 @@ fn steady_state_takes_no_memory() {
     let window = window::Settings { window_ms: 1_000, hop_ms: 500, ..Default::default() };
     let speaker = Arc::new(Speaker {
         boot: 1,
+        machine: String::new(),
         device: "bench".into(),
         purpose: "research".into(),
         bundle: bundle.header().name.clone(),
@@ -178,31 +179,31 @@ fn steady_state_takes_no_memory() {
         audio_rate: 16_000,
         audio_channels: 1,
     };
-    let stop = Arc::new(AtomicBool::new(false));
     let serial = serial::Settings { tty, write_ms: 1, hello_s: 1, ..Default::default() };
     let plan = Plan {
-        devices: vec![(Device::Pipe(pipe), Gives { video: true, audio: true })],
-        gate: Arc::new(Gate::new(&privacy).unwrap()),
-        pool: Pool::new(64, 64),
+        sources: vec![(Device::Pipe(pipe), Gives { video: true, audio: true })],
+        sinks: vec![sink::Settings::Serial(serial)],
+        privacy,
         pace: Pace::Live,
         window,
         frames: bundle.shape().frames,
         policy: Limits { dwell_ms: 0, smooth_ms: 0, change: 0.01, ..Default::default() },
         model: config::Model { labels: set.name.clone(), reason: Explain::Off, ..Default::default() },
-        daemon: config::Daemon { heartbeat_ms: 200, readings_max: 32, ..Default::default() },
-        state_file: PathBuf::new(),
-        sinks: vec![
-            Box::new(serial::Serial::new(serial, Arc::clone(&speaker))),
-            Box::new(Referee { windows: 0, stop: Arc::clone(&stop) }),
-        ],
+        daemon: config::Daemon { heartbeat_ms: 200, readings_max: 64, ..Default::default() },
+        state_dir: PathBuf::new(),
         speaker,
+        board: String::new(),
+        bundle_bytes: bundle.file_bytes(),
     };
+    let controls = Controls::new(&plan).unwrap();
+    let mut sinks = daemon::open_sinks(&plan).unwrap();
+    sinks.push(Box::new(Referee { windows: 0, stop: Arc::clone(&controls.stop) }));
     let (head, planes) = (b"YUV4MPEG2 W96 H64 F16:1 Ip A1:1 C420jpeg\n", vec![90; 96 * 64 * 3 / 2]);
     let producers = [
         produce(video, head, b"FRAME\n", planes),
         produce(audio, b"", b"", vec![7; 16_000 / RATE as usize * 2]),
     ];
-    let summary = daemon::run(plan, infer.as_mut(), &stop).unwrap();
+    let summary = daemon::run(&plan, &controls, sinks, infer.as_mut()).unwrap();
     for producer in producers {
         producer.join().unwrap();
     }

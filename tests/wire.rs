@@ -375,6 +375,64 @@ fn the_c_decoder_counts_bad_bytes_as_ours_does() {
     assert!(ours.packets > 1_000 && ours.errors() > 1_000, "{ours:?}");
 }
 
+/// A reason packet with any bytes for its text, and a right checksum.
+fn reason_of(text: &[u8], seq: u16) -> Vec<u8> {
+    let mut raw = vec![mien::wire::VERSION];
+    raw.extend(seq.to_le_bytes());
+    raw.extend([3, 0, 0, 1, text.len() as u8]);
+    raw.extend(text);
+    let table = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+    let mut sum = table.digest();
+    sum.update(&SCHEMA_IDS[3].to_le_bytes());
+    sum.update(&raw);
+    raw.extend(sum.finalize().to_le_bytes());
+    let mut out = vec![0; raw.len() + 8];
+    let len = cobs::encode(&raw, &mut out);
+    out.truncate(len);
+    [vec![0], out, vec![0]].concat()
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_by_both_decoders_alike() {
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    // Every first byte with every second, and the edges of three and four bytes.
+    for first in 0..=255u8 {
+        for second in [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff] {
+            texts.push(vec![first, second]);
+            texts.push(vec![first, second, 0x80]);
+            texts.push(vec![first, second, 0xbf, 0xbf]);
+            texts.push(vec![b'a', first, second, 0x80, b'z']);
+        }
+        texts.push(vec![first]);
+    }
+    let mut state = 0x0dd_ba11u64;
+    for _ in 0..4_000 {
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        let mut text = "aé€😀".repeat(usize::from(random() % 4)).into_bytes();
+        for _ in 0..random() % 3 {
+            if !text.is_empty() {
+                let at = usize::from(random()) % text.len();
+                text[at] = random();
+            }
+        }
+        text.truncate(text.len() - text.len().min(usize::from(random() % 2)));
+        texts.push(text);
+    }
+    let bytes: Vec<u8> =
+        texts.iter().enumerate().flat_map(|(seq, text)| reason_of(text, seq as u16)).collect();
+    let ours = read(&bytes).1;
+    let right = texts.iter().filter(|text| std::str::from_utf8(text).is_ok()).count();
+    assert_eq!((ours.packets, ours.payload, ours.crc), (right as u64, (texts.len() - right) as u64, 0));
+    assert!(right > 1_000 && texts.len() - right > 1_000);
+    let theirs = read_in_c(&bytes);
+    let last = theirs.lines().last().unwrap();
+    assert!(last.contains(&format!("packets={} ", ours.packets)), "{last}");
+    assert!(last.contains(&format!("payload={} ", ours.payload)), "{last}");
+}
+
 proptest! {
     #[test]
     fn events_come_back_as_they_went(

@@ -14,6 +14,9 @@
  * The fields of each kind stand in the structs below in their order on the line; integers wider than a byte are LEB128
  * varints, text is a varint length and UTF-8 without a terminator. Text points into the decoder: use it before the next feed.
  *
+ * Text that is not UTF-8 makes a packet MIEN_ERR_PAYLOAD.
+ *
+ * at_ms - begin_ms, modulo 2^64, of an END is how long its label held, also over a restart of the sender.
  * What holds: a label from its BEGIN to its END, or to a hello with another boot. Hear nothing for three heartbeats: dead.
  *
  * Licence: MIT OR Apache-2.0, as mien.
@@ -179,10 +182,44 @@ static inline uint64_t mien_varint_(struct mien_reader_ *r, unsigned bits) {
     return 0;
 }
 
+/* Whether bytes are UTF-8 (RFC 3629): no overlong form, no surrogate, nothing above U+10FFFF, nothing cut. */
+static inline int mien_utf8_(const uint8_t *s, size_t len) {
+    size_t i = 0;
+    while (i < len) {
+        uint8_t first = s[i++];
+        uint8_t low = 0x80, high = 0xBF; /* bounds of the second byte */
+        int more;
+        if (first < 0x80) {
+            continue;
+        } else if (first >= 0xC2 && first <= 0xDF) {
+            more = 1;
+        } else if (first >= 0xE0 && first <= 0xEF) {
+            more = 2;
+            low = first == 0xE0 ? 0xA0 : low;
+            high = first == 0xED ? 0x9F : high;
+        } else if (first >= 0xF0 && first <= 0xF4) {
+            more = 3;
+            low = first == 0xF0 ? 0x90 : low;
+            high = first == 0xF4 ? 0x8F : high;
+        } else {
+            return 0;
+        }
+        for (; more > 0; more--) {
+            if (i == len || s[i] < low || s[i] > high) {
+                return 0;
+            }
+            low = 0x80;
+            high = 0xBF;
+            i++;
+        }
+    }
+    return 1;
+}
+
 static inline struct mien_text mien_text_(struct mien_reader_ *r) {
     struct mien_text text = {"", 0};
     uint64_t len = mien_varint_(r, 32);
-    if (r->bad || len > (uint64_t)(r->end - r->at)) {
+    if (r->bad || len > (uint64_t)(r->end - r->at) || !mien_utf8_(r->at, (size_t)len)) {
         r->bad = 1;
         return text;
     }

@@ -18,7 +18,6 @@ use std::fmt;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-pub mod l4t;
 
 /// The device is gone for this process, and why. Whoever gets this ends and starts anew.
 #[derive(Clone, Debug)]

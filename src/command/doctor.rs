@@ -5,9 +5,9 @@
 
 use super::Refused;
 use crate::{
-    backend::l4t::Release,
     bundle::Bundle,
     config::{self, Config},
+    machine::l4t::Release,
     sink::serial,
 };
 use anyhow::{Context, Result, anyhow, ensure};
@@ -347,7 +347,7 @@ fn needed(config: &Config) -> Vec<Finding> {
             ),
         });
     }
-    if let Some(settings) = config.serial() {
+    if let Some(settings) = &config.sink.serial {
         let opened = serial::open(&settings.tty, settings.baud).map(drop).context("[sink.serial]");
         findings.push(match opened {
             Ok(()) => ok("sink", format!("[sink.serial] {} can be opened", settings.tty.display())),

@@ -71,18 +71,20 @@ pub fn lines(bytes: &[u8]) -> Vec<Line> {
     }
     let mut decoder = Decoder::new();
     let mut labels: Vec<String> = Vec::new();
+    let mut boot = None;
     let mut lines = Vec::new();
     for &byte in bytes {
         let Some(Ok(packet)) = decoder.feed(byte) else { continue };
         match packet.message {
             Message::Hello(hello) => {
+                boot = Some(hello.boot);
                 let hello = json::Hello::of(&hello);
                 labels = hello.labels.clone();
                 lines.push(Line::Hello(hello));
             }
             Message::Event(event) => {
                 let label = labels.get(usize::from(event.label)).map(String::as_str);
-                lines.push(Line::Event(json::Event::of(&event, label)));
+                lines.push(Line::Event(json::Event::of(&event, label, boot)));
             }
             Message::Heartbeat(_) | Message::Reason(_) => {}
         }

@@ -61,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         count: args.count,
         json: args.json,
         labels: Vec::new(),
+        boot: None,
         events: 0,
         seen: 0,
         bad_lines: 0,
@@ -88,6 +89,8 @@ struct Watch {
     count: Option<u64>,
     json: bool,
     labels: Vec<String>,
+    /// Of the last hello on a line.
+    boot: Option<u64>,
     events: u64,
     seen: u64,
     bad_lines: u64,
@@ -140,8 +143,13 @@ impl Watch {
             known.or_else(|| (index != NO_LABEL).then(|| format!("label-{index}")))
         };
         let line = match &packet.message {
-            Message::Hello(hello) => Line::Hello(json::Hello::of(hello)),
-            Message::Event(event) => Line::Event(json::Event::of(event, name(event.label).as_deref())),
+            Message::Hello(hello) => {
+                self.boot = Some(hello.boot);
+                Line::Hello(json::Hello::of(hello))
+            }
+            Message::Event(event) => {
+                Line::Event(json::Event::of(event, name(event.label).as_deref(), self.boot))
+            }
             Message::Heartbeat(beat) => {
                 Line::Heartbeat(json::Heartbeat::of(beat, name(beat.label).as_deref()))
             }
@@ -202,8 +210,7 @@ fn plain(line: &Line) -> String {
                 text += &format!("  {cause}");
             }
             if event.event == "end" {
-                text +=
-                    &format!("  after {:.1}s", event.at_ms.saturating_sub(event.begin_ms) as f64 / 1000.0);
+                text += &format!("  after {:.1}s", event.lasted_ms.unwrap_or_default() as f64 / 1000.0);
             }
             if !event.missing.is_empty() {
                 text += &format!("  without {}", event.missing.join("+"));
@@ -320,7 +327,7 @@ fn broker(_: &Args, scheme: &str, _: &str, _: &mut Watch) -> Result<Counts> {
 /// `[USER@]HOST[:PORT][/PREFIX]`: everything that is said under the prefix.
 #[cfg(feature = "mqtt")]
 fn broker(args: &Args, scheme: &str, rest: &str, watch: &mut Watch) -> Result<Counts> {
-    use crate::sink::mqtt::{Listener, Settings};
+    use crate::sink::mqtt::{Listener, Publication, Settings};
     let tls = match scheme {
         "mqtt" => false,
         "mqtts" => true,
@@ -352,7 +359,7 @@ fn broker(args: &Args, scheme: &str, rest: &str, watch: &mut Watch) -> Result<Co
     let listener = Listener::open(&settings, &filter)?;
     let mut decoder = Decoder::new();
     while !watch.over() {
-        let Some((topic, payload)) = listener.next(WAIT)? else { continue };
+        let Some(Publication { topic, payload }) = listener.next(WAIT)? else { continue };
         let going = if topic.ends_with("/event/compact") {
             watch.packets(&mut decoder, &payload)
         } else if topic.ends_with("/availability") {

@@ -1,22 +1,25 @@
 //! The thread that owns window, model and policy: readings in, messages out.
 
-use super::{Exits, Item, Pace, Popped, Queue, Summary, pulse::Status, state_file::StateFile};
+use super::{
+    Exits, Item, Pace, Plan, Popped, Queue, Summary, newest::Newest, numbers::Numbers, status::Status,
+};
 use crate::{
     backend::Lost,
-    config::{self, Explain},
+    config::Explain,
+    kept::Kept,
+    machine,
     model::{Infer, Input},
-    policy::{Limits, Observation, Policy},
+    policy::{self, Observation, Policy},
     privacy::Gate,
-    sink::{self, Message, Reason, Speaker, clock},
-    source::{Gives, Modality, Pool, Reading, monotonic_ns},
-    window::{self, Window, Windows},
+    sink::{self, Message, Reason, clock, ledger::Told},
+    source::{Modality, Pool, Reading, monotonic_ns},
+    window::{Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::{
-    path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -27,46 +30,40 @@ const NS_PER_MS: u64 = 1_000_000;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
 
-/// What a core is made of, but the model.
-pub struct Parts {
-    pub pace: Pace,
-    pub window: window::Settings,
-    pub frames: usize,
-    pub limits: Limits,
-    pub model: config::Model,
-    pub heartbeat_ms: u64,
-    pub state_file: PathBuf,
-    pub speaker: Arc<Speaker>,
+/// What the core shares with the other threads.
+pub struct Links {
     pub gate: Arc<Gate>,
     pub pool: Pool,
     pub exits: Arc<Exits>,
     pub status: Arc<Status>,
+    pub newest: Arc<Newest>,
+    /// Thresholds that replace the plan's at the next window.
+    pub limits: Arc<Mutex<Option<policy::Limits>>>,
 }
 
 pub struct Core<'a> {
-    parts: Parts,
-    gives: Gives,
+    plan: &'a Plan,
+    pool: Pool,
+    gate: Arc<Gate>,
     windows: Option<Windows>,
-    mind: Mind<'a>,
+    state: State<'a>,
 }
 
 /// All that a window changes; apart from `Windows`, which lends the window.
-struct Mind<'a> {
-    infer: &'a mut dyn Infer,
-    policy: Policy,
-    model: config::Model,
-    pace: Pace,
-    hop_ns: u64,
-    lateness_ns: u64,
-    heartbeat_ms: u64,
-    expected: u8,
-    state_file: StateFile,
-    speaker: Arc<Speaker>,
+struct State<'a> {
+    plan: &'a Plan,
     exits: Arc<Exits>,
     status: Arc<Status>,
+    newest: Arc<Newest>,
+    limits: Arc<Mutex<Option<policy::Limits>>>,
+    infer: &'a mut dyn Infer,
+    policy: Policy,
+    numbers: Numbers,
+    /// Bits of the wire: what the site has.
+    expected: u8,
     beat: Heartbeat,
     beat_due_ms: u64,
-    /// A failure of the model was said and has not passed.
+    /// A failure of the model was reported and has not passed.
     failing: bool,
     start_ns: Option<u64>,
     end_ns: u64,
@@ -74,60 +71,45 @@ struct Mind<'a> {
 }
 
 impl<'a> Core<'a> {
-    pub fn new(parts: Parts, infer: &'a mut dyn Infer) -> Result<Core<'a>> {
-        let labels = parts.speaker.labels.len();
-        ensure!(
-            (1..=LABELS_MAX).contains(&labels),
-            "the label set {} has {labels} labels: events can name 1 to {LABELS_MAX}",
-            parts.speaker.label_set
-        );
-        let gives = parts.status.gives();
-        let expected = u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO;
-        let mut state_file = StateFile::new(parts.state_file.clone());
-        let at_ms = match parts.pace {
-            Pace::Live => monotonic_ns() / NS_PER_MS,
-            Pace::Paced | Pace::Fast => 0,
-        };
-        let orphan = state_file.orphan(&parts.speaker, at_ms, expected);
-        let policy = Policy::new(parts.limits.clone(), labels, u32::from(orphan.is_some()));
-        let mut mind = Mind {
+    /// Ends what an earlier run left: `left` are the begins that its sinks told and did not end.
+    pub fn new(plan: &'a Plan, links: Links, infer: &'a mut dyn Infer, left: &[Told]) -> Core<'a> {
+        let gives = plan.gives();
+        let (numbers, first) = Numbers::new(Kept::new(&plan.state_dir, "numbers.json"));
+        // The ends of what was left take the first numbers.
+        let seq = first.wrapping_add(left.len() as u32);
+        let mut state = State {
+            plan,
+            exits: links.exits,
+            status: links.status,
+            newest: links.newest,
+            limits: links.limits,
             infer,
-            policy,
-            model: parts.model.clone(),
-            pace: parts.pace,
-            hop_ns: u64::from(parts.window.hop_ms) * NS_PER_MS,
-            lateness_ns: u64::from(parts.window.lateness_ms) * NS_PER_MS,
-            heartbeat_ms: parts.heartbeat_ms,
-            expected,
-            state_file,
-            speaker: Arc::clone(&parts.speaker),
-            exits: Arc::clone(&parts.exits),
-            status: Arc::clone(&parts.status),
+            policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
+            numbers,
+            expected: u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO,
             beat: Heartbeat { label: NO_LABEL, ..Heartbeat::default() },
-            beat_due_ms: parts.heartbeat_ms,
+            beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
             start_ns: None,
             end_ns: 0,
             infer_time: Duration::ZERO,
         };
-        if let Some(event) = orphan {
-            mind.tell(event);
-        }
-        Ok(Core { parts, gives, windows: None, mind })
+        state.end_left(left, first);
+        Core { plan, pool: links.pool, gate: links.gate, windows: None, state }
     }
 
     /// Takes readings until the recording is over or `stop` is set; what holds then is ended.
     pub fn attend(&mut self, readings: &Queue<Item>, stop: &AtomicBool) -> Result<()> {
-        let mut left = self.gives;
+        let mut left = self.plan.gives();
         let mut muted = false;
         let (cause, outcome) = loop {
             if stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
             }
-            if self.parts.gate.muted() != muted {
+            if self.gate.muted() != muted {
                 muted = !muted;
                 if muted {
-                    self.mind.close(Cause::Muted);
+                    self.state.close(Cause::Muted);
                     self.windows = None;
                 }
             }
@@ -144,7 +126,7 @@ impl<'a> Core<'a> {
                 }
             }
             if muted {
-                self.parts.pool.give(reading);
+                self.pool.give(reading);
             } else if let Err(error) = self.push(reading) {
                 break (Cause::Shutdown, Err(error));
             }
@@ -152,47 +134,49 @@ impl<'a> Core<'a> {
                 break (Cause::InputEnd, Ok(()));
             }
         };
-        self.mind.close(cause);
+        self.state.close(cause);
+        self.state.numbers.close(self.state.policy.next_seq());
         outcome
     }
 
     fn push(&mut self, reading: Reading) -> Result<()> {
         let windows = match &mut self.windows {
             Some(windows) => windows,
-            none => none.insert(Windows::new(
-                self.parts.window,
-                self.parts.frames,
-                self.gives,
-                self.parts.pool.clone(),
-            )?),
+            none => {
+                let plan = self.plan;
+                none.insert(Windows::new(plan.window, plan.frames, plan.gives(), self.pool.clone())?)
+            }
         };
-        let mind = &mut self.mind;
-        windows.push(reading, |window| mind.see(window))
+        let state = &mut self.state;
+        windows.push(reading, |window| state.see(window))
     }
 
     pub fn summary(&self, took: Duration) -> Summary {
-        let mind = &self.mind;
+        let state = &self.state;
         Summary {
-            windows: mind.beat.windows,
-            late: mind.beat.late,
-            events: mind.policy.next_seq(),
-            media: Duration::from_nanos(mind.end_ns - mind.start_ns.unwrap_or(mind.end_ns)),
+            windows: state.beat.windows,
+            late: state.beat.late,
+            events: state.beat.events,
+            media: Duration::from_nanos(state.end_ns - state.start_ns.unwrap_or(state.end_ns)),
             took,
-            infer: mind.infer_time,
+            infer: state.infer_time,
             ..Summary::default()
         }
     }
 }
 
-impl Mind<'_> {
+impl State<'_> {
     /// One window: scores, events, and perhaps a reason. A window whose successor is due as well is late and left out. Fails when the
     /// device of the model is lost.
     fn see(&mut self, window: &Window<'_>) -> Result<()> {
-        if self.pace != Pace::Fast && self.status.passed(window.end_ns + self.hop_ns, self.lateness_ns) {
+        let plan = self.plan;
+        let lateness_ns = u64::from(plan.window.lateness_ms) * NS_PER_MS;
+        if plan.pace != Pace::Fast && self.newest.passed(window.end_ns + plan.hop_ns(), lateness_ns) {
             self.beat.late += 1;
             self.status.set_beat(self.beat);
             return Ok(());
         }
+        self.take_limits();
         self.start_ns.get_or_insert(window.start_ns);
         self.end_ns = window.end_ns;
         let at_ms = window.end_ns / NS_PER_MS;
@@ -209,7 +193,7 @@ impl Mind<'_> {
         }
         let events = self.policy.push(&Observation {
             at_ms,
-            window_ms: self.speaker.window_ms,
+            window_ms: plan.window.window_ms,
             expected: self.expected,
             present,
             scores: scores.as_deref(),
@@ -222,7 +206,7 @@ impl Mind<'_> {
             self.tell(event);
         }
         self.status.set_beat(self.beat);
-        if let (Some(episode), Explain::OnChange) = (began, self.model.reason) {
+        if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
             self.explain(episode, at_ms)?;
         }
         self.status.set_busy(false);
@@ -230,23 +214,43 @@ impl Mind<'_> {
         Ok(())
     }
 
+    /// Thresholds that came with a new config.
+    fn take_limits(&mut self) {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(limits) = limits {
+            self.policy.set_limits(limits);
+        }
+    }
+
+    /// Ends the episodes of an earlier run, numbered from `first`.
+    fn end_left(&mut self, left: &[Told], first: u32) {
+        let at_ms = self.now_ms();
+        let system_boot = machine::system_boot();
+        for (told, seq) in left.iter().zip(first..) {
+            let known = self.plan.speaker.label(told.begin.label).is_some();
+            let label = if known { told.begin.label } else { NO_LABEL };
+            let end = told.ended(at_ms, clock::wall(), &system_boot, self.expected);
+            self.tell(Event { seq, label, ..end });
+        }
+    }
+
     /// Probabilities of the labels, or `None` where the model failed on this window.
     fn score(&mut self, input: &Input<'_>) -> Result<Option<Probabilities>> {
         let result = self
             .infer
-            .see(&self.model.prompt, input)
-            .and_then(|()| self.infer.score(&self.model.labels))
+            .see(&self.plan.model.prompt, input)
+            .and_then(|()| self.infer.score(&self.plan.model.labels))
             .map(|scores| scores.probabilities.as_slice());
         let failure = match result {
             Ok(scores)
-                if scores.len() == self.speaker.labels.len() && scores.iter().all(|p| p.is_finite()) =>
+                if scores.len() == self.plan.speaker.labels.len() && scores.iter().all(|p| p.is_finite()) =>
             {
                 if std::mem::take(&mut self.failing) {
                     log::warn!("the model works again");
                 }
                 return Ok(Some(scores.iter().copied().collect()));
             }
-            Ok(scores) => format!("scores {scores:?} for {} labels", self.speaker.labels.len()),
+            Ok(scores) => format!("scores {scores:?} for {} labels", self.plan.speaker.labels.len()),
             Err(error) if error.is::<Lost>() => return Err(error),
             Err(error) => format!("{error:#}"),
         };
@@ -258,7 +262,8 @@ impl Mind<'_> {
 
     fn explain(&mut self, episode: u32, at_ms: u64) -> Result<()> {
         let started = Instant::now();
-        let said = self.infer.ask(&self.model.reason_prompt).and_then(|()| self.infer.reason(&mut |_| {}));
+        let said =
+            self.infer.ask(&self.plan.model.reason_prompt).and_then(|()| self.infer.reason(&mut |_| {}));
         self.infer_time += started.elapsed();
         match said {
             Ok(said) => {
@@ -275,7 +280,7 @@ impl Mind<'_> {
     fn note_time(&mut self, started: Instant) {
         let took = started.elapsed();
         self.infer_time += took;
-        if self.pace != Pace::Fast {
+        if self.plan.pace != Pace::Fast {
             self.beat.infer_ms = took.as_millis() as u32;
         }
     }
@@ -296,39 +301,44 @@ impl Mind<'_> {
 
     /// Stamps an event and sends it to every sink.
     fn tell(&mut self, mut event: Event) {
-        if self.pace == Pace::Live {
+        if self.plan.pace == Pace::Live {
             let wall = clock::wall();
             let age_ms = (monotonic_ns() / NS_PER_MS).saturating_sub(event.at_ms);
             event.age_ms = u32::try_from(age_ms).unwrap_or(u32::MAX);
             event.wall_ms = wall.ms.saturating_sub(age_ms);
             event.wall_synced = u8::from(wall.synced);
         }
-        self.state_file.keep(&event, &self.speaker);
         self.exits.send(&Message::Event(event));
+        self.beat.events += 1;
+        self.numbers.reach(self.policy.next_seq());
         let holds = self.policy.holds();
         self.beat.label = holds.map_or(NO_LABEL, |(label, _)| label);
         self.beat.episode = holds.map_or(0, |(_, episode)| episode);
-        self.beat.events = self.policy.next_seq();
     }
 
     /// Ends what holds.
     fn close(&mut self, cause: Cause) {
-        let at_ms = match self.pace {
-            Pace::Live => monotonic_ns() / NS_PER_MS,
-            Pace::Paced | Pace::Fast => self.end_ns / NS_PER_MS,
-        };
-        for event in self.policy.close(at_ms, cause) {
+        for event in self.policy.close(self.now_ms(), cause) {
             self.tell(event);
         }
         self.status.set_beat(self.beat);
     }
 
+    /// Now on the clock of the readings.
+    fn now_ms(&self) -> u64 {
+        match self.plan.pace {
+            Pace::Live => monotonic_ns() / NS_PER_MS,
+            Pace::Paced | Pace::Fast => self.end_ns / NS_PER_MS,
+        }
+    }
+
     /// Recordings that are played fast have their heartbeats at the recording's own time.
     fn beat_in_time(&mut self, at_ms: u64) {
-        if self.pace != Pace::Fast || at_ms < self.beat_due_ms {
+        if self.plan.pace != Pace::Fast || at_ms < self.beat_due_ms {
             return;
         }
-        self.beat_due_ms = (at_ms / self.heartbeat_ms + 1) * self.heartbeat_ms;
+        let step_ms = u64::from(self.plan.daemon.heartbeat_ms);
+        self.beat_due_ms = (at_ms / step_ms + 1) * step_ms;
         let health = |bit: u8| if self.expected & bit != 0 { Health::Ok } else { Health::Off };
         let beat = Heartbeat { uptime_ms: at_ms, video: health(VIDEO), audio: health(AUDIO), ..self.beat };
         self.exits.send(&Message::Heartbeat(beat));

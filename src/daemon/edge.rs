@@ -1,11 +1,12 @@
-//! What the threads of sources and sinks do.
+//! A source's thread: opens its device through the gate, reads it, and puts readings into the core's queue.
 
-use super::{Item, Pace, Popped, Queue, pulse::Status};
+use super::{Item, Pace, Queue, newest::Newest, status::Status};
 use crate::{
+    outage::{self, Change, Outage},
     privacy::{Device, Gate},
-    sink::{Counts, Message, Sink},
     source::{Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, monotonic_ns},
 };
+use anyhow::Result;
 use std::{
     sync::{
         Arc,
@@ -16,148 +17,167 @@ use std::{
 };
 
 const WAIT: Duration = Duration::from_millis(100);
-const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY: outage::Limits = outage::Limits {
+    pause_min: Duration::from_millis(250),
+    pause_max: Duration::from_secs(5),
+    stable: Duration::ZERO,
+};
 /// Live chunks are joined up to this many samples (100 ms), so that few wait in the queue.
 const JOINED: usize = 1_600;
 /// Stamps of chunks that follow on differ by less.
 const JITTER_NS: u64 = 20_000_000;
 
-/// Tells a sink what comes through its queue, until the queue is closed and empty.
-pub fn tell(mut sink: Box<dyn Sink>, messages: &Queue<Message>) -> (&'static str, Counts) {
-    loop {
-        match messages.pop(WAIT) {
-            Popped::Item(message) => sink.send(&message),
-            Popped::Empty => sink.tick(),
-            Popped::Closed => break,
-        }
-    }
-    sink.close();
-    (sink.name(), sink.counts())
-}
-
-/// A source's thread: opens its device through the gate and reads it.
-pub struct Ear {
-    pub device: Device,
-    pub gives: Gives,
+/// What a source's thread works with.
+pub struct Links {
     pub gate: Arc<Gate>,
     pub pool: Pool,
-    pub pace: Pace,
-    /// Live frames nearer to each other than this are let go: no window would show them.
-    pub keep_ns: u64,
     pub readings: Arc<Queue<Item>>,
     pub status: Arc<Status>,
+    pub newest: Arc<Newest>,
     pub done: Arc<AtomicBool>,
 }
 
-impl Ear {
-    pub fn listen(self) {
-        let mut source: Option<Box<dyn Source>> = None;
-        let mut said = false;
-        let mut pause = RETRY_MIN;
-        let mut retry_at = Instant::now();
-        let mut kept_ns = 0;
-        let mut left = self.gives;
-        let mut held: Option<Chunk> = None;
-        while !self.done.load(Ordering::Acquire) && (left.video || left.audio) {
-            if self.gate.muted() {
-                if source.take().is_some() {
-                    log::info!("muted, device closed device={}", self.device.name());
+/// One source and its thread's state.
+pub struct Intake {
+    device: Device,
+    gives: Gives,
+    pace: Pace,
+    /// Live frames nearer to each other than this are let go.
+    keep_ns: u64,
+    links: Links,
+    source: Option<Box<dyn Source>>,
+    outage: Outage,
+    /// Stamp of the last frame that was kept.
+    kept_ns: u64,
+    /// Modalities that have not ended.
+    left: Gives,
+    /// A live chunk that waits for its successors.
+    held: Option<Chunk>,
+}
+
+impl Intake {
+    pub fn new(device: Device, gives: Gives, pace: Pace, keep_ns: u64, links: Links) -> Intake {
+        Intake {
+            outage: Outage::new(RETRY, monotonic_ns()),
+            device,
+            gives,
+            pace,
+            keep_ns,
+            links,
+            source: None,
+            kept_ns: 0,
+            left: gives,
+            held: None,
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.device.name()
+    }
+
+    /// Reads until the run is done or every track has ended.
+    pub fn run(mut self) {
+        while !self.links.done.load(Ordering::Acquire) && (self.left.video || self.left.audio) {
+            if self.links.gate.muted() {
+                if self.source.take().is_some() {
+                    log::info!("muted, device closed device={}", self.name());
                 }
                 thread::sleep(WAIT);
                 continue;
             }
-            let result = match &mut source {
-                Some(source) => source.read(WAIT),
-                None if Instant::now() < retry_at => {
+            let read = match &mut self.source {
+                Some(source) => {
+                    let read = source.read(WAIT);
+                    self.links.status.set_source(self.device.name(), source.counts());
+                    read
+                }
+                None if !self.outage.is_due(Instant::now()) => {
                     self.lost();
                     thread::sleep(WAIT);
                     continue;
                 }
-                None => match self.gate.open(&self.device, &self.pool) {
-                    Ok(opened) => {
-                        log::info!("device open device={}", self.device.name());
-                        source = Some(opened);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
+                None => self.open(),
             };
-            let result = match result {
-                Ok(Some(Reading::Chunk(chunk))) if self.pace == Pace::Live => {
-                    Ok(self.join(&mut held, chunk).map(Reading::Chunk))
-                }
-                other => {
-                    if let Some(chunk) = held.take_if(|_| !matches!(other, Ok(Some(Reading::Frame(_))))) {
-                        self.push(Reading::Chunk(chunk));
-                    }
-                    other
-                }
-            };
-            match result {
-                Ok(None) => {}
-                Ok(Some(Reading::End { modality })) => {
-                    match modality {
-                        Modality::Video => left.video = false,
-                        Modality::Audio => left.audio = false,
-                    }
-                    self.push(Reading::End { modality });
-                }
-                Ok(Some(Reading::Frame(frame)))
-                    if self.pace == Pace::Live
-                        && frame.captured_ns < kept_ns + self.keep_ns
-                        && kept_ns > 0 =>
-                {
-                    self.status.saw(Modality::Video);
-                    self.pool.give_rgb(frame.rgb);
-                }
-                Ok(Some(reading)) => {
-                    if let Reading::Frame(frame) = &reading {
-                        kept_ns = frame.captured_ns;
-                    }
-                    if !matches!(reading, Reading::Lost { .. }) {
-                        pause = RETRY_MIN;
-                        if std::mem::take(&mut said) {
-                            log::warn!("device is back device={}", self.device.name());
-                        }
-                    }
-                    self.push(reading);
-                }
+            match self.joined(read) {
+                Ok(reading) => reading.into_iter().for_each(|reading| self.take(reading)),
                 Err(error) if self.pace != Pace::Live => {
-                    self.readings.push_wait(Item::Failed(error));
+                    self.links.readings.push_wait(Item::Failed(error));
                     return;
                 }
-                Err(error) => {
-                    source = None;
-                    retry_at = Instant::now() + pause;
-                    pause = (pause * 2).min(RETRY_MAX);
-                    if !std::mem::replace(&mut said, true) {
-                        log::warn!("device is away, trying again device={}: {error:#}", self.device.name());
-                    }
-                    self.lost();
-                }
+                Err(error) => self.fail(&error),
             }
         }
     }
 
+    fn open(&mut self) -> Result<Option<Reading>> {
+        self.source = Some(self.links.gate.open(&self.device, &self.links.pool)?);
+        log::info!("device open device={}", self.name());
+        Ok(None)
+    }
+
+    fn fail(&mut self, error: &anyhow::Error) {
+        self.source = None;
+        if self.outage.fails(Instant::now()) == Some(Change::Lost) {
+            log::warn!("device is away, trying again device={}: {error:#}", self.name());
+        }
+        self.lost();
+    }
+
+    /// Live chunks go on joined; whatever else is not a frame sends the held one first.
+    fn joined(&mut self, read: Result<Option<Reading>>) -> Result<Option<Reading>> {
+        match read {
+            Ok(Some(Reading::Chunk(chunk))) if self.pace == Pace::Live => {
+                Ok(self.join(chunk).map(Reading::Chunk))
+            }
+            other => {
+                if let Some(chunk) = self.held.take_if(|_| !matches!(other, Ok(Some(Reading::Frame(_))))) {
+                    self.push(Reading::Chunk(chunk));
+                }
+                other
+            }
+        }
+    }
+
+    fn take(&mut self, reading: Reading) {
+        match &reading {
+            Reading::End { modality: Modality::Video } => self.left.video = false,
+            Reading::End { modality: Modality::Audio } => self.left.audio = false,
+            Reading::Frame(frame) => {
+                let near = self.kept_ns > 0 && frame.captured_ns < self.kept_ns + self.keep_ns;
+                if self.pace == Pace::Live && near {
+                    self.links.status.saw(Modality::Video);
+                    return self.links.pool.give(reading);
+                }
+                self.kept_ns = frame.captured_ns;
+            }
+            Reading::Chunk(_) | Reading::Lost { .. } => {}
+        }
+        if !matches!(reading, Reading::Lost { .. })
+            && let Some(Change::Back(away)) = self.outage.works(Instant::now())
+        {
+            log::warn!("device is back device={} away_s={}", self.name(), away.as_secs());
+        }
+        self.push(reading);
+    }
+
     /// Adds a chunk to the held one, and returns what is ready to go.
-    fn join(&self, held: &mut Option<Chunk>, chunk: Chunk) -> Option<Chunk> {
+    fn join(&mut self, chunk: Chunk) -> Option<Chunk> {
         let follows = |first: &Chunk| {
             let end_ns =
                 first.captured_ns + first.samples.len() as u64 * 1_000_000_000 / u64::from(SAMPLE_RATE);
             end_ns.abs_diff(chunk.captured_ns) < JITTER_NS
         };
-        match held {
+        match &mut self.held {
             Some(first) if follows(first) => {
                 first.samples.extend_from_slice(&chunk.samples);
-                self.pool.give_samples(chunk.samples);
-                held.take_if(|first| first.samples.len() >= JOINED)
+                self.links.pool.give_samples(chunk.samples);
+                self.held.take_if(|first| first.samples.len() >= JOINED)
             }
-            _ => held.replace(chunk),
+            _ => self.held.replace(chunk),
         }
     }
 
-    /// Says that nothing came until now, so that windows go on.
+    /// Tells that nothing came until now, so that windows go on.
     fn lost(&self) {
         let at_ns = monotonic_ns();
         for (gives, modality) in [(self.gives.video, Modality::Video), (self.gives.audio, Modality::Audio)] {
@@ -168,21 +188,28 @@ impl Ear {
     }
 
     fn push(&self, reading: Reading) {
-        self.status.note(&reading);
+        let links = &self.links;
+        links.status.note(&reading);
+        match reading {
+            Reading::Frame(ref frame) => links.newest.note(Modality::Video, frame.captured_ns),
+            Reading::Chunk(ref chunk) => links.newest.note(Modality::Audio, chunk.captured_ns),
+            Reading::Lost { modality, at_ns } => links.newest.note(modality, at_ns),
+            Reading::End { .. } => {}
+        }
         let item = Item::Reading(reading);
         let gone = match self.pace {
-            Pace::Fast => self.readings.push_wait(item),
-            Pace::Live | Pace::Paced => self.readings.push(item),
+            Pace::Fast => links.readings.push_wait(item),
+            Pace::Live | Pace::Paced => links.readings.push(item),
         };
         if let Some(Item::Reading(reading)) = gone {
-            if !self.done.load(Ordering::Acquire) {
-                self.status.drop_one();
+            if !links.done.load(Ordering::Acquire) {
+                links.status.drop_some(1);
             }
             // The end of a track is no reading that may be lost.
             if let Reading::End { .. } = reading {
-                self.readings.push(Item::Reading(reading));
+                links.readings.push(Item::Reading(reading));
             } else {
-                self.pool.give(reading);
+                links.pool.give(reading);
             }
         }
     }

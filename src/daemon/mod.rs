@@ -1,4 +1,4 @@
-//! Threads, bounded queues, counters, shutdown: the only room that names a thread or a channel.
+//! The run: threads, bounded queues, counters, shutdown.
 //!
 //! One thread per source, one per sink, one for the pulse (heartbeats, watchdog, the status line), and the caller's, which owns
 //! window, model and policy and thus all state that changes.
@@ -12,33 +12,43 @@
 //! that is played fast waits instead, nothing is dropped, and the same recording gives the same messages.
 //! Limits: both kinds of queue have their length from the config; what circulates between them comes from one pool. From a reading to
 //! the serial line nothing is allocated after the first windows (`tests/steady.rs`). What does allocate, for as long as it is told: a
-//! reason its tokens and text, a line of JSON or an MQTT message its text, the state file and the minute's status line theirs.
+//! reason its tokens and text, a line of JSON or an MQTT message its text, what is kept on disk and the minute's status line theirs.
 
 mod core;
 mod edge;
+mod exits;
+mod newest;
+mod numbers;
+mod plan;
+mod prepare;
 mod pulse;
 mod queue;
-mod state_file;
+mod rehearsal;
+mod status;
+mod threads;
 
+pub use exits::Exits;
+pub use plan::{Limit, Plan};
+pub use prepare::prepare;
 pub use queue::{Popped, Queue};
+pub use rehearsal::{keep_up, rehearse};
+pub use status::Snapshot;
 
 use crate::{
-    config,
     model::Infer,
-    policy, privacy,
-    sink::{self, Message, Sink, Speaker},
-    source::{Gives, Pool, Reading},
-    window,
+    policy,
+    privacy::Gate,
+    sink::{self, Sink, ledger::Told},
+    source::Reading,
 };
-use anyhow::{Context, Result};
-use pulse::Status;
+use anyhow::Result;
+use newest::Newest;
+use status::Status;
 use std::{
-    path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -53,21 +63,24 @@ pub enum Pace {
     Fast,
 }
 
-/// Everything a run is made of, but the model.
-pub struct Plan {
-    pub devices: Vec<(privacy::Device, Gives)>,
-    pub gate: Arc<privacy::Gate>,
-    pub pool: Pool,
-    pub pace: Pace,
-    pub window: window::Settings,
-    /// Pictures per window.
-    pub frames: usize,
-    pub policy: policy::Limits,
-    pub model: config::Model,
-    pub daemon: config::Daemon,
-    pub state_file: PathBuf,
-    pub speaker: Arc<Speaker>,
-    pub sinks: Vec<Box<dyn Sink>>,
+/// What a run is steered by from outside, while it goes on.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    pub gate: Arc<Gate>,
+    pub stop: Arc<AtomicBool>,
+    /// Thresholds that replace the plan's at the next window.
+    pub limits: Arc<Mutex<Option<policy::Limits>>>,
+}
+
+impl Controls {
+    /// For a plan; refuses a purpose that may not be.
+    pub fn new(plan: &Plan) -> Result<Controls> {
+        Ok(Controls {
+            gate: Arc::new(Gate::new(&plan.privacy)?),
+            stop: Arc::default(),
+            limits: Arc::default(),
+        })
+    }
 }
 
 /// What a run did.
@@ -86,122 +99,85 @@ pub struct Summary {
 }
 
 /// What sources put into the core's queue.
-enum Item {
+pub enum Item {
     Reading(Reading),
     /// A recording cannot be read any further.
     Failed(anyhow::Error),
 }
 
-/// The way to every sink.
-struct Exits {
-    queues: Vec<Arc<Queue<Message>>>,
-    pace: Pace,
-    status: Arc<Status>,
+/// Opens the sinks of a plan.
+pub fn open_sinks(plan: &Plan) -> Result<Vec<Box<dyn Sink>>> {
+    let setup = plan.setup();
+    plan.sinks.iter().map(|settings| settings.open(&setup)).collect()
 }
 
-impl Exits {
-    fn send(&self, message: &Message) {
-        for queue in &self.queues {
-            if self.pace == Pace::Fast {
-                queue.push_wait(message.clone());
-            } else if queue.push(message.clone()).is_some() {
-                self.status.drop_one();
-            }
-        }
-    }
-}
-
-/// Runs until a recording is over or `stop` is set. An error is a recording that cannot be read; whatever else goes wrong is
-/// coped with and counted.
-pub fn run(plan: Plan, infer: &mut dyn Infer, stop: &Arc<AtomicBool>) -> Result<Summary> {
+/// Runs until a recording is over or the controls stop it. An error is a recording that cannot be read, or a lost device of the
+/// model; whatever else goes wrong is coped with and counted.
+pub fn run(
+    plan: &Plan,
+    controls: &Controls,
+    sinks: Vec<Box<dyn Sink>>,
+    infer: &mut dyn Infer,
+) -> Result<Summary> {
     let started = Instant::now();
-    let status = Arc::new(Status::new(&plan));
+    let status = Arc::new(Status::new(plan));
+    let newest = Arc::new(Newest::new(plan.gives()));
     let readings = Arc::new(Queue::new(plan.daemon.readings_max));
     let done = Arc::new(AtomicBool::new(false));
+    let pool = plan.pool();
 
-    let mut exits = Exits { queues: Vec::new(), pace: plan.pace, status: Arc::clone(&status) };
-    let mut sinks = Vec::new();
-    for sink in plan.sinks {
-        let queue = Arc::new(Queue::new(plan.daemon.messages_max));
-        exits.queues.push(Arc::clone(&queue));
-        sinks.push(start(&format!("sink-{}", sink.name()), move || edge::tell(sink, &queue))?);
-    }
+    let left = left(&sinks);
+    let messages_max = plan.daemon.messages_max;
+    let (exits, delivery) = Exits::open(sinks, messages_max, plan.pace, &status, &controls.stop)?;
     let mut sources = Vec::new();
-    for (device, gives) in plan.devices {
-        let ear = edge::Ear {
-            device,
-            gives,
-            gate: Arc::clone(&plan.gate),
-            pool: plan.pool.clone(),
-            pace: plan.pace,
-            keep_ns: u64::from(plan.window.window_ms) * 1_000_000 / plan.frames as u64 / 4,
+    for (device, gives) in &plan.sources {
+        let links = edge::Links {
+            gate: Arc::clone(&controls.gate),
+            pool: pool.clone(),
             readings: Arc::clone(&readings),
             status: Arc::clone(&status),
+            newest: Arc::clone(&newest),
             done: Arc::clone(&done),
         };
-        sources.push(start(&format!("source-{}", ear.device.name()), move || ear.listen())?);
+        let intake = edge::Intake::new(device.clone(), *gives, plan.pace, plan.keep_ns(), links);
+        sources.push(threads::start(&format!("source-{}", intake.name()), move || intake.run())?);
     }
-    let exits = Arc::new(exits);
     let pulse = match plan.pace {
         Pace::Fast => None,
         Pace::Live | Pace::Paced => {
             let (exits, status, done) = (Arc::clone(&exits), Arc::clone(&status), Arc::clone(&done));
-            let (gate, daemon) = (Arc::clone(&plan.gate), plan.daemon.clone());
-            Some(start("pulse", move || pulse::beat(&exits, &status, &gate, &daemon, &done))?)
+            let (gate, daemon) = (Arc::clone(&controls.gate), plan.daemon.clone());
+            Some(threads::start("pulse", move || pulse::beat(&exits, &status, &gate, &daemon, &done))?)
         }
     };
 
-    let mut core = core::Core::new(
-        core::Parts {
-            pace: plan.pace,
-            window: plan.window,
-            frames: plan.frames,
-            limits: plan.policy,
-            model: plan.model,
-            heartbeat_ms: u64::from(plan.daemon.heartbeat_ms),
-            state_file: plan.state_file,
-            speaker: Arc::clone(&plan.speaker),
-            gate: Arc::clone(&plan.gate),
-            pool: plan.pool.clone(),
-            exits: Arc::clone(&exits),
-            status: Arc::clone(&status),
-        },
-        infer,
-    )?;
-    let outcome = core.attend(&readings, stop);
+    let links = core::Links {
+        gate: Arc::clone(&controls.gate),
+        pool,
+        exits: Arc::clone(&exits),
+        status: Arc::clone(&status),
+        newest,
+        limits: Arc::clone(&controls.limits),
+    };
+    let mut core = core::Core::new(plan, links, infer, &left);
+    let outcome = core.attend(&readings, &controls.stop);
     let summary = core.summary(started.elapsed());
 
     done.store(true, Ordering::Release);
     readings.close();
-    for source in sources {
-        join(source);
+    for thread in sources.into_iter().chain(pulse) {
+        threads::join(thread);
     }
-    if let Some(pulse) = pulse {
-        join(pulse);
-    }
-    for queue in &exits.queues {
-        queue.close();
-    }
-    let sinks = sinks.into_iter().filter_map(join).collect();
-    outcome.map(|()| Summary { sinks, dropped: status.dropped(), took: started.elapsed(), ..summary })
+    exits.close();
+    let sinks = delivery.finish(plan.pace, &controls.stop, &status);
+    let dropped = status.snapshot(false).heartbeat.dropped;
+    outcome.map(|()| Summary { sinks, dropped, took: started.elapsed(), ..summary })
 }
 
-fn start<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<thread::JoinHandle<T>> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .with_context(|| format!("starting the thread {name}"))
-}
-
-/// A thread that panicked is a bug: it is said and not hidden.
-fn join<T>(handle: thread::JoinHandle<T>) -> Option<T> {
-    let name = handle.thread().name().unwrap_or_default().to_string();
-    let done = handle.join();
-    if done.is_err() {
-        log::error!("the thread {name} panicked");
-    }
-    done.ok()
+/// The begins that an earlier run told and did not end, each once, in the order of their numbers.
+fn left(sinks: &[Box<dyn Sink>]) -> Vec<Told> {
+    let mut left: Vec<Told> = sinks.iter().filter_map(|sink| sink.left().cloned()).collect();
+    left.sort_by_key(|told| told.begin.episode);
+    left.dedup_by_key(|told| told.begin.episode);
+    left
 }

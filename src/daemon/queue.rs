@@ -1,4 +1,4 @@
-//! A bounded queue between threads that never grows: full, it drops its oldest or makes the sender wait.
+//! A bounded queue between threads that never grows: full, it drops something or makes the sender wait.
 
 use std::{
     collections::VecDeque,
@@ -47,13 +47,38 @@ impl<T> Queue<T> {
         oldest
     }
 
+    /// Adds an item; where the queue is full, `make_room` removes at least one first. A closed queue takes nothing.
+    pub fn push_making_room(&self, item: T, mut make_room: impl FnMut(&mut VecDeque<T>)) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        while inner.items.len() >= self.capacity {
+            make_room(&mut inner.items);
+        }
+        inner.items.push_back(item);
+        self.filled.notify_one();
+    }
+
     /// Adds an item when there is room; a closed queue takes nothing and returns it.
     pub fn push_wait(&self, item: T) -> Option<T> {
-        let mut inner = self.lock();
-        while inner.items.len() == self.capacity && !inner.closed {
-            inner = self.freed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        let mut item = Some(item);
+        while let Some(waiting) = item.take() {
+            item = self.push_within(waiting, Duration::from_secs(1));
+            if item.is_some() && self.lock().closed {
+                break;
+            }
         }
-        if inner.closed {
+        item
+    }
+
+    /// Adds an item when there is room within some time, or returns it.
+    pub fn push_within(&self, item: T, wait: Duration) -> Option<T> {
+        let inner = self.lock();
+        let full = |inner: &mut Inner<T>| inner.items.len() == self.capacity && !inner.closed;
+        let (mut inner, _) =
+            self.freed.wait_timeout_while(inner, wait, full).unwrap_or_else(PoisonError::into_inner);
+        if inner.closed || inner.items.len() == self.capacity {
             return Some(item);
         }
         inner.items.push_back(item);

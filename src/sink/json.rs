@@ -24,6 +24,9 @@ pub struct Hello {
     pub protocol: String,
     pub schema: String,
     pub boot: String,
+    /// Tells machines with the same device name apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     pub device: String,
     pub software: String,
     pub purpose: String,
@@ -40,6 +43,9 @@ pub struct Hello {
 pub struct Event {
     /// `begin`, `change`, `end` or `unknown`.
     pub event: String,
+    /// With the device's name and `seq` it names this event for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
     pub seq: u32,
     pub episode: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,7 +57,12 @@ pub struct Event {
     pub cause: Option<String>,
     pub track: u16,
     pub at_ms: u64,
-    pub begin_ms: u64,
+    /// Absent where the episode began before this machine was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin_ms: Option<u64>,
+    /// Of an `end`: how long the label held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasted_ms: Option<u64>,
     pub window_ms: u32,
     pub present: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -116,12 +127,15 @@ pub struct Reason {
 
 impl Line {
     pub fn hello(speaker: &Speaker) -> Line {
-        Line::Hello(Hello::of(&speaker.hello()))
+        let machine = Some(speaker.machine.clone()).filter(|machine| !machine.is_empty());
+        Line::Hello(Hello { machine, ..Hello::of(&speaker.hello()) })
     }
 
     pub fn of(message: &Message, speaker: &Speaker) -> Line {
         match message {
-            Message::Event(event) => Line::Event(Event::of(event, speaker.label(event.label))),
+            Message::Event(event) => {
+                Line::Event(Event::of(event, speaker.label(event.label), Some(speaker.boot)))
+            }
             Message::Heartbeat(beat) => Line::Heartbeat(Heartbeat::of(beat, speaker.label(beat.label))),
             Message::Scores(scores) => Line::Scores(Scores {
                 at_ms: scores.at_ms,
@@ -152,6 +166,7 @@ impl Hello {
             protocol: format!("{}.{}", wire::VERSION, hello.minor),
             schema: format!("{:08x}", hello.schema),
             boot: format!("{:016x}", hello.boot),
+            machine: None,
             device: hello.device.into(),
             software: hello.software.into(),
             purpose: hello.purpose.into(),
@@ -167,11 +182,13 @@ impl Hello {
 }
 
 impl Event {
-    pub fn of(event: &wire::Event, label: Option<&str>) -> Event {
+    /// `boot` is that of the hello before it, where one was heard.
+    pub fn of(event: &wire::Event, label: Option<&str>, boot: Option<u64>) -> Event {
         let cause = (event.cause != wire::Cause::None).then(|| event.cause.name().into());
         let wall = event.wall_ms > 0;
         Event {
             event: event.kind.name().into(),
+            boot: boot.map(|boot| format!("{boot:016x}")),
             seq: event.seq,
             episode: event.episode,
             label: label.map(Into::into),
@@ -180,7 +197,8 @@ impl Event {
             cause,
             track: event.track,
             at_ms: event.at_ms,
-            begin_ms: event.begin_ms,
+            begin_ms: (event.begin_ms <= event.at_ms).then_some(event.begin_ms),
+            lasted_ms: (event.kind == wire::Kind::End).then(|| event.lasted_ms()),
             window_ms: event.window_ms,
             present: modalities(event.present),
             missing: modalities(event.missing()),

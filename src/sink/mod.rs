@@ -1,25 +1,42 @@
-//! Exits for events: serial, MQTT, standard output. One file per kind.
+//! Exits for events: serial, MQTT, standard output. One file or folder per kind, and one line in [`settings`].
 //!
 //! A sink is a value that one thread owns. It is told [`Message`]s as they come and [`Sink::tick`]ed when none do, so that it
-//! can look after its connection. A sink never fails: what it cannot send it counts, and an edge that is lost is said once in
+//! can look after its connection. A sink never fails: what it cannot send it counts, and an edge that is lost is reported once in
 //! the log when it goes and once when it is back.
 //!
+//! Invariant: for every begin that a receiver got it gets one end, also over a lost edge, a full queue and a restart
+//! ([`ledger`], [`backlog`]).
 //! Limits: a message is small and mostly `Copy`; only a reason carries text.
 
 use crate::wire::{self, Event, Heartbeat, LABELS_MAX};
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+pub mod backlog;
 pub mod clock;
 pub mod json;
+pub mod ledger;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod serial;
+pub mod settings;
 pub mod stdout;
+
+pub use settings::{Settings, Sinks};
+
+/// What a sink is opened with, beside its own settings.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub speaker: Arc<Speaker>,
+    /// Where a sink keeps what must survive a restart; empty: nowhere.
+    pub state_dir: PathBuf,
+}
 
 /// Who speaks: a hello that owns its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Speaker {
     pub boot: u64,
+    /// Tells this machine from another with the same device name ([`crate::machine::id`]); empty for recordings.
+    pub machine: String,
     pub device: String,
     pub purpose: String,
     pub bundle: String,
@@ -72,11 +89,17 @@ pub struct Counts {
     pub dropped: u64,
     /// Times the edge was lost.
     pub losses: u64,
+    /// Messages that wait for the edge.
+    pub waiting: u64,
 }
 
 pub trait Sink: Send {
     /// `stdout`, `serial`, `mqtt`.
     fn name(&self) -> &'static str;
+    /// The begin that an earlier run told here and did not end.
+    fn left(&self) -> Option<&ledger::Told> {
+        None
+    }
     fn send(&mut self, message: &Message);
     /// Called a few times a second when there is nothing to send.
     fn tick(&mut self) {}

@@ -2,12 +2,19 @@
 //!
 //! The line is opened raw, exclusive and without waiting. A hello goes out when it opens and every `hello_s`; sequence numbers
 //! go on over a reopen, so that a receiver sees what it missed. A tty that vanishes, or is not there yet, is looked for with
-//! growing pauses.
+//! growing pauses. When it is back, the hello is followed by the end that is owed and the begin of what holds ([`super::ledger`]).
 //!
 //! Limits: one packet at a time; a line that takes nothing for `write_ms` costs that packet.
 
-use super::{Counts, Message, Sink, Speaker, cut};
-use crate::wire::{self, LINE_BYTES_MAX, REASON_BYTES_MAX, ReasonPart};
+use super::{
+    Counts, Message, Setup, Sink, Speaker, cut,
+    ledger::{Ledger, Told},
+};
+use crate::{
+    kept::Kept,
+    outage::{self, Change, Outage},
+    wire::{self, LINE_BYTES_MAX, REASON_BYTES_MAX, ReasonPart},
+};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -22,8 +29,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-const RETRY_MIN: Duration = Duration::from_millis(250);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY: outage::Limits = outage::Limits {
+    pause_min: Duration::from_millis(250),
+    pause_max: Duration::from_secs(5),
+    stable: Duration::ZERO,
+};
+/// How long closing waits for a line to take what was written.
+const CLOSE_WAIT: Duration = Duration::from_millis(1_500);
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -47,6 +59,8 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &[];
+
     pub fn check(&self) -> Result<()> {
         ensure!(
             !self.tty.as_os_str().is_empty(),
@@ -67,49 +81,57 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Opens the line once.
+    pub fn probe(&self, _: &Setup) -> Result<()> {
+        open(&self.tty, self.baud).map(drop)
+    }
+
+    pub fn open(&self, setup: &Setup) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(Serial::new(self.clone(), setup)))
+    }
+}
+
 pub struct Serial {
     settings: Settings,
     speaker: Arc<Speaker>,
     line: Option<OwnedFd>,
     seq: u16,
     hello_at: Instant,
-    retry_at: Instant,
-    retry_pause: Duration,
-    /// The loss was said and not yet healed.
-    said: bool,
+    outage: Outage,
+    ledger: Ledger,
     counts: Counts,
 }
 
 impl Serial {
     /// Never fails: a tty that is not there yet is looked for again.
-    pub fn new(settings: Settings, speaker: Arc<Speaker>) -> Serial {
-        let now = Instant::now();
+    pub fn new(settings: Settings, setup: &Setup) -> Serial {
+        let speaker = Arc::clone(&setup.speaker);
         let mut serial = Serial {
+            outage: Outage::new(RETRY, speaker.boot),
+            ledger: Ledger::new(Kept::new(&setup.state_dir, "serial.json"), speaker.boot),
             settings,
             speaker,
             line: None,
             seq: 0,
-            hello_at: now,
-            retry_at: now,
-            retry_pause: RETRY_MIN,
-            said: false,
+            hello_at: Instant::now(),
             counts: Counts::default(),
         };
         serial.attend();
         serial
     }
 
-    /// Opens the line when it is time to, and says hello when it is time to.
+    /// Opens the line when it is time to, says hello when it is time to, and sends what is owed.
     fn attend(&mut self) {
         let now = Instant::now();
-        if self.line.is_none() && now >= self.retry_at {
+        if self.line.is_none() && self.outage.is_due(now) {
             match open(&self.settings.tty, self.settings.baud) {
                 Ok(line) => {
                     self.line = Some(line);
-                    self.retry_pause = RETRY_MIN;
                     self.hello_at = now;
-                    if std::mem::take(&mut self.said) {
-                        log::warn!("serial line is back tty={}", self.settings.tty.display());
+                    if let Some(Change::Back(away)) = self.outage.works(now) {
+                        let tty = self.settings.tty.display();
+                        log::warn!("serial line is back tty={tty} away_s={}", away.as_secs());
                     }
                 }
                 Err(error) => self.lose(&error),
@@ -120,26 +142,38 @@ impl Serial {
             let speaker = Arc::clone(&self.speaker);
             self.put(&wire::Message::Hello(speaker.hello()));
         }
+        self.settle();
+    }
+
+    /// Sends what the receiver has to be told, as far as the line takes it.
+    fn settle(&mut self) {
+        while self.line.is_some()
+            && let Some(event) = self.ledger.due()
+        {
+            self.ledger.sending(&event);
+            if !self.put(&wire::Message::Event(event)) {
+                self.counts.dropped += self.ledger.failed();
+                return;
+            }
+            self.ledger.sent(&event);
+        }
     }
 
     fn lose(&mut self, error: &anyhow::Error) {
         self.line = None;
-        self.retry_at = Instant::now() + self.retry_pause;
-        self.retry_pause = (self.retry_pause * 2).min(RETRY_MAX);
-        if !self.said {
-            self.said = true;
-            self.counts.losses += 1;
+        if self.outage.fails(Instant::now()) == Some(Change::Lost) {
             log::warn!("serial line is away, trying again: {error:#}");
         }
+        self.counts.losses = self.outage.losses();
     }
 
-    fn put(&mut self, message: &wire::Message<'_>) {
+    /// Whether the line took the whole packet.
+    fn put(&mut self, message: &wire::Message<'_>) -> bool {
         let mut packet = [0u8; LINE_BYTES_MAX];
         let seq = self.seq;
         self.seq = self.seq.wrapping_add(1);
         let Some(line) = &self.line else {
-            self.counts.dropped += 1;
-            return;
+            return false;
         };
         let sent = match wire::encode(message, seq, &mut packet) {
             Ok(len) => write(line, &packet[..len], Duration::from_millis(u64::from(self.settings.write_ms)))
@@ -149,14 +183,17 @@ impl Serial {
                 Ok(false)
             }
         };
-        match sent {
-            Ok(true) => self.counts.sent += 1,
-            Ok(false) => self.counts.dropped += 1,
-            Err(error) => {
-                self.counts.dropped += 1;
-                self.lose(&error);
-            }
+        if let Err(error) = &sent {
+            self.lose(error);
         }
+        let sent = sent.unwrap_or(false);
+        self.counts.sent += u64::from(sent);
+        sent
+    }
+
+    /// A packet that nobody asks for again.
+    fn put_once(&mut self, message: &wire::Message<'_>) {
+        self.counts.dropped += u64::from(!self.put(message));
     }
 }
 
@@ -165,17 +202,23 @@ impl Sink for Serial {
         "serial"
     }
 
+    fn left(&self) -> Option<&Told> {
+        self.ledger.left()
+    }
+
     fn send(&mut self, message: &Message) {
+        if let Message::Event(event) = message {
+            self.counts.dropped += self.ledger.push(*event);
+        }
         self.attend();
         match message {
-            Message::Event(event) => self.put(&wire::Message::Event(*event)),
-            Message::Heartbeat(beat) => self.put(&wire::Message::Heartbeat(*beat)),
+            Message::Heartbeat(beat) => self.put_once(&wire::Message::Heartbeat(*beat)),
             Message::Reason(reason) if self.settings.reasons => {
                 for part in parts(reason.episode, &reason.text) {
-                    self.put(&wire::Message::Reason(part));
+                    self.put_once(&wire::Message::Reason(part));
                 }
             }
-            Message::Reason(_) | Message::Scores(_) => {}
+            Message::Event(_) | Message::Reason(_) | Message::Scores(_) => {}
         }
     }
 
@@ -193,8 +236,9 @@ impl Sink for Serial {
     }
 
     fn close(&mut self) {
+        self.attend();
         if let Some(line) = &self.line {
-            drain(line, Duration::from_secs(2));
+            drain(line, CLOSE_WAIT);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Standard output: one JSON object per line, for people, pipes and `mien draw`.
 
-use super::{Counts, Message, Sink, Speaker, json::Line};
+use super::{Counts, Message, Setup, Sink, Speaker, json::Line};
+use anyhow::Result;
 use std::{
     io::{self, Write},
     sync::Arc,
@@ -18,6 +19,22 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings { enabled: true, scores: false, heartbeats: false }
+    }
+}
+
+impl Settings {
+    pub const PATHS: &[&str] = &[];
+
+    pub fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn probe(&self, _: &Setup) -> Result<()> {
+        Ok(())
+    }
+
+    pub fn open(&self, setup: &Setup) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(Stdout::new(self.clone(), Arc::clone(&setup.speaker))))
     }
 }
 

@@ -22,6 +22,7 @@
 //! A value of a small code (event kind, cause, health) that a receiver does not know reads as its `Other`.
 //!
 //! Units: `_ms`; `at_ms`, `begin_ms` and `uptime_ms` count on the sender's monotonic clock, `wall_ms` is Unix time or 0.
+//! `at_ms - begin_ms`, modulo 2^64, of an end is how long its episode lasted, also over a restart of the sender.
 //! Invariant: a receiver holds a label as begun from its `Begin` to its `End`, or to a hello with another `boot`.
 //! Limits: [`RAW_BYTES_MAX`] before framing, [`LINE_BYTES_MAX`] with it; [`LABELS_MAX`] labels.
 
@@ -128,7 +129,8 @@ pub struct Hello<'a> {
 /// A change of what is known about a person's expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Of events since the start, the same on every sink; a gap means that a queue dropped some.
+    /// Of events, the same on every sink; with `boot` of the hello and the device's name it is unique for ever. A gap means that
+    /// a queue dropped some, or that the daemon began anew.
     pub seq: u32,
     /// `seq` of the `Begin` that this belongs to; its own for `Unknown`.
     pub episode: u32,
@@ -146,7 +148,8 @@ pub struct Event {
     pub cause: Cause,
     /// End of the window that decided.
     pub at_ms: u64,
-    /// `at_ms` of the `Begin`; equal to `at_ms` for `Begin` and `Unknown`.
+    /// `at_ms` of the `Begin`, modulo 2^64 where that was before the sender's clock began; equal to `at_ms` for `Begin` and
+    /// `Unknown`.
     pub begin_ms: u64,
     pub window_ms: u32,
     /// Unix time of `at_ms`, or 0 where there is none (a recording).
@@ -158,6 +161,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// How long the label held, for an `End`.
+    pub fn lasted_ms(&self) -> u64 {
+        self.at_ms.wrapping_sub(self.begin_ms)
+    }
+
     /// Expected modalities that the window lacked.
     pub fn missing(&self) -> u8 {
         self.expected & !self.present

@@ -2,10 +2,10 @@
 
 #![cfg(feature = "mqtt")]
 
-use super::{begin, event, speaker, until};
+use super::{Setup, begin, event, setup, until};
 use mien::sink::{
     Message, Sink,
-    mqtt::{Mqtt, Payload, Settings},
+    mqtt::{self, Mqtt, Payload, Settings},
 };
 use mien::wire::{Cause, Decoder, Heartbeat, Kind};
 use rumqttc::{Client, Event as Happening, MqttOptions, Packet, QoS};
@@ -70,7 +70,7 @@ impl Broker {
 
     /// Listens to everything with the given settings.
     fn listen(&self, settings: &Settings) -> Heard {
-        let mut options: MqttOptions = settings.options("listener").unwrap();
+        let mut options: MqttOptions = mqtt::options(settings, "listener", None).unwrap();
         options.set_keep_alive(5);
         let (client, mut connection) = Client::builder(options).capacity(16).build();
         client.subscribe("#", QoS::AtLeastOnce).unwrap();
@@ -132,7 +132,7 @@ fn events_pass_by_and_state_stays() {
     let mut broker = Broker::new("allow_anonymous true\n");
     broker.start();
     let early = broker.listen(&broker.settings());
-    let mut sink = Mqtt::new(Settings { payload: Payload::Both, ..broker.settings() }, speaker()).unwrap();
+    let mut sink = Mqtt::open(Settings { payload: Payload::Both, ..broker.settings() }, &setup()).unwrap();
     sink.send(&begin(0));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
     tick(&mut sink, "the event, as JSON and compact", || {
@@ -172,24 +172,55 @@ fn events_pass_by_and_state_stays() {
     assert_eq!(sink.counts().dropped, 0);
 }
 
+/// An event of an episode, and its JSON without what follows.
+fn of(kind: Kind, seq: u32, episode: u32) -> Message {
+    match event(seq, kind, 1, Cause::None) {
+        Message::Event(event) => Message::Event(mien::wire::Event { episode, ..event }),
+        other => other,
+    }
+}
+
+/// Kind and number of every event heard.
+fn events(heard: &Heard) -> Vec<(String, u64)> {
+    let texts = heard.of(&format!("{PREFIX}/event"));
+    let line = |text: &String| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    texts
+        .iter()
+        .map(|(text, _)| line(text))
+        .map(|e| (e["event"].as_str().unwrap().into(), e["seq"].as_u64().unwrap()))
+        .collect()
+}
+
 #[test]
 fn a_broker_that_comes_late_gets_what_waited_and_one_that_returns_is_greeted_again() {
     let mut broker = Broker::new("allow_anonymous true\n");
-    let mut sink = Mqtt::new(Settings { queue: 4, ..broker.settings() }, speaker()).unwrap();
-    for seq in 0..6 {
-        sink.send(&begin(seq));
+    let mut sink = Mqtt::open(Settings { queue: 8, ..broker.settings() }, &setup()).unwrap();
+    for episode in 0..6 {
+        sink.send(&of(Kind::Begin, 3 * episode, 3 * episode));
+        sink.send(&of(Kind::Change, 3 * episode + 1, 3 * episode));
+        sink.send(&of(Kind::End, 3 * episode + 2, 3 * episode));
     }
     until("the loss to be counted", || sink.counts().losses == 1);
-    assert_eq!(sink.counts().dropped, 2, "the oldest are dropped");
+    let counts = sink.counts();
+    assert_eq!((counts.sent, counts.dropped + counts.waiting), (0, 18));
 
     broker.start();
     let heard = broker.listen(&broker.settings());
-    tick(&mut sink, "what waited", || !heard.of(&format!("{PREFIX}/event")).is_empty());
-    tick(&mut sink, "all of it", || heard.of(&format!("{PREFIX}/event")).len() == 4);
-    assert!(heard.of(&format!("{PREFIX}/event"))[0].0.contains(r#""seq":2"#));
+    tick(&mut sink, "all that waited", || events(&heard).len() as u64 == counts.waiting);
+    let numbers: Vec<u64> = events(&heard).into_iter().map(|(_, seq)| seq).collect();
+    assert!(numbers.is_sorted() && numbers.contains(&17), "{numbers:?}");
+    for begin in events(&heard).iter().filter(|(kind, _)| kind == "begin") {
+        assert!(events(&heard).contains(&("end".into(), begin.1 + 2)), "{:?}", events(&heard));
+    }
+    tick(&mut sink, "the broker's word for all", || true);
+    until("every receipt", || {
+        sink.tick();
+        sink.counts().sent == counts.waiting
+    });
 
     broker.stop();
-    until("the second loss", || sink.counts().losses == 2);
+    // A loss within seconds of the recovery is the same outage.
+    std::thread::sleep(Duration::from_millis(300));
     broker.start();
     let heard = broker.listen(&broker.settings());
     tick(&mut sink, "the greeting", || {
@@ -200,12 +231,166 @@ fn a_broker_that_comes_late_gets_what_waited_and_one_that_returns_is_greeted_aga
 }
 
 #[test]
+fn events_that_wait_survive_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Setup { state_dir: folder.path().into(), ..setup() };
+    let mut broker = Broker::new("allow_anonymous true\n");
+    let mut sink = Mqtt::open(broker.settings(), &kept).unwrap();
+    for message in [of(Kind::Begin, 1, 1), of(Kind::End, 2, 1), of(Kind::Begin, 3, 3)] {
+        sink.send(&message);
+    }
+    // As SIGKILL leaves it.
+    drop(sink);
+
+    let mut sink = Mqtt::open(broker.settings(), &kept).unwrap();
+    assert_eq!(sink.left().unwrap().begin.episode, 3);
+    sink.send(&of(Kind::End, 9, 3));
+    broker.start();
+    let heard = broker.listen(&broker.settings());
+    tick(&mut sink, "everything", || events(&heard).len() == 4);
+    let told: Vec<(String, u64)> = [("begin", 1), ("end", 2), ("begin", 3), ("end", 9)]
+        .map(|(kind, seq)| (kind.to_string(), seq))
+        .into();
+    assert_eq!(events(&heard), told);
+    until("every receipt", || {
+        sink.tick();
+        sink.counts().sent == 4
+    });
+    drop(sink);
+    let again = Mqtt::open(broker.settings(), &kept).unwrap();
+    assert!(again.left().is_none() && again.counts().waiting == 0);
+}
+
+#[test]
+fn a_frozen_process_does_not_take_its_successor_offline() {
+    let mut broker = Broker::new("allow_anonymous true\n");
+    broker.start();
+    let heard = broker.listen(&broker.settings());
+    let wire = Wire::to(broker.port);
+    let mut frozen = Mqtt::open(Settings { port: wire.port, ..broker.settings() }, &setup()).unwrap();
+    let availability = || heard.of(&format!("{PREFIX}/availability"));
+    tick(&mut frozen, "online", || availability().last().is_some_and(|(text, _)| text == "online"));
+
+    // A power cut: the first process says nothing any more, and the second comes before the broker has noticed.
+    let mut next = Mqtt::open(broker.settings(), &setup()).unwrap();
+    let before = availability().len();
+    tick(&mut next, "online of the successor", || {
+        availability().len() > before && availability().last().is_some_and(|(text, _)| text == "online")
+    });
+    wire.cut();
+    let start = std::time::Instant::now();
+    // The will of the first would come after one and a half keep-alives (7.5 s) at the latest.
+    while start.elapsed() < Duration::from_secs(9) {
+        next.tick();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(availability().last().unwrap().0, "online", "{:?}", availability());
+    next.close();
+    drop(frozen);
+}
+
+#[test]
+fn online_is_repeated_with_every_health() {
+    let mut broker = Broker::new("allow_anonymous true\n");
+    broker.start();
+    let heard = broker.listen(&broker.settings());
+    let mut sink = Mqtt::open(Settings { health_s: 1, ..broker.settings() }, &setup()).unwrap();
+    let online =
+        || heard.of(&format!("{PREFIX}/availability")).iter().filter(|(text, _)| text == "online").count();
+    until("online three times", || {
+        sink.send(&Message::Heartbeat(Heartbeat::default()));
+        std::thread::sleep(Duration::from_millis(50));
+        online() >= 3
+    });
+    sink.close();
+}
+
+#[test]
+fn two_machines_of_one_name_are_noticed() {
+    let mut broker = Broker::new("allow_anonymous true\n");
+    broker.start();
+    let heard = broker.listen(&broker.settings());
+    let mut first = Mqtt::open(broker.settings(), &setup()).unwrap();
+    let availability = || heard.of(&format!("{PREFIX}/availability"));
+    tick(&mut first, "online", || !availability().is_empty());
+
+    let other =
+        mien::sink::Speaker { machine: "ffffffffffffffff".into(), boot: 77, ..(*setup().speaker).clone() };
+    let twin = Setup { speaker: Arc::new(other), ..setup() };
+    let refused = format!("{:#}", broker.settings().probe(&twin).unwrap_err());
+    assert!(
+        refused.contains("another machine (00112233445566aa") && refused.contains("`device`"),
+        "{refused}"
+    );
+    broker.settings().probe(&setup()).unwrap();
+
+    let mut second = Mqtt::open(broker.settings(), &twin).unwrap();
+    second.send(&begin(0));
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        (second.tick(), first.tick());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    second.close();
+    assert_eq!(second.counts().sent, 0);
+    assert_eq!(availability().iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), ["online"]);
+    assert_eq!(heard.of(&format!("{PREFIX}/hello")).len(), 1);
+
+    // When the first is gone, the name is free.
+    first.close();
+    broker.settings().probe(&twin).unwrap();
+    let mut third = Mqtt::open(broker.settings(), &twin).unwrap();
+    third.send(&begin(0));
+    tick(&mut third, "the event", || heard.of(&format!("{PREFIX}/event")).len() == 1);
+    third.close();
+}
+
+/// A server that answers CONNECT and closes; counts connections.
+#[test]
+fn a_broker_that_accepts_and_closes_is_asked_ever_more_rarely() {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connects = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&connects);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.read(&mut [0; 256]);
+            let _ = stream.write_all(&[0x20, 2, 0, 0]);
+        }
+    });
+    let mut sink =
+        Mqtt::open(Settings { host: "127.0.0.1".into(), port, ..Settings::default() }, &setup()).unwrap();
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        sink.tick();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let connects = connects.load(Ordering::Relaxed);
+    assert!((3..=7).contains(&connects), "{connects} connections in 6 s");
+    assert_eq!(sink.counts().losses, 1, "one outage");
+    sink.close();
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named_when_it_is_tried() {
+    let nobody = Settings { host: "127.0.0.1".into(), port: 1, ..Settings::default() };
+    let refused = format!("{:#}", nobody.probe(&setup()).unwrap_err());
+    assert!(refused.contains("127.0.0.1:1"), "{refused}");
+    let unknown = Settings { host: "no-such-broker.invalid".into(), ..Settings::default() };
+    let refused = format!("{:#}", unknown.probe(&setup()).unwrap_err());
+    assert!(refused.contains("no-such-broker.invalid"), "{refused}");
+}
+
+#[test]
 fn the_last_will_speaks_for_a_daemon_that_died() {
     let mut broker = Broker::new("allow_anonymous true\n");
     broker.start();
     let heard = broker.listen(&broker.settings());
     let wire = Wire::to(broker.port);
-    let mut sink = Mqtt::new(Settings { port: wire.port, ..broker.settings() }, speaker()).unwrap();
+    let mut sink = Mqtt::open(Settings { port: wire.port, ..broker.settings() }, &setup()).unwrap();
     tick(&mut sink, "online", || !heard.of(&format!("{PREFIX}/availability")).is_empty());
     wire.cut();
     until("the last will", || {
@@ -301,7 +486,7 @@ fn tls_with_password_and_client_certificate() {
     };
     good.check().unwrap();
     let heard = broker.listen(&good);
-    let mut sink = Mqtt::new(good.clone(), speaker()).unwrap();
+    let mut sink = Mqtt::open(good.clone(), &setup()).unwrap();
     sink.send(&begin(0));
     tick(&mut sink, "an event over TLS", || heard.of(&format!("{PREFIX}/event")).len() == 1);
     sink.close();
@@ -317,7 +502,7 @@ fn tls_with_password_and_client_certificate() {
             ..good.clone()
         },
     ] {
-        let mut sink = Mqtt::new(bad, speaker()).unwrap();
+        let mut sink = Mqtt::open(bad, &setup()).unwrap();
         sink.send(&begin(9));
         until("the refusal", || sink.counts().losses == 1);
         sink.tick();
@@ -332,7 +517,7 @@ fn tls_with_password_and_client_certificate() {
 fn watch_prints_what_a_broker_carries() {
     let mut broker = Broker::new("allow_anonymous true\n");
     broker.start();
-    let mut sink = Mqtt::new(Settings { payload: Payload::Both, ..broker.settings() }, speaker()).unwrap();
+    let mut sink = Mqtt::open(Settings { payload: Payload::Both, ..broker.settings() }, &setup()).unwrap();
     tick(&mut sink, "the connection", || TcpStream::connect(("127.0.0.1", broker.port)).is_ok());
     let mut watch = Command::new(env!("CARGO_BIN_EXE_mien"))
         .args(["watch", &format!("mqtt://127.0.0.1:{}/{PREFIX}", broker.port)])
@@ -371,6 +556,6 @@ fn files_that_cannot_be_read_are_named() {
         password_file: "/nowhere/password".into(),
         ..Default::default()
     };
-    let error = format!("{:#}", Mqtt::new(settings, speaker()).err().unwrap());
+    let error = format!("{:#}", Mqtt::open(settings, &setup()).err().unwrap());
     assert!(error.contains("/nowhere/password") && error.contains("sink.mqtt.password_file"), "{error}");
 }

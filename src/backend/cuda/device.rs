@@ -4,7 +4,7 @@
 
 use super::images::{self, IMAGES};
 use super::launches::Kernels;
-use crate::backend::{Lost, l4t::Release};
+use crate::{backend::Lost, machine::l4t::Release};
 use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;

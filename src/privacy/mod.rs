@@ -1,49 +1,30 @@
 //! Purpose, mute, and the one gate that opens a device.
 //!
-//! The EU AI Act (Art. 5(1)(f)) forbids inferring emotions at work and in education, but for medical or safety reasons: a site
-//! says what it is for, such purposes are refused, and the purpose travels in every hello.
-//!
 //! Invariant: no camera or microphone is opened but by [`Gate::open`], and never while muted; whoever holds a source asks
 //! [`Gate::muted`] before each reading and drops the source, which closes the device.
+
+mod purpose;
+
+pub use purpose::{PURPOSES, Purpose};
 
 #[cfg(feature = "camera")]
 use crate::source::camera;
 #[cfg(feature = "mic")]
 use crate::source::mic;
 use crate::source::{Gives, Pool, Source, clip, pipe};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Words in a purpose that mean a workplace or education.
-const REFUSED: [&str; 18] = [
-    "workplace",
-    "work",
-    "office",
-    "employee",
-    "employees",
-    "employer",
-    "staff",
-    "worker",
-    "workers",
-    "hiring",
-    "recruiting",
-    "education",
-    "school",
-    "classroom",
-    "university",
-    "student",
-    "students",
-    "exam",
-];
-
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// What the site uses emotion events for, in a word or two: `research`, `home-assistant`, `museum-guide`.
+    /// What the site uses emotion events for: a name of [`PURPOSES`], in one of its languages.
     pub purpose: String,
+    /// The site's own words; they stay in the config.
+    pub purpose_note: String,
     /// The site declares a medical or safety reason, which the law asks for at work and in education.
     pub medical_safety: bool,
     /// Devices stay closed until somebody unmutes.
@@ -53,28 +34,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &["mute_file"];
+
     pub fn check(&self) -> Result<()> {
-        ensure!(
-            !self.purpose.is_empty(),
-            "privacy.purpose is not set: say in a word or two what emotion events are used for here, \
-             for example purpose = \"research\""
-        );
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        ensure!(
-            self.purpose.len() <= 20 && self.purpose.chars().all(plain),
-            "privacy.purpose = {:?}: at most 20 of a-z, 0-9 and -",
-            self.purpose
-        );
-        let refused = self.purpose.split('-').find(|word| REFUSED.contains(word));
-        if let (Some(word), false) = (refused, self.medical_safety) {
-            bail!(
-                "privacy.purpose = {:?} is refused: `{word}` means a workplace or education, where inferring emotions is \
-                 forbidden in the EU (AI Act, Art. 5(1)(f)) but for medical or safety reasons; where such a reason stands, \
-                 declare it with privacy.medical_safety = true",
-                self.purpose
-            );
-        }
-        Ok(())
+        self.purpose().map(drop)
+    }
+
+    /// The purpose that is meant; refuses what is none.
+    pub fn purpose(&self) -> Result<&'static Purpose> {
+        Purpose::find(&self.purpose, self.medical_safety)
     }
 }
 
@@ -181,4 +149,12 @@ impl Gate {
             Device::Pipe(settings) => Ok(Box::new(pipe::Pipe::open(settings, pool)?)),
         }
     }
+}
+
+/// No memory of this process ends in a file: core dumps are off, and other processes of the user cannot read it.
+pub fn seal() -> Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .context("turning core dumps off")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("turning core dumps off")
 }

@@ -1,0 +1,133 @@
+//! Everything that a run is made of, as values: nothing is opened here.
+//!
+//! Invariant: every number is resolved, and [`Plan::limits`] is the one table of them; `check-config` prints it.
+
+use super::Pace;
+use crate::{
+    config, policy,
+    privacy::{self, Device},
+    sink::{self, Message, Setup, Speaker},
+    source::{Gives, Pool, SAMPLE_RATE},
+    window,
+    wire::LINE_BYTES_MAX,
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// What a run is made of, but the model.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub pace: Pace,
+    pub sources: Vec<(Device, Gives)>,
+    pub sinks: Vec<sink::Settings>,
+    pub privacy: privacy::Settings,
+    pub window: window::Settings,
+    /// Pictures per window.
+    pub frames: usize,
+    pub policy: policy::Limits,
+    pub model: config::Model,
+    /// Its `readings_max` is never 0 here.
+    pub daemon: config::Daemon,
+    /// Empty: nothing survives a restart.
+    pub state_dir: PathBuf,
+    pub speaker: Arc<Speaker>,
+    /// Name of the board's profile; empty without one.
+    pub board: String,
+    /// Bytes of the bundle's file, which is mapped.
+    pub bundle_bytes: usize,
+}
+
+/// One row of the table of limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub what: &'static str,
+    pub limit: String,
+    /// Bytes at most; `None` where it takes no memory worth a number.
+    pub bytes: Option<usize>,
+}
+
+impl Plan {
+    /// What the sources can send.
+    pub fn gives(&self) -> Gives {
+        let gives = |of: fn(&Gives) -> bool| self.sources.iter().any(|(_, gives)| of(gives));
+        Gives { video: gives(|gives| gives.video), audio: gives(|gives| gives.audio) }
+    }
+
+    pub fn hop_ns(&self) -> u64 {
+        u64::from(self.window.hop_ms) * 1_000_000
+    }
+
+    /// Live frames nearer to each other than this are let go: no window would show them.
+    pub fn keep_ns(&self) -> u64 {
+        u64::from(self.window.window_ms) * 1_000_000 / self.frames as u64 / 4
+    }
+
+    /// Buffers of readings, for all sources together.
+    pub fn pool(&self) -> Pool {
+        Pool::new(self.daemon.readings_max, self.daemon.readings_max)
+    }
+
+    pub fn setup(&self) -> Setup {
+        Setup { speaker: Arc::clone(&self.speaker), state_dir: self.state_dir.clone() }
+    }
+
+    /// Every limit of the run in resolved numbers.
+    pub fn limits(&self) -> Vec<Limit> {
+        let (window, policy, daemon) = (&self.window, &self.policy, &self.daemon);
+        let row = |what, limit: String, bytes| Limit { what, limit, bytes };
+        let picture = self.sources.iter().map(|(device, _)| picture_bytes(device)).max().unwrap_or(0);
+        let sound_ms = window.window_ms + window.lateness_ms;
+        let sound_bytes =
+            (sound_ms + window.window_ms) as usize * SAMPLE_RATE as usize / 1_000 * size_of::<f32>();
+        let board = (!self.board.is_empty()).then(|| row("board", self.board.clone(), None));
+        let rows = vec![
+            row(
+                "window",
+                format!("{} ms every {} ms, {} pictures", window.window_ms, window.hop_ms, self.frames),
+                None,
+            ),
+            row(
+                "begin",
+                format!(
+                    "score {:.2} for {} ms, smoothed over {} ms",
+                    policy.enter, policy.dwell_ms, policy.smooth_ms
+                ),
+                None,
+            ),
+            row(
+                "end",
+                format!("score below {:.2}, or {} ms without input", policy.exit, policy.patience_ms),
+                None,
+            ),
+            row("heartbeat", format!("every {} ms", daemon.heartbeat_ms), None),
+            row("sound", format!("{sound_ms} ms"), Some(sound_bytes)),
+            row(
+                "pictures in windows",
+                self.pictures_held().to_string(),
+                Some(self.pictures_held() * picture),
+            ),
+            row("readings queued", daemon.readings_max.to_string(), Some(daemon.readings_max * picture)),
+            row(
+                "messages queued per sink",
+                daemon.messages_max.to_string(),
+                Some(daemon.messages_max * size_of::<Message>() * self.sinks.len()),
+            ),
+            row("packet", "1".into(), Some(LINE_BYTES_MAX)),
+            row("bundle, mapped", self.speaker.bundle.clone(), Some(self.bundle_bytes)),
+        ];
+        board.into_iter().chain(rows).collect()
+    }
+
+    fn pictures_held(&self) -> usize {
+        let ms = u64::from(self.window.window_ms + self.window.lateness_ms + self.window.hop_ms);
+        (ms * self.frames as u64).div_ceil(u64::from(self.window.window_ms)) as usize
+    }
+}
+
+/// Bytes of one picture of a device, where the config says.
+fn picture_bytes(device: &Device) -> usize {
+    match device {
+        #[cfg(feature = "camera")]
+        Device::Camera(camera) => camera.width as usize * camera.height as usize * 3,
+        _ => 0,
+    }
+}

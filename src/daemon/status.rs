@@ -1,0 +1,195 @@
+//! What the threads know of each other, and one snapshot of it: for the heartbeat, the status line, and whatever shows it next.
+//!
+//! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
+
+use super::Plan;
+use crate::{
+    sink,
+    source::{self, Modality, Reading},
+    wire::{Health, Heartbeat, NO_LABEL},
+};
+use heapless::Vec;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub const SOURCES_MAX: usize = 4;
+pub const SINKS_MAX: usize = 8;
+
+/// A source that gives nothing for so long has stalled.
+const STALL: Duration = Duration::from_secs(2);
+
+/// Every count of a run at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// As it goes out, with the health of each modality and all drops.
+    pub heartbeat: Heartbeat,
+    pub sources: Vec<(&'static str, source::Counts), SOURCES_MAX>,
+    pub sinks: Vec<(&'static str, sink::Counts), SINKS_MAX>,
+    /// Readings and messages that full queues gave up.
+    pub queue_drops: u32,
+    /// How long the model has been busy with one window.
+    pub busy: Duration,
+}
+
+impl Snapshot {
+    /// One line of `key=value`.
+    pub fn line(&self) -> String {
+        use std::fmt::Write;
+        let beat = &self.heartbeat;
+        let mut line = format!(
+            "uptime_s={} windows={} late={} events={} dropped={} infer_ms={} video={} audio={} muted={}",
+            beat.uptime_ms / 1000,
+            beat.windows,
+            beat.late,
+            beat.events,
+            beat.dropped,
+            beat.infer_ms,
+            beat.video.name(),
+            beat.audio.name(),
+            beat.muted
+        );
+        for (name, counts) in &self.sources {
+            let source::Counts { gaps, broken, losses, .. } = counts;
+            let _ = write!(line, " {name}_gaps={gaps} {name}_broken={broken} {name}_losses={losses}");
+        }
+        for (name, counts) in &self.sinks {
+            let sink::Counts { sent, dropped, losses, waiting } = counts;
+            let _ = write!(
+                line,
+                " {name}_sent={sent} {name}_dropped={dropped} {name}_waiting={waiting} {name}_losses={losses}"
+            );
+        }
+        line
+    }
+}
+
+pub struct Status {
+    started: Instant,
+    shared: Mutex<Shared>,
+}
+
+struct Shared {
+    video: Edge,
+    audio: Edge,
+    beat: Heartbeat,
+    sources: Vec<(&'static str, source::Counts), SOURCES_MAX>,
+    sinks: Vec<(&'static str, sink::Counts), SINKS_MAX>,
+    queue_drops: u32,
+    /// The core works on a window since then.
+    busy: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Edge {
+    health: Health,
+    last: Option<Instant>,
+}
+
+impl Edge {
+    fn now(&self, muted: bool) -> Health {
+        match (self.health, self.last) {
+            (Health::Ok | Health::Absent, _) if muted => Health::Muted,
+            (Health::Ok, Some(last)) if last.elapsed() > STALL => Health::Stalled,
+            (health, _) => health,
+        }
+    }
+}
+
+impl Status {
+    pub fn new(plan: &Plan) -> Status {
+        let edge =
+            |given: bool| Edge { health: if given { Health::Absent } else { Health::Off }, last: None };
+        let gives = plan.gives();
+        let shared = Shared {
+            video: edge(gives.video),
+            audio: edge(gives.audio),
+            beat: Heartbeat { label: NO_LABEL, ..Heartbeat::default() },
+            sources: Vec::new(),
+            sinks: Vec::new(),
+            queue_drops: 0,
+            busy: None,
+        };
+        Status { started: Instant::now(), shared: Mutex::new(shared) }
+    }
+
+    /// A reading was taken from a source.
+    pub fn note(&self, reading: &Reading) {
+        let (modality, health) = match *reading {
+            Reading::Frame(_) => (Modality::Video, Health::Ok),
+            Reading::Chunk(_) => (Modality::Audio, Health::Ok),
+            Reading::Lost { modality, .. } => (modality, Health::Absent),
+            Reading::End { modality } => (modality, Health::Ended),
+        };
+        *self.lock().edge(modality) = Edge { health, last: Some(Instant::now()) };
+    }
+
+    /// A frame came that was not needed.
+    pub fn saw(&self, modality: Modality) {
+        self.lock().edge(modality).last = Some(Instant::now());
+    }
+
+    pub fn set_source(&self, name: &'static str, counts: source::Counts) {
+        set(&mut self.lock().sources, name, counts);
+    }
+
+    pub fn set_sink(&self, name: &'static str, counts: sink::Counts) {
+        set(&mut self.lock().sinks, name, counts);
+    }
+
+    pub fn drop_some(&self, count: u32) {
+        let mut shared = self.lock();
+        shared.queue_drops = shared.queue_drops.saturating_add(count);
+    }
+
+    pub fn set_busy(&self, busy: bool) {
+        self.lock().busy = busy.then(Instant::now);
+    }
+
+    /// What the core counts; the rest of the heartbeat is filled in by [`Status::snapshot`].
+    pub fn set_beat(&self, beat: Heartbeat) {
+        self.lock().beat = beat;
+    }
+
+    pub fn snapshot(&self, muted: bool) -> Snapshot {
+        let shared = self.lock();
+        let sink_drops: u64 = shared.sinks.iter().map(|(_, counts)| counts.dropped).sum();
+        let dropped = u64::from(shared.queue_drops) + sink_drops;
+        Snapshot {
+            heartbeat: Heartbeat {
+                uptime_ms: self.started.elapsed().as_millis() as u64,
+                dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
+                video: shared.video.now(muted),
+                audio: shared.audio.now(muted),
+                muted: u8::from(muted),
+                ..shared.beat
+            },
+            sources: shared.sources.clone(),
+            sinks: shared.sinks.clone(),
+            queue_drops: shared.queue_drops,
+            busy: shared.busy.map(|since| since.elapsed()).unwrap_or_default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn edge(&mut self, modality: Modality) -> &mut Edge {
+        match modality {
+            Modality::Video => &mut self.video,
+            Modality::Audio => &mut self.audio,
+        }
+    }
+}
+
+/// Rows beyond the limit are not shown.
+fn set<C, const N: usize>(rows: &mut Vec<(&'static str, C), N>, name: &'static str, counts: C) {
+    match rows.iter_mut().find(|(row, _)| *row == name) {
+        Some(row) => row.1 = counts,
+        None => drop(rows.push((name, counts))),
+    }
+}

@@ -1,0 +1,75 @@
+//! What tells this machine from others: its name, its id, its boots; and random numbers.
+
+pub mod l4t;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::{
+    fs::{self, File},
+    io::Read,
+};
+
+/// The host's name, or `mien`.
+pub fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "mien".into(),
+        name => name.into(),
+    }
+}
+
+/// 16 hexadecimal digits that stay with the machine. They are a hash: machine-id(5) asks not to tell the id itself.
+///
+/// A machine without an id (a container, an initramfs) is told apart by its name.
+pub fn id() -> String {
+    let own = ["/etc/machine-id", "/var/lib/dbus/machine-id"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .map(|text| text.trim().to_string())
+        .find(|text| !text.is_empty() && text != "uninitialized");
+    digits(&["machine", &own.unwrap_or_else(host_name)])
+}
+
+/// 16 hexadecimal digits of several texts.
+pub fn digits(texts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"mien");
+    for text in texts {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The kernel's name for this boot: as long as it stays, so does the monotonic clock. Empty where the kernel gives none.
+pub fn system_boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
+}
+
+/// 64 random bits.
+pub fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_stays_and_does_not_tell_the_machines_own() {
+        assert_eq!(id(), id());
+        assert!(id().len() == 16 && id().chars().all(|c| c.is_ascii_hexdigit()));
+        let own = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        assert!(own.trim().is_empty() || !own.contains(&id()));
+    }
+
+    #[test]
+    fn texts_are_told_apart_by_where_they_end() {
+        assert_ne!(digits(&["ab", "c"]), digits(&["a", "bc"]));
+        assert_ne!(random().unwrap(), random().unwrap());
+    }
+}

@@ -1,0 +1,365 @@
+//! A daemon's life, on the real program: signals, readers that leave or stand still, configs that change, and sudden deaths.
+
+use mien::{
+    bundle::{
+        Kind as Block,
+        synthetic::{self, Preset},
+    },
+    wire::{self, Decoder, Event, Kind},
+};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
+use std::{
+    fs,
+    io::Read,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A folder with a tiny bundle and a clip of half a minute, made once.
+fn material() -> &'static Path {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        synthetic::write_file(&folder.path().join("tiny.gguf"), Preset::Tiny, 1, Block::F32, &mut |_| ())
+            .unwrap();
+        let clip = folder.path().join("clip");
+        fs::create_dir(&clip).unwrap();
+        for i in 0..600u32 {
+            let picture = image::RgbImage::from_pixel(32, 24, image::Rgb([(i % 250) as u8, 90, 200]));
+            picture.save(clip.join(format!("{i:03}.png"))).unwrap();
+        }
+        folder
+    });
+    folder.path()
+}
+
+/// One end of a serial line that outlives daemons; the other is a tty.
+struct Line {
+    master: OwnedFd,
+    tty: PathBuf,
+    decoder: Decoder,
+    events: Vec<(u64, Event)>,
+    heartbeats: usize,
+    boot: u64,
+}
+
+impl Line {
+    fn new() -> Line {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let tty = PathBuf::from(ptsname(&master, Vec::new()).unwrap().to_str().unwrap());
+        rustix::io::ioctl_fionbio(&master, true).unwrap();
+        Line { master, tty, decoder: Decoder::new(), events: Vec::new(), heartbeats: 0, boot: 0 }
+    }
+
+    /// Takes what has come so far.
+    fn read(&mut self) {
+        let mut bytes = [0; 4096];
+        while let Ok(len) = rustix::io::read(&self.master, &mut bytes[..]) {
+            if len == 0 {
+                break;
+            }
+            for &byte in &bytes[..len] {
+                match self.decoder.feed(byte) {
+                    Some(Ok(packet)) => match packet.message {
+                        wire::Message::Hello(hello) => self.boot = hello.boot,
+                        wire::Message::Event(event) => self.events.push((self.boot, event)),
+                        wire::Message::Heartbeat(_) => self.heartbeats += 1,
+                        wire::Message::Reason(_) => {}
+                    },
+                    Some(Err(_)) | None => {}
+                }
+            }
+        }
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.events.iter().filter(|(_, event)| event.kind == kind).count()
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&Line) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            self.read();
+            if done(self) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {what}: {:?}", self.events);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Every begin has exactly one end, also where a begin was told twice because nobody could know whether it arrived.
+    fn assert_paired(&self) {
+        let mut open: Option<Event> = None;
+        let mut ended = Vec::new();
+        for (_, event) in &self.events {
+            match event.kind {
+                Kind::Begin if open == Some(*event) => {}
+                Kind::Begin => {
+                    assert!(open.is_none(), "{open:?} was not ended before {event:?}");
+                    assert!(!ended.contains(&event.episode), "episode {} began twice", event.episode);
+                    open = Some(*event);
+                }
+                Kind::End => {
+                    assert_eq!(open.take().map(|begin| begin.episode), Some(event.episode), "{event:?}");
+                    ended.push(event.episode);
+                }
+                _ => {}
+            }
+        }
+        assert!(open.is_none(), "{open:?} has no end");
+    }
+}
+
+/// A config in a folder of its own, with a state directory.
+struct Site {
+    folder: TempDir,
+    text: String,
+}
+
+impl Site {
+    fn new(sinks: &str) -> Site {
+        let from = material().display();
+        let text = format!(
+            "device = \"bench\"\nstate_dir = \"state\"\n[model]\nbundle = \"{from}/tiny.gguf\"\n\
+             [clip]\npath = \"{from}/clip\"\nframes_per_second = 20\n[window]\nwindow_ms = 200\nhop_ms = 100\n\
+             lateness_ms = 0\n[privacy]\npurpose = \"research\"\n[daemon]\nheartbeat_ms = 100\n\
+             [policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 0\nneed = \"any\"\npatience_ms = 60000\n{sinks}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("state")).unwrap();
+        let site = Site { folder, text };
+        site.write(&site.text);
+        site
+    }
+
+    fn on(line: &Line) -> Site {
+        Site::new(&format!("[sink.serial]\ntty = \"{}\"\n", line.tty.display()))
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.folder.path().join("site.toml"), text).unwrap();
+    }
+
+    fn start(&self) -> Daemon {
+        let log = self.folder.path().join("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_mien"))
+            .arg("run")
+            .arg(self.folder.path().join("site.toml"))
+            .stdout(Stdio::piped())
+            .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Daemon { child, log }
+    }
+}
+
+struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn until_log(&self, words: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "the log has no `{words}`:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for the end, at most some seconds.
+    fn end(&mut self, within: Duration) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < within, "still there after {:?}:\n{}", start.elapsed(), self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn term_int_and_quit_end_what_holds_within_two_seconds() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let mut line = Line::new();
+        let site = Site::on(&line);
+        let mut daemon = site.start();
+        line.until("a begin", |line| line.count(Kind::Begin) == 1);
+        daemon.signal(signal);
+        assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{signal:?}: {}", daemon.log());
+        line.read();
+        line.assert_paired();
+        assert_eq!(line.events.last().unwrap().1.cause, wire::Cause::Shutdown);
+    }
+}
+
+#[test]
+fn hangup_takes_thresholds_over_and_keeps_the_last_good_config() {
+    let mut line = Line::new();
+    let site = Site::on(&line);
+    let mut daemon = site.start();
+    line.until("a begin", |line| line.count(Kind::Begin) == 1);
+
+    site.write(&site.text.replace("enter = 0.05", "enter = 0.05\nentre = 1"));
+    daemon.signal(Signal::HUP);
+    daemon.until_log("the last good one stays");
+    daemon.until_log("`entre`");
+
+    site.write(&site.text.replace("enter = 0.05", "enter = 0.99").replace("exit = 0.01", "exit = 0.98"));
+    daemon.signal(Signal::HUP);
+    daemon.until_log("config taken over: policy");
+    line.until("the end by the new threshold", |line| line.count(Kind::End) == 1);
+
+    site.write(&site.text.replace("hop_ms = 100", "hop_ms = 200"));
+    daemon.signal(Signal::HUP);
+    daemon.until_log("waits for a restart: window");
+    line.until("a begin by the old threshold", |line| line.count(Kind::Begin) == 2);
+
+    daemon.signal(Signal::USR2);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
+    line.read();
+    line.assert_paired();
+}
+
+#[test]
+fn a_reader_of_standard_output_that_leaves_stops_nothing() {
+    let mut line = Line::new();
+    let more = format!("[sink.serial]\ntty = \"{}\"\n[sink.stdout]\nscores = true\n", line.tty.display());
+    let site = Site::new(&more);
+    let mut daemon = site.start();
+    drop(daemon.child.stdout.take());
+    daemon.until_log("standard output is gone");
+    let before = line.heartbeats;
+    line.until("heartbeats", |line| line.heartbeats > before + 3);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
+    line.read();
+    line.assert_paired();
+}
+
+#[test]
+fn a_reader_of_standard_output_that_stands_still_does_not_hold_the_exit() {
+    let mut line = Line::new();
+    let more = format!(
+        "[sink.serial]\ntty = \"{}\"\n[sink.stdout]\nscores = true\nheartbeats = true\n",
+        line.tty.display()
+    );
+    let site = Site::new(&more);
+    let mut daemon = site.start();
+    let pipe = daemon.child.stdout.take().unwrap();
+    // SAFETY: the descriptor is open as long as `pipe` lives.
+    let bytes = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    assert_eq!(bytes, 4096);
+    line.until("time for the pipe to fill", |line| line.heartbeats > 40);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(Duration::from_secs(3)).code(), Some(0), "{}", daemon.log());
+    assert!(daemon.log().contains("sink stdout is stuck"), "{}", daemon.log());
+    line.read();
+    line.assert_paired();
+}
+
+#[test]
+fn a_config_too_fast_for_the_machine_is_refused_stretched_or_skipped_aloud() {
+    // A window of the tiny model takes longer than a hop of one millisecond on any machine.
+    let line = Line::new();
+    let fast = Site::on(&line).text.replace("window_ms = 200\nhop_ms = 100", "window_ms = 104\nhop_ms = 13");
+    let site = Site::on(&line);
+    for (on_late, words, code) in [
+        ("refuse", "too slow for its config", Some(78)),
+        ("stretch", "the hop becomes", None),
+        ("skip", "windows will be left out", None),
+    ] {
+        let slow = fast.replace("[daemon]", &format!("[daemon]\non_late = \"{on_late}\""));
+        site.write(&slow);
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_mien"))
+            .arg("run")
+            .arg(site.folder.path().join("site.toml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map(|child| Daemon { child, log: PathBuf::new() })
+            .unwrap();
+        let mut said = String::new();
+        let mut stderr = daemon.child.stderr.take().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut bytes = [0; 1024];
+        while !said.contains(words) && Instant::now() < deadline {
+            match stderr.read(&mut bytes) {
+                Ok(0) | Err(_) => break,
+                Ok(len) => said += &String::from_utf8_lossy(&bytes[..len]),
+            }
+        }
+        assert!(said.contains(words) && said.contains("real_time_factor="), "{on_late}: {said}");
+        if let Some(code) = code {
+            assert_eq!(daemon.child.wait().unwrap().code(), Some(code));
+        }
+    }
+}
+
+/// `MIEN_KILLS` says how often; the lane `faults` asks for more.
+#[test]
+fn sudden_deaths_leave_every_begin_with_one_end_and_no_number_twice() {
+    let kills = std::env::var("MIEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12u32);
+    let mut line = Line::new();
+    let site = Site::on(&line);
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    for _ in 0..kills {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let mut daemon = site.start();
+        let until = Instant::now() + Duration::from_millis(100 + state % 900);
+        while Instant::now() < until {
+            line.read();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        daemon.child.kill().unwrap();
+        daemon.child.wait().unwrap();
+    }
+    let mut daemon = site.start();
+    let begins = line.count(Kind::Begin);
+    line.until("one more begin", |line| line.count(Kind::Begin) > begins);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
+    line.read();
+    println!("{kills} kills: {} begins, {} ends", line.count(Kind::Begin), line.count(Kind::End));
+    assert!(line.count(Kind::End) as u32 > kills / 3);
+    line.assert_paired();
+    let mut numbers: Vec<(u32, Event)> = line.events.iter().map(|(_, event)| (event.seq, *event)).collect();
+    numbers.sort_by_key(|(seq, _)| *seq);
+    for pair in numbers.windows(2) {
+        assert!(pair[0].0 != pair[1].0 || pair[0].1 == pair[1].1, "{pair:?} have one number");
+    }
+    let restarts = line.events.iter().filter(|(_, event)| event.cause == wire::Cause::Restart);
+    for (_, end) in restarts {
+        assert!(end.lasted_ms() < 5_000, "{end:?}");
+    }
+}
