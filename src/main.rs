@@ -1,6 +1,7 @@
 //! Parse, run, exit code: 0 fine, 78 bad config or bundle, 1 the rest.
 
 use clap::{Parser, Subcommand};
+use mien::bundle::Damaged;
 use mien::command::{self, Refused};
 use std::process::ExitCode;
 
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mien: {error:#}");
-            ExitCode::from(if error.downcast_ref::<Refused>().is_some() { 78 } else { 1 })
+            let refused = error.is::<Refused>() || error.is::<Damaged>();
+            ExitCode::from(if refused { 78 } else { 1 })
         }
     }
 }

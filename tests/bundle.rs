@@ -13,11 +13,11 @@ fn a_synthetic_bundle_opens_again() {
         let path = folder.path().join(quant.name());
         synthetic::write_file(&path, Preset::Tiny, 7, quant, &mut |_| ()).unwrap();
         let bundle = Bundle::open(&path).unwrap();
-        assert_eq!(bundle.head(), &synthetic::head(Preset::Tiny, 7, quant).unwrap());
+        assert_eq!(bundle.header(), &synthetic::header(Preset::Tiny, 7, quant).unwrap());
         assert_eq!(bundle.tensor("decoder.embed.weight").unwrap().kind, quant);
         assert_eq!(bundle.vector("decoder.norm.weight").unwrap().len(), 64);
         assert_eq!(bundle.shape(), &Preset::Tiny.shape());
-        assert!(!bundle.head().trained && bundle.head().description.contains("UNTRAINED"));
+        assert!(!bundle.header().trained && bundle.header().description.contains("UNTRAINED"));
     }
 }
 
@@ -79,7 +79,7 @@ fn the_untrained_bundle_is_what_its_command_writes() {
     assert!(manifest.contains(&hash), "models/README.md lacks the file's SHA-256 {hash}");
     let bundle = Bundle::open(&models.join("untrained.gguf")).unwrap();
     bundle.verify().unwrap();
-    assert!(!bundle.head().trained && bundle.head().name.contains("untrained"));
+    assert!(!bundle.header().trained && bundle.header().name.contains("untrained"));
 }
 
 #[test]
@@ -96,7 +96,9 @@ fn inspect_shows_what_matters() {
     for part in [
         "UNTRAINED",
         "MIT OR Apache-2.0",
+        "header sha256",
         "(matches)",
+        "(each matches)",
         "decoder.*.ffn_down.weight",
         "vision tower",
         "reason",

@@ -1,5 +1,6 @@
 //! Bundles that are cut, flipped, hostile or simply wrong: each is refused, and the error names what is wrong.
 
+use mien::bundle::digest;
 use mien::bundle::gguf::{self, Entry, Value};
 use mien::bundle::synthetic::{self, Preset};
 use mien::bundle::{Bundle, Kind};
@@ -23,19 +24,54 @@ fn header_bytes() -> usize {
     gguf::parse(whole()).unwrap().data_at
 }
 
-/// The same bundle with other keys or entries.
+/// The same bundle with other keys or entries, under digests of its own where the keys of digests were left.
 fn edited(edit: impl FnOnce(&mut Keys, &mut Vec<Entry>)) -> Vec<u8> {
     let container = gguf::parse(whole()).unwrap();
     let mut keys: Keys = container.keys.into_iter().collect();
     let mut entries = container.tensors;
     edit(&mut keys, &mut entries);
     let old: Vec<Entry> = entries.clone();
-    let (mut out, file_bytes) = gguf::header(&keys, &mut entries);
-    out.resize(file_bytes as usize, 0);
+    keys.sort_by_key(|(key, _)| key != digest::HEADER);
+    let stated =
+        keys.iter().position(|(key, value)| key == digest::TENSORS && matches!(value, Value::Texts(_)));
+    if let Some(stated) = stated {
+        keys[stated].1 = Value::Texts(vec![digest::UNKNOWN.to_owned(); entries.len()]);
+    }
+    let (start, file_bytes) = gguf::header(&keys, &mut entries);
+    let mut out = vec![0; file_bytes as usize];
     for (old, new) in old.iter().zip(&entries) {
         let len = old.bytes().min(new.bytes()).min(whole().len() - old.offset);
         out[new.offset..new.offset + len].copy_from_slice(&whole()[old.offset..old.offset + len]);
     }
+    if let Some(stated) = stated {
+        let digests = entries.iter().map(|e| digest::of(&out[e.offset..padded_end(e)], 1)).collect();
+        keys[stated].1 = Value::Texts(digests);
+    }
+    let (mut header, _) = gguf::header(&keys, &mut entries);
+    assert_eq!(header.len(), start.len());
+    if matches!(&keys[0], (key, Value::Text(_)) if key == digest::HEADER) {
+        digest::seal(&mut header);
+    }
+    out[..header.len()].copy_from_slice(&header);
+    out
+}
+
+fn padded_end(entry: &Entry) -> usize {
+    (entry.offset + entry.bytes()).next_multiple_of(32)
+}
+
+/// The same bundle with other bytes of tensors, as if it had been packed so.
+fn packed_so(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut out = patched(at, bytes);
+    let container = gguf::parse(&out).unwrap();
+    let digests = container.tensors.iter().map(|e| digest::of(&out[e.offset..padded_end(e)], 1)).collect();
+    let mut entries = container.tensors;
+    let mut keys: Keys = container.keys.into_iter().collect();
+    keys.sort_by_key(|(key, _)| key != digest::HEADER);
+    keys.iter_mut().find(|(key, _)| key == digest::TENSORS).unwrap().1 = Value::Texts(digests);
+    let (mut header, _) = gguf::header(&keys, &mut entries);
+    digest::seal(&mut header);
+    out[..header.len()].copy_from_slice(&header);
     out
 }
 
@@ -126,14 +162,6 @@ proptest! {
             bytes[17..24].fill(0);
         }
         prop_assert!(Bundle::from_bytes(bytes).is_err());
-    }
-}
-
-#[test]
-fn flipped_bits_in_tensors_are_found_by_verify() {
-    for at in [header_bytes(), header_bytes() + 100_003, whole().len() - 300] {
-        let bundle = Bundle::from_bytes(patched(at, &[whole()[at] ^ 1])).unwrap();
-        assert_says(&bundle.verify().unwrap_err().to_string(), &["SHA-256", "damaged"]);
     }
 }
 
@@ -240,7 +268,7 @@ fn values_that_are_not_finite_are_refused_by_tensor() {
         // Laid out below the gate's rows, and in the second panel.
         (up.offset + 17 * 68, &infinity, ["`decoder.1.ffn_up.weight`", "row 17, column 0"]),
     ] {
-        let bundle = Bundle::from_bytes(patched(at, bytes)).unwrap();
+        let bundle = Bundle::from_bytes(packed_so(at, bytes)).unwrap();
         assert_says(&format!("{:#}", bundle.verify().unwrap_err()), &said);
         for device in [Device::Cpu, Device::Scalar] {
             let error =
@@ -253,7 +281,7 @@ fn values_that_are_not_finite_are_refused_by_tensor() {
 #[test]
 fn sizes_that_do_not_fit_together_are_refused() {
     for (key, value, said) in [
-        ("r1-omni.version", 2, "version 2"),
+        ("r1-omni.version", 1, "version 1"),
         ("r1-omni.decoder.attention.head_count", 5, "decoder: 5 heads"),
         ("r1-omni.decoder.attention.head_count_kv", 3, "cannot share"),
         ("r1-omni.vision.attention.head_count_kv", 1, "key/value"),

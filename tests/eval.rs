@@ -259,10 +259,10 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let new = Bundle::open(&bench.path("new.gguf")).unwrap();
     new.verify().unwrap();
     assert_eq!(new.tensor_bytes(), old.tensor_bytes());
-    let mut head = new.head().clone();
-    assert_ne!(head.label_sets[0].temperature, old.head().label_sets[0].temperature);
-    head.label_sets[0].temperature = old.head().label_sets[0].temperature;
-    assert_eq!(head, *old.head());
+    let mut head = new.header().clone();
+    assert_ne!(head.label_sets[0].temperature, old.header().label_sets[0].temperature);
+    head.label_sets[0].temperature = old.header().label_sets[0].temperature;
+    assert_eq!(head, *old.header());
 
     // The engine scores at the new temperature, with the loss that was promised.
     let row = |name: &str| -> Vec<f64> {
@@ -279,8 +279,8 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     assert!(row("NLL")[1] < row("NLL")[0], "{said}");
     let (code, said) = bench.mien(&["calibrate", "new.gguf", "--manifest", "m.jsonl"]);
     assert_eq!(code, 0, "{said}");
-    let twice = Bundle::open(&bench.path("new.gguf")).unwrap().head().label_sets[0].temperature;
-    let once = new.head().label_sets[0].temperature;
+    let twice = Bundle::open(&bench.path("new.gguf")).unwrap().header().label_sets[0].temperature;
+    let once = new.header().label_sets[0].temperature;
     assert!((twice / once - 1.0).abs() < 1e-3, "a second fit finds the same: {once}, {twice}");
 
     let few: String = learned.lines().take(20).map(|l| format!("{l}\n")).collect();

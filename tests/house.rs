@@ -8,7 +8,7 @@ const BANNED_NAMES: [&str; 6] = ["utils", "util", "helpers", "helper", "manager"
 const UNSAFE_ROOMS: [&str; 7] = [
     "src/backend/",
     // Mapped files.
-    "src/bundle/mod.rs",
+    "src/bundle/open.rs",
     "src/bundle/checkpoint.rs",
     // Unions and mapped buffers of V4L2.
     "src/source/v4l2.rs",

@@ -68,14 +68,12 @@ impl Line {
                 break;
             }
             for &byte in &bytes[..len] {
-                match self.decoder.feed(byte) {
-                    Some(Ok(packet)) => match packet.message {
-                        wire::Message::Hello(hello) => self.boot = hello.boot,
-                        wire::Message::Event(event) => self.events.push((self.boot, event)),
-                        wire::Message::Heartbeat(_) => self.heartbeats += 1,
-                        wire::Message::Reason(_) => {}
-                    },
-                    Some(Err(_)) | None => {}
+                let Some(Ok(packet)) = self.decoder.feed(byte) else { continue };
+                match packet.message {
+                    wire::Message::Hello(hello) => self.boot = hello.boot,
+                    wire::Message::Event(event) => self.events.push((self.boot, event)),
+                    wire::Message::Heartbeat(_) => self.heartbeats += 1,
+                    wire::Message::Reason(_) => {}
                 }
             }
         }

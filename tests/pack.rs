@@ -336,17 +336,40 @@ fn the_folder_may_be_the_checkpoint_or_its_parent() {
     assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&other).unwrap());
     let bundle = Bundle::open(&out).unwrap();
     bundle.verify().unwrap();
-    assert_eq!((bundle.head().name.as_str(), bundle.head().license.as_str()), ("R1-Omni-0.5B", "apache-2.0"));
+    assert_eq!(
+        (bundle.header().name.as_str(), bundle.header().license.as_str()),
+        ("R1-Omni-0.5B", "apache-2.0")
+    );
     assert_eq!(bundle.generation().eos, [272, 270]);
     assert_eq!(bundle.generation().repetition_penalty, 1.1);
-    let sources = bundle.head().sources.join("\n");
+    let sources = bundle.header().sources.join("\n");
     for file in [
         "R1-Omni-0.5B/model.safetensors",
+        "R1-Omni-0.5B/generation_config.json",
+        "R1-Omni-0.5B/tokenizer_config.json",
         "whisper-large-v3/model.safetensors",
         "bert-base-uncased/vocab.txt",
     ] {
         assert!(sources.contains(file), "{sources}");
     }
+}
+
+#[test]
+fn until_a_bundle_is_whole_its_name_keeps_what_it_had() {
+    let root = written(&Checkpoint::small());
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("b.gguf");
+    std::fs::write(&path, "before").unwrap();
+    let mut seen = 0;
+    let names = || std::fs::read_dir(out.path()).unwrap().count();
+    import::pack(&Options::new(root.path(), Kind::F32), &path, &mut |at| {
+        assert_eq!(std::fs::read(&path).unwrap(), b"before", "{} at {}", at.doing, at.done_bytes);
+        seen += usize::from(names() == 2);
+    })
+    .unwrap();
+    assert!(seen > 100, "only {seen} steps were told while the other file was there");
+    assert_eq!(names(), 1);
+    Bundle::open(&path).unwrap().verify().unwrap();
 }
 
 #[test]
@@ -401,7 +424,7 @@ fn a_head_of_its_own_is_packed() {
     let own = packed(written(&checkpoint).path(), |_| ()).unwrap();
     assert_eq!(own.vector("decoder.head.weight").unwrap(), head.values);
     checkpoint.omni.0.remove("lm_head.weight");
-    let error = packed(written(&checkpoint).path(), |_| ()).err().unwrap().to_string();
+    let error = format!("{:#}", packed(written(&checkpoint).path(), |_| ()).err().unwrap());
     assert!(error.contains("lm_head.weight"), "{error}");
 }
 

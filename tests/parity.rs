@@ -3,7 +3,7 @@
 mod stages;
 
 use mien::{
-    bundle::{Bundle, Kind, LabelSet, Piece, Prompt, head::Head, import::Towers, write},
+    bundle::{Bundle, Kind, LabelSet, Piece, Prompt, header::Header, import::Towers, write},
     model::{self, AudioContext, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
     source::Frame,
 };
@@ -197,8 +197,8 @@ fn asking_again_is_as_good_as_seeing_again() {
 }
 
 /// The bundle with other prompts and label sets.
-fn changed(change: impl FnOnce(&mut Head)) -> Bundle {
-    let mut head = bundle().head().clone();
+fn changed(change: impl FnOnce(&mut Header)) -> Bundle {
+    let mut head = bundle().header().clone();
     change(&mut head);
     let own_head = bundle().has("decoder.head.weight");
     Bundle::from_bytes(write::write_bytes(&head, own_head, &mut Of(bundle())).unwrap()).unwrap()

@@ -18,14 +18,14 @@ const SAMPLES: usize = 64_000;
 
 fn short() -> Bundle {
     let whole = synthetic::bundle(Preset::Tiny, 1, Kind::F32).unwrap();
-    let mut head = whole.head().clone();
+    let mut head = whole.header().clone();
     head.shape.audio_positions = POSITIONS;
     Bundle::from_bytes(write::write_bytes(&head, false, &mut Of(&whole)).unwrap()).unwrap()
 }
 
 fn write_short(path: &Path) {
     let bundle = short();
-    write::write_file(path, bundle.head(), false, &mut Of(&bundle), &mut |_| ()).unwrap();
+    write::write_file(path, bundle.header(), false, &mut Of(&bundle), &mut |_| ()).unwrap();
 }
 
 #[test]

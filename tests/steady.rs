@@ -164,7 +164,7 @@ fn steady_state_takes_no_memory() {
         machine: String::new(),
         device: "bench".into(),
         purpose: "research".into(),
-        bundle: bundle.head().name.clone(),
+        bundle: bundle.header().name.clone(),
         bundle_hash: bundle.hash(),
         label_set: set.name.clone(),
         labels: set.labels.clone(),

@@ -4,8 +4,50 @@
 //! Units: little-endian bytes.
 //! Limits: scales are f16, so a block whose scale would overflow is refused, and so is any value that is not finite.
 
-use super::Kind;
+use anyhow::{Context, Result};
 use half::f16;
+
+/// How the values of a tensor are stored. Sizes in bytes per block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    F32,
+    F16,
+    /// 32 values: f16 scale `d`, 32 x i8; value = d * q.
+    Q8_0,
+    /// 32 values: f16 scale `d`, 16 bytes; value i = d * (low nibble of byte i - 8), value i+16 = d * (high nibble - 8).
+    Q4_0,
+}
+
+impl Kind {
+    /// Values per block, bytes per block.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Kind::F32 => (1, 4),
+            Kind::F16 => (1, 2),
+            Kind::Q8_0 => (32, 34),
+            Kind::Q4_0 => (32, 18),
+        }
+    }
+    /// Bytes of one row of `cols` values.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        let (values, bytes) = self.block();
+        cols / values * bytes
+    }
+    /// As on the command line: `f32`, `f16`, `q8_0`, `q4_0`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::F32 => "f32",
+            Kind::F16 => "f16",
+            Kind::Q8_0 => "q8_0",
+            Kind::Q4_0 => "q4_0",
+        }
+    }
+    pub fn from_name(name: &str) -> Result<Kind> {
+        let kinds = [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0];
+        let found = kinds.into_iter().find(|k| k.name() == name);
+        found.with_context(|| format!("`{name}` is no kind of weights; choose f32, f16, q8_0 or q4_0"))
+    }
+}
 
 /// Why a run of values cannot be stored. `at` is the index of the value, or of the first value of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

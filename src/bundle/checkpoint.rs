@@ -4,6 +4,7 @@
 //! whatever the size of the files.
 //! Limits: a header has at most 100 MB, a JSON file 256 MiB.
 
+use super::download;
 use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -17,6 +18,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const JSON_BYTES_MAX: u64 = 256 << 20;
+const WHOLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Of a LoRA adapter, as `peft` saves it.
+pub const ADAPTER: &str = "adapter_config.json";
 
 /// The tensors of one folder.
 pub struct Weights {
@@ -34,28 +39,29 @@ struct Found {
 }
 
 impl Weights {
-    /// Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or without it the files that `model.safetensors.index.json` names.
     pub fn open(folder: &Path) -> Result<Weights> {
-        let index = folder.join("model.safetensors.index.json");
+        let (whole, index) = (folder.join(WHOLE), folder.join(INDEX));
         let mut out = Weights { folder: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
-        if !index.exists() {
-            out.add(&folder.join("model.safetensors"), None)?;
+        if whole.exists() {
+            if index.exists() {
+                log::warn!("{} is not used: {WHOLE} stands beside it", index.display());
+            }
+            out.add(&whole, None)?;
             return Ok(out);
         }
+        ensure!(index.exists(), "{}", without_weights(folder));
         let json = read_json(&index)?;
-        let map = json["weight_map"].as_object();
-        let map =
-            map.with_context(|| format!("{} has no `weight_map`; get the file again", index.display()))?;
-        let mut by_file: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
-        for (tensor, file) in map {
-            let file = file.as_str().unwrap_or_default();
-            ensure!(
-                file.ends_with(".safetensors") && !file.contains(['/', '\\']),
-                "{} puts tensor `{tensor}` into `{file}`, which is no file of this folder",
-                index.display()
-            );
-            by_file.entry(file).or_default().insert(tensor);
-        }
+        let by_file = shards(&json).with_context(|| format!("in {}", index.display()))?;
+        let missing: Vec<&str> = by_file.keys().copied().filter(|file| !folder.join(file).exists()).collect();
+        ensure!(
+            missing.is_empty(),
+            "{} names {} files, of which {} are missing: {}. The download is incomplete; get them too",
+            index.display(),
+            by_file.len(),
+            missing.len(),
+            missing.join(", ")
+        );
         for (file, wanted) in by_file {
             out.add(&folder.join(file), Some(&wanted))?;
         }
@@ -142,6 +148,7 @@ impl Weights {
         ensure!(file.metadata().with_context(context)?.is_file(), "{} is not a file", path.display());
         // SAFETY: private and read-only; only the header is read, below, and the mapping ends with this function.
         let map = unsafe { Mmap::map(&file) }.with_context(context)?;
+        download::check(&map[..map.len().min(512)]).with_context(context)?;
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             anyhow::anyhow!("{} is no whole safetensors file ({e}); get it again", path.display())
         })?;
@@ -167,9 +174,72 @@ impl Weights {
     }
 }
 
+/// Files of an index, each with its tensors.
+fn shards(index: &serde_json::Value) -> Result<BTreeMap<&str, HashSet<&str>>> {
+    let map = index["weight_map"].as_object().context("there is no `weight_map`; get the file again")?;
+    let mut by_file: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+    for (tensor, file) in map {
+        let file = file.as_str().unwrap_or_default();
+        ensure!(
+            file.ends_with(".safetensors") && !file.contains(['/', '\\']),
+            "tensor `{tensor}` is in `{file}`, which is no file of this folder"
+        );
+        by_file.entry(file).or_default().insert(tensor);
+    }
+    Ok(by_file)
+}
+
+/// What a folder without readable weights is, and what to do about it.
+fn without_weights(folder: &Path) -> String {
+    let has = |name: &str| folder.join(name).exists();
+    let place = folder.display();
+    if has(ADAPTER) || has("adapter_model.safetensors") {
+        return adapter(folder);
+    }
+    if let Some(old) =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| has(name))
+    {
+        return format!(
+            "{place} holds {old}, but no {WHOLE}: load it with transformers and save it with `save_pretrained(..., \
+             safe_serialization=True)`"
+        );
+    }
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut others: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    others.sort();
+    match others.as_slice() {
+        [] => format!("{place} has neither {WHOLE} nor {INDEX}; get the files again"),
+        [only] => format!("{place} has no {WHOLE}, but {only}: rename it if it is the whole model"),
+        many => format!(
+            "{place} has {} files of weights, but no {INDEX} that tells what is where; get it too",
+            many.len()
+        ),
+    }
+}
+
+/// The refusal of a LoRA adapter.
+pub fn adapter(folder: &Path) -> String {
+    let config = read_json(&folder.join(ADAPTER)).unwrap_or_default();
+    let base = config["base_model_name_or_path"].as_str().unwrap_or("another model");
+    format!(
+        "{} is an adapter of {base}, not a model: merge it into {base} first (`merge_and_unload` of peft) and pack the result",
+        folder.display()
+    )
+}
+
 /// A whole JSON file.
 pub fn read_json(path: &Path) -> Result<serde_json::Value> {
     let bytes = read_small(path)?;
+    for mark in [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"] {
+        ensure!(
+            !bytes.starts_with(mark),
+            "{} begins with a byte order mark, which JSON must not have: save it as UTF-8 without one",
+            path.display()
+        );
+    }
     serde_json::from_slice(&bytes).with_context(|| format!("{} is no JSON; get it again", path.display()))
 }
 
@@ -180,6 +250,7 @@ pub fn read_small(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(context)?;
     ensure!(bytes.len() as u64 <= JSON_BYTES_MAX, "{} is larger than {JSON_BYTES_MAX} bytes", path.display());
+    download::check(&bytes).with_context(context)?;
     Ok(bytes)
 }
 

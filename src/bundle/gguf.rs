@@ -5,7 +5,8 @@
 //! Invariant: what `parse` returns lies inside the bytes it was given, and no two tensors share a byte.
 //! Limits: nothing is allocated for a count before the bytes for it are known to be there.
 
-use super::Kind;
+use super::block::Kind;
+use super::download;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, HashMap};
 
@@ -147,6 +148,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
 
 /// Reads the header and checks that every tensor lies in the file.
 pub fn parse(file: &[u8]) -> Result<Container> {
+    download::check(file)?;
     let mut at = Cursor { file, at: 0 };
     ensure!(
         at.take(4).is_ok_and(|magic| magic == MAGIC),

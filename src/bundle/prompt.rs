@@ -4,7 +4,7 @@
 //! instruction. Text on either side of a place is tokenised on its own, as upstream does, so that no merge crosses it.
 //! Invariant: special tokens come from the template only; whatever stands in an instruction becomes ordinary text.
 
-use super::{LabelSet, Marks, Piece, Prompt};
+use super::header::{LabelSet, Marks, Piece, Prompt};
 use anyhow::{Result, ensure};
 
 /// The standard instruction of R1-Omni: a reason, then the answer.

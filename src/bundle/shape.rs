@@ -4,7 +4,7 @@
 //!
 //! | key | is |
 //! |---|---|
-//! | `r1-omni.version` | 1 |
+//! | `r1-omni.version` | 2 |
 //! | `r1-omni.<stack>.block_count` | layers that run |
 //! | `r1-omni.<stack>.embedding_length`, `.feed_forward_length` | hidden, ffn |
 //! | `r1-omni.<stack>.attention.head_count`, `.head_count_kv`, `.key_length` | heads, key/value heads, head size |
@@ -39,15 +39,73 @@
 //!
 //! Invariant: a `Shape` that `read` returns was checked, so that sums and products of its sizes cannot overflow.
 
+use super::block::Kind;
 use super::gguf::{Entry, Value};
-use super::{Kind, Shape, Stack};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 
 pub const ARCHITECTURE: &str = "r1-omni";
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// 30 s of sound, the published tower's reach.
 const POSITIONS_MAX: usize = 1500;
+/// Two mel frames make one position of the audio tower.
+const POSITION_MS: usize = 20;
+
+/// A pre-norm or post-norm transformer stack.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stack {
+    pub layers: usize,
+    pub hidden: usize,
+    pub ffn: usize,
+    pub n_heads: usize,
+    pub n_kv_heads: usize,
+    pub head_dim: usize,
+    pub eps: f32,
+}
+
+/// Every size of the model. `spec` names are those of the R1-Omni topology.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// Only the layers that run: 11 of SigLIP's 12.
+    pub vision: Stack,
+    pub image: usize,
+    pub patch: usize,
+    pub frames: usize,
+    pub audio: Stack,
+    pub mels: usize,
+    /// Rows after the second convolution: half the mel frames.
+    pub audio_positions: usize,
+    /// Audio rows averaged into one token: 3.
+    pub audio_pool: usize,
+    pub decoder: Stack,
+    pub vocab: usize,
+    pub rope_theta: f32,
+    /// Longest sequence the decoder is made for.
+    pub context: usize,
+}
+
+impl Shape {
+    /// Patches along one side of a frame.
+    pub fn grid(&self) -> usize {
+        self.image / self.patch
+    }
+    /// Visual tokens of one window: 392 for R1-Omni.
+    pub fn visual_tokens(&self) -> usize {
+        self.frames * (self.grid() / 2) * (self.grid() / 2)
+    }
+    /// Audio tokens of one window: 500 for R1-Omni.
+    pub fn audio_tokens(&self) -> usize {
+        self.audio_positions / self.audio_pool
+    }
+    /// Milliseconds of sound that a window can have: 30 000 for R1-Omni.
+    pub fn hears_ms(&self) -> usize {
+        self.audio_positions * POSITION_MS
+    }
+    /// The same in samples of 16 kHz.
+    pub fn samples_max(&self) -> usize {
+        self.hears_ms() * 16
+    }
+}
 
 /// What a tensor is for, which decides how it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

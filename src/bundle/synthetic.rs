@@ -3,12 +3,13 @@
 //! Values are scaled so that activations stay of order one and scores differ from window to window; they mean nothing. A value depends
 //! on the seed, its tensor, its row and its column only, so that bundles of different kinds hold the same model.
 
-use super::head::Head;
+use super::block::Kind;
+use super::header::{Generation, Header, LabelSet};
+use super::open::Bundle;
 use super::prompt::{self, Encode, Template};
-use super::shape::{Role, Spec};
+use super::shape::{Role, Shape, Spec, Stack};
 use super::vocabulary::{Token, Vocabulary};
 use super::write::{self, Progress, Values};
-use super::{Bundle, Generation, Kind, LabelSet, Shape, Stack};
 use anyhow::{Context, Result};
 use std::path::Path;
 
@@ -90,7 +91,7 @@ const WORDS: [&str; 67] = [
 ];
 
 /// Everything but the weights.
-pub fn head(preset: Preset, seed: u64, quant: Kind) -> Result<Head> {
+pub fn header(preset: Preset, seed: u64, quant: Kind) -> Result<Header> {
     let shape = preset.shape();
     let words = Words::new();
     let mut tokens: Vec<Token> = (0..=255).map(|byte| Token::Bytes(vec![byte])).collect();
@@ -118,7 +119,7 @@ pub fn head(preset: Preset, seed: u64, quant: Kind) -> Result<Head> {
     };
     let label_sets: Result<_> = prompt::LABEL_SETS.into_iter().map(label_set).collect();
     let special = |index: usize| (WORDS_FROM + WORDS.len() + index) as u32;
-    Ok(Head {
+    Ok(Header {
         name: format!("untrained-{}", preset.name()),
         description: format!(
             "UNTRAINED: random weights (seed {seed}) in the topology of R1-Omni. Its answers mean nothing. For tests, demonstrations \
@@ -149,9 +150,9 @@ pub fn write_file(
     quant: Kind,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
-    let head = head(preset, seed, quant)?;
-    let mut values = Random { seed, embed: head.shape.decoder.hidden };
-    write::write_file(path, &head, false, &mut values, tell)
+    let header = header(preset, seed, quant)?;
+    let mut values = Random { seed, embed: header.shape.decoder.hidden };
+    write::write_file(path, &header, false, &mut values, tell)
 }
 
 /// A synthetic bundle for this process only: in memory where it is small, else in a file of the temporary folder that is gone
@@ -159,9 +160,9 @@ pub fn write_file(
 pub fn bundle(preset: Preset, seed: u64, quant: Kind) -> Result<Bundle> {
     match preset {
         Preset::Tiny => {
-            let head = head(preset, seed, quant)?;
-            let mut values = Random { seed, embed: head.shape.decoder.hidden };
-            Bundle::from_bytes(write::write_bytes(&head, false, &mut values)?)
+            let header = header(preset, seed, quant)?;
+            let mut values = Random { seed, embed: header.shape.decoder.hidden };
+            Bundle::from_bytes(write::write_bytes(&header, false, &mut values)?)
         }
         Preset::R1Omni05B => {
             let folder = tempfile::tempdir().context("making a folder for the synthetic bundle")?;
@@ -320,13 +321,13 @@ mod tests {
 
     #[test]
     fn at_the_published_size_a_prompt_is_as_long_as_the_published_one() {
-        let head = head(Preset::R1Omni05B, 1, Kind::Q8_0).unwrap();
+        let header = header(Preset::R1Omni05B, 1, Kind::Q8_0).unwrap();
         let length = |piece: &Piece| match piece {
             Piece::Text(ids) => ids.len(),
-            Piece::Video => head.shape.visual_tokens(),
-            Piece::Audio => head.shape.audio_tokens(),
+            Piece::Video => header.shape.visual_tokens(),
+            Piece::Audio => header.shape.audio_tokens(),
         };
-        let reason = head.prompts.iter().find(|p| p.name == "reason").unwrap();
+        let reason = header.prompts.iter().find(|p| p.name == "reason").unwrap();
         assert_eq!(reason.video_audio.iter().map(length).sum::<usize>(), 974);
     }
 }

@@ -1,21 +1,16 @@
-//! The published tokenizer and chat template, as far as packing needs them.
+//! The published tokenizer, as far as packing needs it: byte-level BPE, checked before the tokenizers crate sees it.
 //!
-//! Invariant: special tokens are taken out of the tokenizer, so that no text can produce one.
+//! Invariant: special tokens are taken out of the tokenizer, so that no text can produce one. Every byte is a token, so that no text is
+//! lost. Every merge joins two tokens into a third, which the crate takes for granted.
 
-use super::checkpoint::{read_json, read_small};
-use super::prompt::{Encode, Template};
-use super::vocabulary::{Token, Vocabulary, bytes_of};
+use super::checkpoint::read_json;
+use super::prompt::Encode;
+use super::vocabulary::{Token, Vocabulary, bytes_of, char_of};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, context};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use tokenizers::Tokenizer;
-
-/// Stands for the user's message while the template is rendered; no template holds these characters.
-const MESSAGE: &str = "\u{e000}\u{e001}message\u{e001}\u{e000}";
-/// Steps a chat template may take.
-const TEMPLATE_FUEL: u64 = 100_000;
 
 /// `tokenizer.json` without its special tokens, which stand beside it.
 pub struct Published {
@@ -34,146 +29,206 @@ impl Encode for Published {
     }
 }
 
-/// Reads `tokenizer.json` for an embedding of `rows` rows.
+/// Reads `tokenizer.json` for an embedding of `rows` rows, and the files beside it that add tokens.
 pub fn read(folder: &Path, rows: usize) -> Result<(Published, Vocabulary)> {
     let path = folder.join("tokenizer.json");
+    ensure!(
+        path.exists() || !folder.join("vocab.json").exists(),
+        "{} has vocab.json, but no tokenizer.json: load the tokenizer with transformers (AutoTokenizer) and save it again",
+        folder.display()
+    );
+    let mut json = read_json(&path)?;
+    add_tokens(folder, &mut json)?;
+    let found = parse(json, rows).with_context(|| format!("in {}", path.display()))?;
+    check_added(folder, &found.0, &found.1)?;
+    Ok(found)
+}
+
+/// Adds the tokens of `tokenizer_config.json` that `tokenizer.json` lacks, as transformers does.
+fn add_tokens(folder: &Path, json: &mut Value) -> Result<()> {
+    let path = folder.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let config = read_json(&path)?;
+    let Some(more) = config["added_tokens_decoder"].as_object() else { return Ok(()) };
+    let mut tokens = json["added_tokens"].as_array().cloned().unwrap_or_default();
+    for (id, token) in more {
+        let id: u64 = id.parse().with_context(|| format!("`{id}` of {} is no id", path.display()))?;
+        match tokens.iter().find(|own| own["content"] == token["content"]) {
+            Some(own) => ensure!(
+                own["id"] == id,
+                "{} gives {} the id {id}, but tokenizer.json {}; save the tokenizer again",
+                path.display(),
+                token["content"],
+                own["id"]
+            ),
+            None => {
+                let mut token = token.clone();
+                ensure!(token.is_object(), "token {id} of {} is {token}", path.display());
+                token["id"] = id.into();
+                tokens.push(token);
+            }
+        }
+    }
+    ensure!(json.is_object(), "{} is no table of keys and values", folder.join("tokenizer.json").display());
+    json["added_tokens"] = tokens.into();
+    Ok(())
+}
+
+/// Refuses an `added_tokens.json` that names tokens which the tokenizer has not.
+fn check_added(folder: &Path, published: &Published, vocabulary: &Vocabulary) -> Result<()> {
+    let path = folder.join("added_tokens.json");
+    if !path.exists() {
+        return Ok(());
+    }
     let json = read_json(&path)?;
-    parse(json, rows).with_context(|| format!("in {}", path.display()))
+    let map = json.as_object().with_context(|| format!("{} is no table of tokens", path.display()))?;
+    for (name, id) in map {
+        let special = published.specials.iter().any(|(own, own_id)| own == name && *id == *own_id);
+        let at = id.as_u64().filter(|&id| id < vocabulary.len() as u64);
+        let plain = at.is_some_and(|at| {
+            matches!(vocabulary.token(at as u32), Token::Bytes(bytes) if bytes_of(name).is_ok_and(|own| own == *bytes))
+        });
+        ensure!(
+            special || plain,
+            "{} has the token `{name}` with the id {id}, which tokenizer.json has not; save the tokenizer again",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn parse(mut json: Value, rows: usize) -> Result<(Published, Vocabulary)> {
-    ensure!(json["model"]["type"] == "BPE", "the model is {}, but must be \"BPE\"", json["model"]["type"]);
-    ensure!(json.to_string().contains("ByteLevel"), "this is no byte-level tokenizer");
-    let mut tokens: Vec<Option<Token>> = vec![None; rows];
-    let mut place = |id: &Value, token: Token| -> Result<u32> {
-        let at = id.as_u64().filter(|&id| id < rows as u64);
-        let at =
-            at.with_context(|| format!("token {token:?} has the id {id}, but the embedding {rows} rows"))?;
-        let slot = &mut tokens[at as usize];
-        if let Some(other) = slot {
-            ensure!(*other == token, "id {at} stands for {other:?} and for {token:?}");
-        }
-        *slot = Some(token);
-        Ok(at as u32)
-    };
-    let mut specials = Vec::new();
-    for added in json["added_tokens"].as_array().unwrap_or(&Vec::new()) {
-        let name = added["content"].as_str().filter(|name| !name.is_empty());
-        let name = name.context("an added token has no content")?.to_owned();
-        for flag in ["lstrip", "rstrip", "single_word"] {
-            ensure!(added[flag] != true, "the added token `{name}` has `{flag}`, which is not supported");
-        }
-        let token = if added["special"] == true {
-            Token::Special(name.clone())
-        } else {
-            Token::Literal(name.clone())
-        };
-        specials.push((name, place(&added["id"], token)?));
-    }
+    check_stages(&json)?;
+    let mut tokens = Tokens { slots: vec![None; rows] };
+    let specials = tokens.place_added(&json["added_tokens"])?;
     let vocab = json["model"]["vocab"].as_object().context("there is no vocabulary")?;
+    let added: HashMap<&str, u32> = specials.iter().map(|(name, id)| (name.as_str(), *id)).collect();
     for (text, id) in vocab {
-        if specials.iter().any(|(name, special)| name == text && id == *special) {
+        if added.get(text.as_str()).is_some_and(|added| *id == *added) {
             continue;
         }
-        place(id, Token::Bytes(bytes_of(text)?))?;
+        ensure!(!text.is_empty(), "token {id} of the vocabulary is empty");
+        tokens.place(id, Token::Bytes(bytes_of(text)?))?;
     }
-    let vocabulary = Vocabulary::new(tokens.into_iter().map(|t| t.unwrap_or(Token::Unused)).collect());
+    for byte in 0..=255 {
+        let text = char_of(byte).to_string();
+        ensure!(
+            vocab.contains_key(&text),
+            "the byte {byte:#04x} (`{text}`) is no token, so that text would be lost"
+        );
+    }
+    check_merges(&json["model"]["merges"], vocab)?;
+    let vocabulary = Vocabulary::new(tokens.slots.into_iter().map(|t| t.unwrap_or(Token::Unused)).collect());
     json["added_tokens"] = json!([]);
-    json["post_processor"] = Value::Null;
-    json["truncation"] = Value::Null;
-    json["padding"] = Value::Null;
+    for unused in ["post_processor", "decoder", "truncation", "padding"] {
+        json[unused] = Value::Null;
+    }
     let bytes = serde_json::to_vec(&json)?;
     let tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| anyhow!("{e}; get the file again"))?;
     Ok((Published { tokenizer, specials }, vocabulary))
 }
 
-/// Renders the chat template around one user message. `system` takes the place of the template's own sentence.
-pub fn template(folder: &Path, system: Option<&str>, wrapped: bool) -> Result<Template> {
-    let (source, path) = source(folder)?;
-    render(&source, system, wrapped).with_context(|| format!("in the chat template of {}", path.display()))
+/// Refuses a tokenizer that does anything but: normalise, split, bytes, merges.
+fn check_stages(json: &Value) -> Result<()> {
+    let model = &json["model"];
+    ensure!(model["type"] == "BPE", "the model is {}, but must be \"BPE\"", model["type"]);
+    for key in ["dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"] {
+        let value = &model[key];
+        ensure!(
+            value.is_null() || *value == "" || *value == false,
+            "the model has `{key}` {value}, which is not supported"
+        );
+    }
+    for stage in steps(&json["normalizer"], "normalizers") {
+        let kind = &stage["type"];
+        let known = ["NFC", "NFD", "NFKC", "NFKD"].iter().any(|known| kind == known);
+        ensure!(known, "the normalizer {kind} is not supported");
+    }
+    let splits = steps(&json["pre_tokenizer"], "pretokenizers");
+    let (last, before) =
+        splits.split_last().context("this is no byte-level tokenizer: it has no pre-tokenizer")?;
+    ensure!(last["type"] == "ByteLevel", "this is no byte-level tokenizer: it ends with {}", last["type"]);
+    match before.iter().find(|stage| stage["type"] != "Split") {
+        Some(other) => bail!("the pre-tokenizer {} is not supported", other["type"]),
+        None => Ok(()),
+    }
 }
 
-fn source(folder: &Path) -> Result<(String, std::path::PathBuf)> {
-    for file in ["chat_template.jinja", "tokenizer_config.json", "chat_template.json"] {
-        let path = folder.join(file);
-        if !path.exists() {
-            continue;
+/// The steps of a sequence, of one step, or of none.
+fn steps<'a>(stage: &'a Value, list: &str) -> Vec<&'a Value> {
+    match stage {
+        Value::Null => Vec::new(),
+        sequence if sequence["type"] == "Sequence" => {
+            sequence[list].as_array().into_iter().flatten().collect()
         }
-        if file.ends_with(".jinja") {
-            let text = String::from_utf8(read_small(&path)?);
-            return Ok((text.with_context(|| format!("{} is not UTF-8", path.display()))?, path));
-        }
-        let json = read_json(&path)?;
-        let field = &json["chat_template"];
-        let named = || field.as_array()?.iter().find(|t| t["name"] == "default")?["template"].as_str();
-        if let Some(text) = field.as_str().or_else(named) {
-            return Ok((text.to_owned(), path));
-        }
+        one => vec![one],
     }
-    bail!(
-        "{} has no chat template (tokenizer_config.json, chat_template.json); get the files again",
-        folder.display()
-    )
 }
 
-fn render(source: &str, system: Option<&str>, wrapped: bool) -> Result<Template> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(|e| anyhow!("{e:#}"))?);
-    environment.set_fuel(Some(TEMPLATE_FUEL));
-    environment.add_function("raise_exception", |text: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-    });
-    let user = context! { role => "user", content => MESSAGE };
-    let messages = match system {
-        Some(system) => vec![context! { role => "system", content => system }, user],
-        None => vec![user],
-    };
-    let text = environment.render_str(
-        source,
-        context! { messages, add_generation_prompt => true, bos_token => "", eos_token => "", tools => () },
-    );
-    let text = text.map_err(|e| anyhow!("{e:#}"))?;
-    let parts: Vec<&str> = text.split(MESSAGE).collect();
-    let [before, after] = parts[..] else {
-        bail!("it shows the user's message {} times instead of once", parts.len() - 1);
-    };
-    for tag in ["<video>", "<audio>", "<image>"] {
-        ensure!(!text.contains(tag), "it holds {tag}, which stands for a modality");
-    }
-    Ok(Template { before: before.to_owned(), after: after.to_owned(), wrapped })
+struct Tokens {
+    slots: Vec<Option<Token>>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CHATML: &str = "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n\
-        You help.<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}\
-        {{ m['content'] }}<|im_end|>\n{% else %}{% for c in m['content'] %}{% endfor %}{% endif %}{% endfor %}\
-        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
-    #[test]
-    fn the_templates_own_sentence_is_used() {
-        let template = render(CHATML, None, true).unwrap();
-        assert_eq!(template.before, "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n");
-        assert_eq!(template.after, "<|im_end|>\n<|im_start|>assistant\n");
-        let template = render(CHATML, Some("Be brief."), true).unwrap();
-        assert_eq!(template.before, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n");
-    }
-
-    #[test]
-    fn hostile_templates_end() {
-        for (source, said) in [
-            ("{% for i in range(100000000) %}{% for j in range(100000000) %}x{% endfor %}{% endfor %}", ""),
-            ("{{ messages[0].content }}{{ messages[0].content }}", "2 times"),
-            ("nothing", "0 times"),
-            ("{% if", ""),
-            ("{{ raise_exception('no') }}", "no"),
-            ("<video>{{ messages[0].content }}", "<video>"),
-        ] {
-            let error = format!("{:#}", render(source, None, true).unwrap_err());
-            assert!(error.contains(said), "{error}");
+impl Tokens {
+    fn place(&mut self, id: &Value, token: Token) -> Result<u32> {
+        let rows = self.slots.len();
+        let at = id.as_u64().filter(|&id| id < rows as u64);
+        let at =
+            at.with_context(|| format!("token {token:?} has the id {id}, but the embedding {rows} rows"))?;
+        let slot = &mut self.slots[at as usize];
+        if let Some(other) = slot {
+            bail!("id {at} stands for {other:?} and for {token:?}");
         }
+        *slot = Some(token);
+        Ok(at as u32)
     }
+
+    /// Names and ids of the added tokens.
+    fn place_added(&mut self, added: &Value) -> Result<Vec<(String, u32)>> {
+        let (mut out, mut names) = (Vec::new(), HashSet::new());
+        for added in added.as_array().into_iter().flatten() {
+            let name = added["content"].as_str().filter(|name| !name.is_empty());
+            let name = name.context("an added token has no content")?.to_owned();
+            for flag in ["lstrip", "rstrip", "single_word"] {
+                ensure!(added[flag] != true, "the added token `{name}` has `{flag}`, which is not supported");
+            }
+            ensure!(names.insert(name.clone()), "the added token `{name}` is there twice");
+            let token = if added["special"] == true {
+                Token::Special(name.clone())
+            } else {
+                Token::Literal(name.clone())
+            };
+            out.push((name, self.place(&added["id"], token)?));
+        }
+        Ok(out)
+    }
+}
+
+/// Merges are pairs, or texts with a space between the two.
+fn check_merges(merges: &Value, vocab: &Map<String, Value>) -> Result<()> {
+    let merges = merges.as_array().context("there is no list of merges")?;
+    let mut seen = HashSet::with_capacity(merges.len());
+    for (index, merge) in merges.iter().enumerate() {
+        let pair = match merge {
+            Value::String(text) if index == 0 && text.starts_with("#version") => continue,
+            Value::String(text) => text.split_once(' ').filter(|(_, second)| !second.contains(' ')),
+            Value::Array(pair) => match &pair[..] {
+                [Value::String(first), Value::String(second)] => Some((first.as_str(), second.as_str())),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (first, second) =
+            pair.with_context(|| format!("merge {index} is {merge}, but must be two tokens"))?;
+        for token in [first, second, &format!("{first}{second}")] {
+            ensure!(
+                vocab.contains_key(token),
+                "merge {index} joins `{first}` and `{second}`, but `{token}` is no token of the vocabulary"
+            );
+        }
+        ensure!(seen.insert((first, second)), "merge {index} (`{first}` and `{second}`) is there twice");
+    }
+    Ok(())
 }

@@ -1,24 +1,21 @@
 //! Writes a bundle: header first, then tensor after tensor in short runs of rows, under another name until it is whole.
 //!
-//! Invariant: the same head and values make the same bytes. Under the final name there is a whole bundle or what was there before.
+//! Invariant: the same header and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
-use super::Bundle;
+use super::block::{self, Unfit};
+use super::digest::{self, Running};
 use super::gguf::{self, Entry, Value};
-use super::head::Head;
+use super::header::Header;
+use super::open::Bundle;
 use super::shape::{self, Spec};
-use super::{block, block::Unfit};
 use anyhow::{Context, Result, anyhow, ensure};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Seek, Write};
 use std::path::Path;
 
 /// Values converted at once.
 const RUN_VALUES: usize = 1 << 20;
-
-/// Key of the SHA-256 of all that follows the header.
-pub const DIGEST: &str = "r1-omni.tensors.sha256";
 
 /// Where the values of a bundle come from.
 pub trait Values {
@@ -37,32 +34,32 @@ pub struct Progress<'a> {
 /// Writes the bundle to `path` and returns its length in bytes.
 pub fn write_file(
     path: &Path,
-    head: &Head,
+    header: &Header,
     own_head: bool,
     values: &mut dyn Values,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
-    let plan = Plan::new(head, own_head)?;
+    let plan = Plan::new(header, own_head)?;
     let file_bytes = plan.file_bytes;
     replace(path, file_bytes, |file| plan.write(file, values, tell))?;
     Ok(file_bytes)
 }
 
-/// Writes a bundle with another head and the tensors of `bundle`, byte for byte; `path` may be its own file.
-pub fn write_head(path: &Path, bundle: &Bundle, head: &Head) -> Result<()> {
-    let mut plan = Plan::new(head, bundle.has("decoder.head.weight"))?;
-    plan.keys.pop();
-    plan.keys.push((DIGEST.to_owned(), Value::Text(bundle.digest().to_owned())));
-    let (header, file_bytes) = gguf::header(&plan.keys, &mut plan.entries);
+/// Writes a bundle with another header and the tensors of `bundle`, byte for byte, under the digests that it states; `path` may be
+/// its own file.
+pub fn write_header(path: &Path, bundle: &Bundle, header: &Header) -> Result<()> {
+    let mut plan = Plan::new(header, bundle.has("decoder.head.weight"))?;
     let tensors = bundle.tensor_bytes();
     ensure!(
-        header.len() + tensors.len() == file_bytes as usize,
-        "another head needs other tensors: {} and {} bytes are not {file_bytes}",
-        header.len(),
-        tensors.len()
+        plan.start.len() + tensors.len() == plan.file_bytes as usize,
+        "another header needs other tensors: {} and {} bytes are not {}",
+        plan.start.len(),
+        tensors.len(),
+        plan.file_bytes
     );
-    replace(path, file_bytes, |mut file| {
-        file.write_all(&header)?;
+    let start = plan.stated(bundle.digests().to_vec());
+    replace(path, plan.file_bytes, |mut file| {
+        file.write_all(&start)?;
         Ok(file.write_all(tensors)?)
     })
 }
@@ -94,36 +91,44 @@ fn replace(path: &Path, file_bytes: u64, write: impl FnOnce(&File) -> Result<()>
 }
 
 /// The same into memory.
-pub fn write_bytes(head: &Head, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
-    let plan = Plan::new(head, own_head)?;
+pub fn write_bytes(header: &Header, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
+    let plan = Plan::new(header, own_head)?;
     let mut out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize));
     plan.write(&mut out, values, &mut |_| ())?;
     Ok(out.into_inner())
-}
-
-/// As it stands in the file.
-pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Plan {
     keys: Vec<(String, Value)>,
     specs: Vec<Spec>,
     entries: Vec<Entry>,
-    header: Vec<u8>,
+    /// The header as bytes, before its digests are known.
+    start: Vec<u8>,
     file_bytes: u64,
 }
 
 impl Plan {
     /// Refuses what no bundle could be opened with.
-    fn new(head: &Head, own_head: bool) -> Result<Plan> {
-        let mut keys = head.keys();
-        Head::read(&keys.iter().cloned().collect())?;
-        let specs = shape::tensors(&head.shape, own_head);
-        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(head.quant)).collect();
-        keys.push((DIGEST.to_owned(), Value::Text(hex(Sha256::new()))));
-        let (header, file_bytes) = gguf::header(&keys, &mut entries);
-        Ok(Plan { keys, specs, entries, header, file_bytes })
+    fn new(header: &Header, own_head: bool) -> Result<Plan> {
+        Header::read(&header.keys().into_iter().collect())?;
+        let mut keys = vec![(digest::HEADER.to_owned(), Value::Text(digest::UNKNOWN.to_owned()))];
+        keys.extend(header.keys());
+        let specs = shape::tensors(&header.shape, own_head);
+        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(header.quant)).collect();
+        let unknown = vec![digest::UNKNOWN.to_owned(); entries.len()];
+        keys.push((digest::TENSORS.to_owned(), Value::Texts(unknown)));
+        let (start, file_bytes) = gguf::header(&keys, &mut entries);
+        Ok(Plan { keys, specs, entries, start, file_bytes })
+    }
+
+    /// The header as bytes, with the digests of the tensors and its own.
+    fn stated(&mut self, digests: Vec<String>) -> Vec<u8> {
+        self.keys.pop();
+        self.keys.push((digest::TENSORS.to_owned(), Value::Texts(digests)));
+        let (mut start, _) = gguf::header(&self.keys, &mut self.entries);
+        assert_eq!(start.len(), self.start.len(), "the header's length depends on no digest");
+        digest::seal(&mut start);
+        start
     }
 
     fn write(
@@ -133,45 +138,55 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
         let mut out = BufWriter::with_capacity(1 << 20, out);
-        out.write_all(&self.header)?;
-        let mut hash = Sha256::new();
-        let mut done = self.header.len() as u64;
-        let (mut run, mut bytes) = (Vec::new(), Vec::new());
+        out.write_all(&self.start)?;
+        let mut done = self.start.len() as u64;
+        let mut digests = Vec::with_capacity(self.specs.len());
         for (spec, entry) in self.specs.iter().zip(&self.entries) {
-            let rows_at_once = (RUN_VALUES / spec.cols).clamp(1, spec.rows);
-            let mut first = 0;
-            while first < spec.rows {
-                let rows = rows_at_once.min(spec.rows - first);
-                run.clear();
-                values
-                    .rows(spec, first, rows, &mut run)
-                    .with_context(|| format!("in tensor `{}`", spec.name))?;
-                assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
-                bytes.clear();
-                block::encode(entry.kind, &run, &mut bytes)
-                    .map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
-                hash.update(&bytes);
-                out.write_all(&bytes)?;
+            let mut digest = Running::default();
+            let from = done;
+            encode(spec, entry, values, &mut |bytes| {
+                digest.update(bytes);
+                out.write_all(bytes)?;
                 done += bytes.len() as u64;
-                first += rows;
                 tell(Progress { doing: &spec.name, done_bytes: done, total_bytes: self.file_bytes });
-            }
+                Ok(())
+            })?;
+            assert_eq!(done - from, entry.bytes() as u64, "bytes of `{}`", spec.name);
             let padding =
                 &[0; gguf::ALIGNMENT as usize][..(done.next_multiple_of(gguf::ALIGNMENT) - done) as usize];
-            hash.update(padding);
+            digest.update(padding);
             out.write_all(padding)?;
             done += padding.len() as u64;
+            digests.push(digest.finish());
         }
         assert_eq!(done, self.file_bytes, "bytes written");
-        self.keys.pop();
-        self.keys.push((DIGEST.to_owned(), Value::Text(hex(hash))));
-        let (header, _) = gguf::header(&self.keys, &mut self.entries);
-        assert_eq!(header.len(), self.header.len(), "the header's length depends on no digest");
         out.rewind()?;
-        out.write_all(&header)?;
+        out.write_all(&self.stated(digests))?;
         out.flush()?;
         Ok(())
     }
+}
+
+/// The stored form of a tensor, a run of rows at a time.
+fn encode(
+    spec: &Spec,
+    entry: &Entry,
+    values: &mut dyn Values,
+    put: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let rows_at_once = (RUN_VALUES / spec.cols).clamp(1, spec.rows);
+    let (mut run, mut bytes) = (Vec::new(), Vec::new());
+    for first in (0..spec.rows).step_by(rows_at_once) {
+        let rows = rows_at_once.min(spec.rows - first);
+        run.clear();
+        values.rows(spec, first, rows, &mut run).with_context(|| format!("in tensor `{}`", spec.name))?;
+        assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
+        bytes.clear();
+        block::encode(entry.kind, &run, &mut bytes)
+            .map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
+        put(&bytes)?;
+    }
+    Ok(())
 }
 
 fn refuse(unfit: Unfit, spec: &Spec, entry: &Entry, first: usize, run: &[f32]) -> anyhow::Error {

@@ -273,7 +273,7 @@ struct Bench<'a, B: Measured> {
 
 impl<'a, B: Measured> Bench<'a, B> {
     fn load(args: &'a Args, bundle: &Bundle) -> Result<Self> {
-        let quant = bundle.head().quant;
+        let quant = bundle.header().quant;
         let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
         let prompt = prompt.context("the bundle has no prompt")?.name.clone();
         let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
@@ -434,6 +434,7 @@ fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<R
     let begun = Instant::now();
     let mut bench = Bench::<B>::load(args, &bundle)?;
     let load = begun.elapsed();
+    log::info!("{}", bundle.checked());
     drop(bundle);
     let (device, quant) = (bench.model.describe(), bench.quant);
 

@@ -80,12 +80,12 @@ pub fn run(args: Args) -> Result<()> {
         before.iter().map(|(row, truth)| (metrics::retempered(row, old, new), *truth)).collect();
     let after: Vec<(&[f32], usize)> = after.iter().map(|(row, truth)| (&row[..], *truth)).collect();
 
-    let mut head = bundle.head().clone();
+    let mut head = bundle.header().clone();
     for own in head.label_sets.iter_mut().filter(|own| own.name == set.name) {
         own.temperature = new as f32;
     }
     let output = args.output.as_ref().unwrap_or(&path);
-    write::write_head(output, &bundle, &head)?;
+    write::write_header(output, &bundle, &head)?;
     println!("{} clips, label set {}", lines.len(), set.name);
     println!("{:14}{:>10}{:>10}", "", "before", "after");
     println!("{:14}{old:>10.4}{new:>10.4}", "temperature");

@@ -312,7 +312,7 @@ fn bundle(path: &Path) -> Finding {
     match opened {
         Ok(bundle) => {
             let mib = bundle.file_bytes() as f64 / 1_048_576.0;
-            ok("bundle", format!("{}: {}, {mib:.1} MiB", path.display(), bundle.head().name))
+            ok("bundle", format!("{}: {}, {mib:.1} MiB", path.display(), bundle.header().name))
         }
         Err(error) => problem("bundle", &error, "`mien inspect` says more; `mien pack` makes a new one"),
     }

@@ -198,10 +198,10 @@ fn evaluate(args: &Run) -> Result<()> {
     let [nth, of] = args.shard;
     let about = About {
         mien_eval: record::VERSION,
-        bundle: bundle.head().name.clone(),
-        tensors: bundle.digest().to_owned(),
-        quant: bundle.head().quant.name().to_owned(),
-        trained: bundle.head().trained,
+        bundle: bundle.header().name.clone(),
+        tensors: bundle.digest(),
+        quant: bundle.header().quant.name().to_owned(),
+        trained: bundle.header().trained,
         label_set: set.name.clone(),
         labels: set.labels.clone(),
         temperature: set.temperature,

@@ -160,7 +160,7 @@ fn introduce(
     recording: &Recording,
     model: &dyn Infer,
 ) -> Result<()> {
-    let head = bundle.head();
+    let head = bundle.header();
     writeln!(out, "bundle    {}, {}", head.name, head.quant.name())?;
     if !head.trained {
         writeln!(out, "          UNTRAINED: its weights are random, and so is what it says")?;
@@ -287,8 +287,8 @@ fn report(
     };
     json!({
         "clip": args.clip.display().to_string(),
-        "bundle": bundle.head().name,
-        "trained": bundle.head().trained,
+        "bundle": bundle.header().name,
+        "trained": bundle.header().trained,
         "frames_total": recording.frames_total,
         "frames": recording.indices,
         "sound_s": recording.samples.as_deref().map(seconds),

@@ -28,7 +28,7 @@ pub fn run(args: Args) -> Result<()> {
 /// The tables as text.
 pub fn report(bundle: &Bundle, all_tensors: bool) -> String {
     let mut out = String::new();
-    let head = bundle.head();
+    let head = bundle.header();
     let sum: usize = bundle.tensors().map(|t| t.data.len()).sum();
     let mut general = Table::new("General", &["", ""]);
     general.row(["name", &head.name]);
@@ -39,7 +39,8 @@ pub fn report(bundle: &Bundle, all_tensors: bool) -> String {
     general.row(["matrices", head.quant.name()]);
     general.row(["file", &bytes(bundle.file_bytes())]);
     general.row(["tensors", &format!("{} in {}", bundle.tensors().count(), bytes(sum))]);
-    general.row(["tensors sha256", &format!("{} (matches)", bundle.digest())]);
+    general.row(["header sha256", &format!("{} (matches)", bundle.header_digest())]);
+    general.row(["tensors sha256", &format!("{} (each matches)", bundle.digest())]);
     for source in &head.sources {
         general.row(["packed from", source]);
     }

@@ -45,6 +45,7 @@ pub fn run(args: Args) -> Result<()> {
     listen_to_signals(&controls, source, &args.config)?;
 
     let mut infer = load(&bundle, &plan)?;
+    log::info!("{}", bundle.checked());
     drop(bundle);
     log::info!("{}", infer.describe());
     if plan.pace != Pace::Fast {

@@ -35,7 +35,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         machine: if recorded { String::new() } else { machine::id() },
         device: config.device_name(),
         purpose: config.privacy.purpose()?.name.into(),
-        bundle: bundle.head().name.clone(),
+        bundle: bundle.header().name.clone(),
         bundle_hash: bundle.hash(),
         label_set: set.name.clone(),
         labels: set.labels.clone(),

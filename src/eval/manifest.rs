@@ -93,7 +93,7 @@ pub fn describe(problems: &[Problem]) -> String {
 pub fn read(path: &Path, labels: &[String]) -> Result<Manifest> {
     let bytes = fs::read(path).with_context(|| format!("reading the manifest {}", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let sha256 = crate::bundle::write::hex(Sha256::new_with_prefix(&bytes));
+    let sha256 = crate::bundle::digest::hex(Sha256::new_with_prefix(&bytes));
     let mut manifest = Manifest { lines: Vec::new(), problems: Vec::new(), sha256 };
     let mut ids: HashMap<String, usize> = HashMap::new();
     let mut foldless = Vec::new();

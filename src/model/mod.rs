@@ -127,7 +127,7 @@ pub fn without_cuda() -> anyhow::Error {
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Auto => match Cuda::open(bundle.head().quant) {
+        Device::Auto => match Cuda::open(bundle.header().quant) {
             Ok(cuda) => Ok(Box::new(Model::load(cuda, bundle)?)),
             Err(why) => {
                 log::warn!("backend=cpu cuda=\"{why:#}\"");
@@ -135,13 +135,13 @@ pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn I
             }
         },
         #[cfg(feature = "cuda")]
-        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.head().quant)?, bundle)?)),
+        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.header().quant)?, bundle)?)),
         #[cfg(not(feature = "cuda"))]
         Device::Auto => load(bundle, Device::Cpu, threads),
         #[cfg(not(feature = "cuda"))]
         Device::Cuda => Err(without_cuda()),
         Device::Cpu => {
-            let cpu = Cpu::new(threads, Precision::of(bundle.head().quant))?;
+            let cpu = Cpu::new(threads, Precision::of(bundle.header().quant))?;
             Ok(Box::new(Model::load(cpu, bundle)?))
         }
         Device::Scalar => Ok(Box::new(Model::load(Scalar, bundle)?)),

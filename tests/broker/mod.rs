@@ -328,7 +328,8 @@ fn two_machines_of_one_name_are_noticed() {
     second.send(&begin(0));
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
-        (second.tick(), first.tick());
+        second.tick();
+        first.tick();
         std::thread::sleep(Duration::from_millis(20));
     }
     second.close();

@@ -18,7 +18,7 @@ pub fn run<B: Measured>(
     commands: impl BufRead,
     out: &mut impl Write,
 ) -> Result<()> {
-    let (quant, file_bytes) = (bundle.head().quant, bundle.file_bytes());
+    let (quant, file_bytes) = (bundle.header().quant, bundle.file_bytes());
     let mut bench = Bench::<B>::load(args, &bundle)?;
     drop(bundle);
     let mut tell = |answer: Value| -> Result<()> {

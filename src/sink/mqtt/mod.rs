@@ -85,7 +85,7 @@ enum Meeting {
     Asked {
         subscription: Subscription,
         granted_at: Option<Instant>,
-        other: Option<json::Hello>,
+        other: Option<Box<json::Hello>>,
         online: bool,
     },
     Done,
@@ -330,13 +330,18 @@ impl Sink for Mqtt {
     }
 }
 
-fn note(publication: &Publication, topics: &[String; 2], other: &mut Option<json::Hello>, online: &mut bool) {
+fn note(
+    publication: &Publication,
+    topics: &[String; 2],
+    other: &mut Option<Box<json::Hello>>,
+    online: &mut bool,
+) {
     if publication.topic == topics[1] {
         *online = publication.payload == b"online";
     } else if publication.topic == topics[0]
         && let Ok(Line::Hello(hello)) = serde_json::from_slice(&publication.payload)
     {
-        *other = Some(hello);
+        *other = Some(Box::new(hello));
     }
 }
 
@@ -361,7 +366,7 @@ impl Settings {
         let topics = [format!("{prefix}/hello"), format!("{prefix}/availability")];
         let id = format!("mien-check-{:08x}", machine::random()? as u32);
         let seen = link::try_once(self, &id, PROBE_WAIT, &topics).context("trying the broker")?;
-        let (mut other, mut online) = (None, false);
+        let (mut other, mut online) = (None::<Box<json::Hello>>, false);
         seen.iter().for_each(|publication| note(publication, &topics, &mut other, &mut online));
         match other.filter(|other| online && is_twin(other, &setup.speaker)) {
             Some(twin) => bail!("{}", twin_text(&prefix, &twin)),

@@ -111,9 +111,12 @@ fn count(kind: &Kind, path: &Path) -> Result<u64> {
     }
 }
 
+/// A picture and its place in the clip.
+type Numbered = (u64, Frame);
+
 /// The pictures of the given numbers, each once, and why the first was left out that could not be read: the one before stands for
 /// it.
-fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<(Vec<(u64, Frame)>, Option<String>)> {
+fn pick(kind: &Kind, path: &Path, indices: &[u64]) -> Result<(Vec<Numbered>, Option<String>)> {
     let mut indices = indices.to_vec();
     indices.dedup();
     let pool = Pool::default();

@@ -9,7 +9,7 @@
 //! | `r1-omni.trained` (bool) | false: random weights, for tests and demonstrations only |
 //! | `r1-omni.quant` | kind of the matrices |
 //! | `r1-omni.sources` | `sha256  folder/file` of every file that was packed |
-//! | `r1-omni.tensors.sha256` | of all that follows the header; compared by `Bundle::verify` |
+//! | `r1-omni.header.sha256`, `r1-omni.tensors.sha256` (texts) | see `digest`; written last, not part of a `Header` |
 //! | `r1-omni.generation.eos` (i32 array), `.repetition_penalty` (f32), `.max_new_tokens` | |
 //! | `r1-omni.marks.think_open`, `.think_close`, `.answer_close` (i32 arrays) | tokens of `<think>`, `</think>\n`, and `</answer>` |
 //! | `r1-omni.prompts` | names |
@@ -27,18 +27,66 @@
 //!
 //! Invariant: what `read` returns was checked: token ids lie in the vocabulary, weights are finite, names are unique.
 
-use super::gguf::Value;
-use super::shape::{self, ARCHITECTURE};
+use super::block::Kind;
+use super::gguf::{self, Value};
+use super::shape::{self, ARCHITECTURE, Shape};
 use super::vocabulary::Vocabulary;
-use super::{Generation, Kind, LabelSet, Marks, Piece, Prompt, Shape};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, HashSet};
 
 pub const VIDEO: i32 = -201;
 pub const AUDIO: i32 = -202;
 
+/// One stretch of a prompt: text that is already tokens, or the place where a modality is spliced in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Text(Vec<u32>),
+    Video,
+    Audio,
+}
+
+/// A named instruction, tokenised for each combination of modalities.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Head {
+pub struct Prompt {
+    pub name: String,
+    pub instruction: String,
+    /// Branch gate: weights of the video, body and face branches, sum 1.
+    pub gate: [f32; 3],
+    pub video_audio: Vec<Piece>,
+    pub video: Vec<Piece>,
+    pub audio: Vec<Piece>,
+}
+
+/// A closed set of answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelSet {
+    pub name: String,
+    pub labels: Vec<String>,
+    /// Tokens that every `<answer>label</answer>` of the set begins with.
+    pub prefix: Vec<u32>,
+    /// What follows for each label, up to and including the first token of `</answer>`.
+    pub tokens: Vec<Vec<u32>>,
+    /// Divides the mean log likelihoods before the softmax; 1 until the bundle is calibrated.
+    pub temperature: f32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    pub eos: Vec<u32>,
+    pub repetition_penalty: f32,
+    pub max_new_tokens: usize,
+}
+
+/// Tokens that frame an answer: `<think>`, `</think>\n` and `</answer>`; `<answer>` stands in the label sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marks {
+    pub think_open: Vec<u32>,
+    pub think_close: Vec<u32>,
+    pub answer_close: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
     pub name: String,
     pub description: String,
     pub license: String,
@@ -65,14 +113,14 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-impl Head {
+impl Header {
     pub fn keys(&self) -> Vec<(String, Value)> {
         let mut out = vec![
             ("general.architecture".to_owned(), Value::Text(ARCHITECTURE.to_owned())),
             ("general.name".to_owned(), Value::Text(self.name.clone())),
             ("general.description".to_owned(), Value::Text(self.description.clone())),
             ("general.license".to_owned(), Value::Text(self.license.clone())),
-            ("general.alignment".to_owned(), Value::U32(super::gguf::ALIGNMENT as u32)),
+            ("general.alignment".to_owned(), Value::U32(gguf::ALIGNMENT as u32)),
         ];
         out.extend(shape::keys(&self.shape));
         let mut put = |name: &str, value: Value| out.push((format!("{ARCHITECTURE}.{name}"), value));
@@ -111,7 +159,7 @@ impl Head {
         out
     }
 
-    pub fn read(keys: &BTreeMap<String, Value>) -> Result<Head> {
+    pub fn read(keys: &BTreeMap<String, Value>) -> Result<Header> {
         let keys = Keys(keys);
         let architecture = keys.text("general.architecture")?;
         ensure!(
@@ -135,7 +183,7 @@ impl Head {
         let tokens = |key: &str| keys.tokens(key, shape.vocab);
         let quant = keys.text(&own("quant"))?;
         let quant = Kind::from_name(quant).with_context(|| format!("key `{}` is `{quant}`", own("quant")))?;
-        let head = Head {
+        let header = Header {
             name: keys.text("general.name")?.to_owned(),
             description: keys.text("general.description")?.to_owned(),
             license: keys.text("general.license")?.to_owned(),
@@ -165,13 +213,13 @@ impl Head {
             vocabulary,
             shape: shape.clone(),
         };
-        ensure!(!head.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
-        ensure!(!head.label_sets.is_empty(), "there is no label set; pack the checkpoint again");
+        ensure!(!header.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
+        ensure!(!header.label_sets.is_empty(), "there is no label set; pack the checkpoint again");
         ensure!(
-            !head.generation.eos.is_empty(),
+            !header.generation.eos.is_empty(),
             "there is no token that ends a text; pack the checkpoint again"
         );
-        Ok(head)
+        Ok(header)
     }
 }
 
