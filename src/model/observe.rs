@@ -2,15 +2,11 @@
 //!
 //! Nothing is measured or copied while nobody observes. The model asks no clock; an observer may.
 
-use anyhow::Result;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use crate::backend::{Act, Backend};
-use crate::model::weights::Linear;
 
 /// What a stage had to do at least: bytes of weights, and operations (two per multiply-add) of products and attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,102 +115,5 @@ impl Observer for Taps {
     fn value(&mut self, name: &str, rows: usize, cols: usize, values: &[f32]) {
         let tapped = Tapped { name: name.to_owned(), rows, cols, values: values.to_vec() };
         self.values.lock().unwrap_or_else(PoisonError::into_inner).push(tapped);
-    }
-}
-
-/// A backend on its way through the model, with whoever watches.
-pub struct Pass<'a, B: Backend> {
-    pub backend: &'a mut B,
-    observer: Option<&'a mut (dyn Observer + 'static)>,
-    cost: Cost,
-}
-
-impl<'a, B: Backend> Pass<'a, B> {
-    pub fn new(backend: &'a mut B, observer: Option<&'a mut (dyn Observer + 'static)>) -> Self {
-        Self { backend, observer, cost: Cost::default() }
-    }
-
-    pub fn begin(&mut self, stage: &'static str) {
-        if let Some(observer) = &mut self.observer {
-            self.cost = Cost::default();
-            observer.begin(stage);
-        }
-    }
-
-    /// `result` is what the stage wrote last.
-    pub fn end(&mut self, stage: &'static str, result: &B::Buf) -> Result<()> {
-        if let Some(observer) = &mut self.observer {
-            self.backend.read(result, 0, &mut [0.0])?;
-            observer.end(stage, self.cost);
-        }
-        Ok(())
-    }
-
-    /// The end of a stage that ran outside of the device.
-    pub fn end_on_host(&mut self, stage: &'static str) {
-        if let Some(observer) = &mut self.observer {
-            observer.end(stage, self.cost);
-        }
-    }
-
-    pub fn wants(&self, name: &str) -> bool {
-        self.observer.as_ref().is_some_and(|o| o.wants(name))
-    }
-
-    pub fn tap(&mut self, name: &str, buf: &B::Buf, rows: usize, cols: usize) -> Result<()> {
-        if self.wants(name) {
-            let mut values = vec![0.0; rows * cols];
-            self.backend.read(buf, 0, &mut values)?;
-            self.tap_host(name, rows, cols, &values);
-        }
-        Ok(())
-    }
-
-    pub fn tap_host(&mut self, name: &str, rows: usize, cols: usize, values: &[f32]) {
-        if let Some(observer) = self.observer.as_mut().filter(|o| o.wants(name)) {
-            observer.value(name, rows, cols, values);
-        }
-    }
-
-    /// What was counted since the stage began.
-    pub fn cost(&self) -> Cost {
-        self.cost
-    }
-
-    pub fn add(&mut self, cost: Cost) {
-        self.cost.bytes += cost.bytes;
-        self.cost.operations += cost.operations;
-    }
-
-    /// Counts `operations` that no matrix accounts for.
-    pub fn count(&mut self, operations: usize) {
-        self.cost.operations += operations as u64;
-    }
-
-    fn product(&mut self, rows: usize, w: &Linear<B>, run: impl FnOnce(&mut B)) {
-        let operations = 2 * (rows * w.outputs * w.inputs) as u64;
-        self.add(Cost { bytes: w.bytes as u64, operations });
-        if let Some(observer) = &mut self.observer {
-            observer.begin_product();
-        }
-        run(self.backend);
-        if let Some(observer) = &mut self.observer {
-            observer.end_product(operations);
-        }
-    }
-
-    /// `out = act(x W^T + b)`
-    pub fn linear(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, act: Act, out: &mut B::Buf) {
-        self.product(rows, w, |backend| backend.linear(x, rows, &w.matrix, w.bias.as_ref(), act, out));
-    }
-
-    /// `out += x W^T + b`
-    pub fn linear_add(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.product(rows, w, |backend| backend.linear_add(x, rows, &w.matrix, w.bias.as_ref(), out));
-    }
-
-    /// `out = silu(x G^T) * (x U^T)`
-    pub fn linear_gated(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.product(rows, w, |backend| backend.linear_gated(x, rows, &w.matrix, out));
     }
 }

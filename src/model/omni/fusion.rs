@@ -8,8 +8,8 @@ use crate::{
     backend::{Act, Backend, Grid},
     bundle::Shape,
     model::{
-        observe::Pass,
-        weights::{Linear, Loader, Norm, Scratch, Sizes},
+        pass::{Linear, Norm, Pass, Scratch, Sizes},
+        weights::Loader,
     },
 };
 use anyhow::Result;
@@ -22,6 +22,7 @@ const BLOCK_EPS: f32 = 1e-5;
 struct Block<B: Backend> {
     conv1: Linear<B>,
     norm1: Norm<B>,
+    /// `(9, channels)`
     taps: B::Buf,
     norm2: Norm<B>,
     se1: Linear<B>,
@@ -38,9 +39,9 @@ struct Branch<B: Backend> {
     s2: [Block<B>; 2],
     readout1: Linear<B>,
     readout2: Linear<B>,
-    /// After `s1`, by slot.
+    /// `(frames * grid * grid, hidden)`: after `s1`, by slot.
     kept: B::Buf,
-    /// By place in the window.
+    /// `(visual_tokens, hidden)`: by place in the window.
     tokens: B::Buf,
 }
 
@@ -61,7 +62,9 @@ pub struct Fusion<B: Backend> {
     branches: [Branch<B>; 2],
     face1: Linear<B>,
     face2: Linear<B>,
+    /// `(visual_tokens, hidden)`: by slot.
     face_kept: B::Buf,
+    /// `(visual_tokens, hidden)`: by place in the window.
     face_tokens: B::Buf,
     /// What `mix` leaves: `(visual_tokens, decoder hidden)`.
     pub tokens: B::Buf,
@@ -74,8 +77,11 @@ pub struct Fusion<B: Backend> {
     /// By place: where its tokens stood in the window before.
     origins: Vec<Option<usize>>,
     fresh: Vec<Fresh>,
+    /// `(frames * grid * grid, hidden)`
     ordered: B::Buf,
+    /// `(frames, channels)`
     squeezed: B::Buf,
+    /// `(frames, channels)`
     excited: B::Buf,
     side: usize,
     frames: usize,

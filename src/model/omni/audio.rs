@@ -9,9 +9,9 @@ use crate::{
     bundle::Shape,
     feature::mel::Mel,
     model::{
-        observe::Pass,
-        tower::{Reach, Tower},
-        weights::{Linear, Loader, Norm, Scratch, Sizes},
+        omni::tower::{Reach, Tower},
+        pass::{Linear, Norm, Pass, Scratch, Sizes},
+        weights::Loader,
     },
 };
 use anyhow::{Result, bail};
@@ -50,20 +50,24 @@ const SILENCE: f32 = -1.0;
 /// What silence leaves.
 struct Silence<B: Backend> {
     kept: B::Kept,
+    /// `(audio_tokens, decoder hidden)`
     tokens: B::Buf,
 }
 
 pub struct Audio<B: Backend> {
     conv1: Linear<B>,
     conv2: Linear<B>,
+    /// `(audio_positions, hidden)`
     positions: B::Buf,
     tower: Tower<B>,
     norm: Norm<B>,
     fc1: Linear<B>,
     fc2: Linear<B>,
     mel: Mel,
+    /// `(2 * audio_positions, mels)` on the host and on the device.
     picture: Vec<f32>,
     uploaded: B::Buf,
+    /// `(audio_positions, hidden)`
     x: B::Buf,
     /// What `encode` leaves: `(audio_tokens, decoder hidden)`.
     pub tokens: B::Buf,

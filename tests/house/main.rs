@@ -1,5 +1,7 @@
 //! The rules of the house that a machine can check: order of modules, headers, length, names, where `unsafe` may stand.
 
+mod imports;
+
 use std::{collections::BTreeSet, fs, path::Path, path::PathBuf};
 
 const LINES_MAX: usize = 700;
@@ -180,4 +182,12 @@ fn the_top_level_stays() {
         }
     }
     assert!(wrong.is_empty(), "not part of the house: {wrong:?}");
+}
+
+#[test]
+fn no_file_imports_itself_in_a_circle() {
+    let graph = imports::graph(&sources());
+    assert!(graph.values().map(|edges| edges.len()).sum::<usize>() > 300, "the graph has lost its edges");
+    let circles = imports::circles(&graph);
+    assert!(circles.is_empty(), "\n{}", circles.join("\n"));
 }

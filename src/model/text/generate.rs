@@ -2,6 +2,7 @@
 //!
 //! Invariant: the same logits, settings and seed give the same tokens.
 
+use anyhow::{Result, ensure};
 use std::collections::HashSet;
 
 /// How an answer is generated.
@@ -34,6 +35,26 @@ impl Default for Decoding {
     }
 }
 
+impl Decoding {
+    /// Refuses values that have no meaning, by name.
+    pub fn check(&self) -> Result<()> {
+        if let Some(Sampling { temperature, top_p, .. }) = self.sampling {
+            ensure!(
+                temperature > 0.0 && temperature.is_finite(),
+                "a temperature of {temperature}; it must be above 0"
+            );
+            ensure!(top_p > 0.0 && top_p <= 1.0, "a top-p of {top_p}; it must be above 0, at most 1");
+        }
+        if let Some(penalty) = self.repetition_penalty {
+            ensure!(
+                penalty > 0.0 && penalty.is_finite(),
+                "a repetition penalty of {penalty}; it must be above 0"
+            );
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// Divides the logits; above 0.
@@ -60,8 +81,7 @@ impl Chooser {
         Self { sampling, penalty, state, made: HashSet::new(), candidates: Vec::new() }
     }
 
-    /// The next token among those that are `allowed`. The penalty meets each token that was made before once, however often it
-    /// was made. At least one token must be allowed.
+    /// The next token among those that are `allowed`. Each token that was made before is penalised once, however often it was made. At least one token must be allowed.
     pub fn choose(&mut self, logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
         let (penalty, made) = (self.penalty, &self.made);
         let penalized = |(id, logit): (u32, f32)| {
@@ -110,7 +130,7 @@ impl Chooser {
         kept[kept.len() - 1].0
     }
 
-    /// The token was made and is met by the penalty from now on.
+    /// The token was made and is penalised from now on.
     pub fn made(&mut self, id: u32) {
         self.made.insert(id);
     }
@@ -229,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_penalty_meets_a_token_once() {
+    fn a_token_is_penalised_once() {
         let mut chooser = Chooser::new(ONE, 1.1);
         let logits = [2.0, 1.9, -1.0];
         assert_eq!(chooser.choose(&logits, all), 0);

@@ -7,9 +7,9 @@ use crate::{
     bundle::Shape,
     feature::image::{Resizer, planes},
     model::{
-        observe::Pass,
-        tower::{Reach, Tower},
-        weights::{Linear, Loader, Scratch, Sizes},
+        omni::tower::{Reach, Tower},
+        pass::{Linear, Pass, Scratch, Sizes},
+        weights::Loader,
     },
     source::Frame,
 };
@@ -17,11 +17,15 @@ use anyhow::Result;
 
 pub struct Vision<B: Backend> {
     patch: Linear<B>,
+    /// `(grid * grid, hidden)`
     positions: B::Buf,
     tower: Tower<B>,
     resizer: Resizer,
+    /// `(image, image, 3)` of one frame.
     square: Vec<u8>,
+    /// `(3, image, image)` of one frame.
     planes: Vec<f32>,
+    /// `(frames, 3, image, image)`
     pixels: B::Buf,
     /// What `encode` leaves: `(frames * grid * grid, hidden)`.
     pub features: B::Buf,

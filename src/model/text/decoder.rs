@@ -5,10 +5,11 @@
 
 use crate::{
     backend::{Act, Backend, Heads},
-    bundle::Shape,
+    bundle::Stack,
     model::{
-        observe::{Cost, Pass},
-        weights::{Linear, Loader, Scratch, Sizes},
+        observe::Cost,
+        pass::{Linear, Pass, Scratch, Sizes},
+        weights::Loader,
     },
 };
 use anyhow::{Result, ensure};
@@ -18,18 +19,46 @@ use anyhow::{Result, ensure};
 const LAST_ROWS: usize = 2;
 
 struct Layer<B: Backend> {
+    /// Gain `(hidden,)`.
     attn_norm: B::Buf,
     qkv: Linear<B>,
     o: Linear<B>,
+    /// Gain `(hidden,)`.
     ffn_norm: B::Buf,
     gate_up: Linear<B>,
     down: Linear<B>,
 }
 
+/// What a decoder is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizing<'a> {
+    pub stack: &'a Stack,
+    pub vocab: usize,
+    pub rope_theta: f32,
+    pub limits: Limits,
+}
+
+impl Sizing<'_> {
+    pub fn heads(&self) -> Heads {
+        let Stack { n_heads, n_kv_heads, head_dim, .. } = *self.stack;
+        Heads { n_heads, n_kv_heads, head_dim }
+    }
+
+    pub fn scratch(&self) -> Sizes {
+        let (rows, stack) = (self.limits.rows_max, self.stack);
+        let hidden = rows * stack.hidden;
+        Sizes { normed: hidden, qkv: rows * self.heads().qkv(), mixed: hidden, wide: rows * stack.ffn }
+    }
+}
+
+/// What a decoder has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Rows at once.
     pub rows_max: usize,
+    /// Positions of keys and values.
     pub positions_max: usize,
+    /// Rows of logits at once.
     pub picks_max: usize,
 }
 
@@ -45,17 +74,27 @@ pub struct Decoder<B: Backend> {
     embed: Linear<B>,
     head: Option<Linear<B>>,
     layers: Vec<Layer<B>>,
+    /// Gain `(hidden,)`.
     norm: B::Buf,
+    /// Keys and values of `positions_max` positions in every layer.
     cache: B::Cache,
+    /// `(rows_max, hidden)`
     x: B::Buf,
+    /// `(picks_max, Heads::qkv)` of one of many spans, or of the rows that leave the last layer.
     span_qkv: B::Buf,
+    /// `(picks_max, hidden)`
     span_mixed: B::Buf,
+    /// `(picks_max, hidden)`: rows whose logits are wanted.
     picked: B::Buf,
+    /// `(picks_max, hidden)`
     picked_normed: B::Buf,
+    /// `(picks_max, vocab)`
     logits: B::Buf,
-    /// What meets each token's logit before it is chosen (`Backend::highest`), and the token that was.
-    marks: B::Buf,
+    /// `(vocab + 1,)`: the penalty of each token, and of the one that is chosen next (`Backend::highest`).
+    penalties: B::Buf,
+    /// `(1,)`: the token that was chosen.
     chosen: B::Buf,
+    /// `(vocab,)`: one row of logits on the host.
     row: Vec<f32>,
     /// Of one step, without attention.
     step_cost: Cost,
@@ -67,9 +106,9 @@ pub struct Decoder<B: Backend> {
 }
 
 impl<B: Backend> Decoder<B> {
-    pub fn load(loader: &Loader<'_, B>, shape: &Shape, limits: Limits) -> Result<Self> {
-        let (stack, backend) = (&shape.decoder, loader.backend);
-        let heads = Heads { n_heads: stack.n_heads, n_kv_heads: stack.n_kv_heads, head_dim: stack.head_dim };
+    pub fn load(loader: &Loader<'_, B>, sizing: Sizing<'_>) -> Result<Self> {
+        let Sizing { stack, vocab, rope_theta: theta, limits } = sizing;
+        let (backend, heads) = (loader.backend, sizing.heads());
         let layer = |i: usize| -> Result<Layer<B>> {
             let at = |tail: &str| format!("decoder.{i}.{tail}");
             Ok(Layer {
@@ -94,24 +133,21 @@ impl<B: Backend> Decoder<B> {
             span_mixed: backend.alloc(picks_max * stack.hidden)?,
             picked: backend.alloc(picks_max * stack.hidden)?,
             picked_normed: backend.alloc(picks_max * stack.hidden)?,
-            logits: backend.alloc(picks_max * shape.vocab)?,
-            marks: backend.alloc(shape.vocab + 1)?,
+            logits: backend.alloc(picks_max * vocab)?,
+            penalties: backend.alloc(vocab + 1)?,
             chosen: backend.alloc(1)?,
-            row: vec![0.0; shape.vocab],
+            row: vec![0.0; vocab],
             step_cost: Cost::default(),
             heads,
             hidden: stack.hidden,
             eps: stack.eps,
-            theta: shape.rope_theta,
+            theta,
             limits,
         })
     }
 
-    pub fn sizes(shape: &Shape, limits: Limits) -> Sizes {
-        let (rows, stack) = (limits.rows_max, &shape.decoder);
-        let kv = stack.n_kv_heads * stack.head_dim;
-        let hidden = rows * stack.hidden;
-        Sizes { normed: hidden, qkv: hidden + 2 * rows * kv, mixed: hidden, wide: rows * stack.ffn }
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Embeddings of `ids` as the rows from `at`.
@@ -158,79 +194,105 @@ impl<B: Backend> Decoder<B> {
         kept: usize,
     ) -> Result<()> {
         let mut rows: usize = spans.iter().map(|s| s.rows).sum();
-        let (hidden, heads) = (self.hidden, self.heads);
         for s in spans {
             let end = s.start + s.rows;
             assert!(end <= self.limits.positions_max, "position {end} of {}", self.limits.positions_max);
         }
         let mut last_rows = pass.wants("llm_hidden_last").then(Vec::new);
-        for (i, layer) in self.layers.iter().enumerate() {
+        for i in 0..self.layers.len() {
             if let Some(seen) = &mut last_rows {
-                seen.resize((i + 1) * hidden, 0.0);
-                pass.backend.read(&self.x, (rows - 1) * hidden, &mut seen[i * hidden..])?;
+                self.read_row(pass, rows - 1, seen)?;
             }
+            let layer = &self.layers[i];
             pass.backend.rms_norm(&self.x, rows, &layer.attn_norm, self.eps, &mut scratch.normed);
             pass.linear(&scratch.normed, rows, &layer.qkv, Act::None, &mut scratch.qkv);
             match spans {
                 [span] if kept < rows && i + 1 == self.layers.len() => {
-                    let (cache, first, width) = (&mut self.cache, rows - kept, heads.qkv());
-                    pass.backend.rope_store(&mut scratch.qkv, rows, span.start, self.theta, heads, cache, i);
-                    pass.backend.copy(&scratch.qkv, first * width, &mut self.span_qkv, 0, kept * width);
-                    pass.backend.copy(&self.x, first * hidden, &mut self.picked, 0, kept * hidden);
-                    pass.backend.copy(&self.picked, 0, &mut self.x, 0, kept * hidden);
-                    let start = span.start + first;
-                    pass.count(attention_operations(kept, start, heads));
-                    let (qkv, mixed) = (&self.span_qkv, &mut scratch.mixed);
-                    pass.backend.attend_cached(qkv, kept, start, heads, cache, i, mixed);
+                    self.attend_last(pass, scratch, *span, kept, i);
                     rows = kept;
                 }
-                [span] => attend(
-                    pass,
-                    &mut scratch.qkv,
-                    *span,
-                    self.theta,
-                    heads,
-                    &mut self.cache,
-                    i,
-                    &mut scratch.mixed,
-                ),
-                _ => {
-                    let mut at = 0;
-                    for span in spans {
-                        let (width, len) = (heads.qkv(), span.rows * hidden);
-                        assert!(
-                            span.rows <= self.limits.picks_max,
-                            "{} rows in one of many spans",
-                            span.rows
-                        );
-                        let qkv = &mut self.span_qkv;
-                        pass.backend.copy(&scratch.qkv, at * width, qkv, 0, span.rows * width);
-                        let (cache, mixed) = (&mut self.cache, &mut self.span_mixed);
-                        attend(pass, qkv, *span, self.theta, heads, cache, i, mixed);
-                        pass.backend.copy(mixed, 0, &mut scratch.mixed, at * hidden, len);
-                        at += span.rows;
-                    }
+                [span] => {
+                    attend(pass, &mut scratch.qkv, *span, self.rope(i), &mut self.cache, &mut scratch.mixed)
                 }
+                _ => self.attend_spans(pass, scratch, spans, i),
             }
+            let layer = &self.layers[i];
             pass.linear_add(&scratch.mixed, rows, &layer.o, &mut self.x);
             pass.backend.rms_norm(&self.x, rows, &layer.ffn_norm, self.eps, &mut scratch.normed);
             pass.linear_gated(&scratch.normed, rows, &layer.gate_up, &mut scratch.wide);
             pass.linear_add(&scratch.wide, rows, &layer.down, &mut self.x);
         }
         if let Some(mut seen) = last_rows {
-            let at = seen.len();
-            seen.resize(at + hidden, 0.0);
-            pass.backend.copy(&self.x, (rows - 1) * hidden, &mut self.picked, 0, hidden);
+            pass.backend.copy(&self.x, (rows - 1) * self.hidden, &mut self.picked, 0, self.hidden);
             pass.backend.rms_norm(&self.picked, 1, &self.norm, self.eps, &mut self.picked_normed);
+            let at = seen.len();
+            seen.resize(at + self.hidden, 0.0);
             pass.backend.read(&self.picked_normed, 0, &mut seen[at..])?;
-            pass.tap_host("llm_hidden_last", self.layers.len() + 1, hidden, &seen);
+            pass.tap_host("llm_hidden_last", self.layers.len() + 1, self.hidden, &seen);
         }
         Ok(())
+    }
+
+    /// Adds a row of `x` to those on the host.
+    fn read_row(&self, pass: &mut Pass<'_, B>, row: usize, rows: &mut Vec<f32>) -> Result<()> {
+        let at = rows.len();
+        rows.resize(at + self.hidden, 0.0);
+        pass.backend.read(&self.x, row * self.hidden, &mut rows[at..])
+    }
+
+    /// The last layer, of which only the last `kept` rows come out; the others leave their keys and values. Moves the kept rows of `x` to
+    /// its start.
+    fn attend_last(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        span: Span,
+        kept: usize,
+        layer: usize,
+    ) {
+        let (hidden, heads, cache) = (self.hidden, self.heads, &mut self.cache);
+        let (first, width) = (span.rows - kept, self.heads.qkv());
+        let start = span.start + first;
+        pass.backend.rope_store(&mut scratch.qkv, span.rows, span.start, self.theta, heads, cache, layer);
+        pass.backend.copy(&scratch.qkv, first * width, &mut self.span_qkv, 0, kept * width);
+        pass.backend.copy(&self.x, first * hidden, &mut self.picked, 0, kept * hidden);
+        pass.backend.copy(&self.picked, 0, &mut self.x, 0, kept * hidden);
+        pass.count(attention_operations(kept, start, heads));
+        pass.backend.attend_cached(&self.span_qkv, kept, start, heads, cache, layer, &mut scratch.mixed);
+    }
+
+    /// Each span over itself and what stood before its start.
+    fn attend_spans(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        spans: &[Span],
+        layer: usize,
+    ) {
+        let (hidden, width) = (self.hidden, self.heads.qkv());
+        let mut at = 0;
+        for span in spans {
+            assert!(span.rows <= self.limits.picks_max, "{} rows in one of many spans", span.rows);
+            let rope = self.rope(layer);
+            pass.backend.copy(&scratch.qkv, at * width, &mut self.span_qkv, 0, span.rows * width);
+            attend(pass, &mut self.span_qkv, *span, rope, &mut self.cache, &mut self.span_mixed);
+            pass.backend.copy(&self.span_mixed, 0, &mut scratch.mixed, at * hidden, span.rows * hidden);
+            at += span.rows;
+        }
+    }
+
+    fn rope(&self, layer: usize) -> Rope {
+        Rope { theta: self.theta, heads: self.heads, layer }
     }
 
     /// Copies a row out, to ask for its logits later.
     pub fn keep_row(&self, pass: &mut Pass<'_, B>, row: usize, kept: &mut B::Buf) {
         pass.backend.copy(&self.x, row * self.hidden, kept, 0, self.hidden);
+    }
+
+    /// One kept row over another.
+    pub fn copy_row(&self, pass: &mut Pass<'_, B>, from: &B::Buf, to: &mut B::Buf) {
+        pass.backend.copy(from, 0, to, 0, self.hidden);
     }
 
     /// Logits of a row that was kept.
@@ -246,17 +308,17 @@ impl<B: Backend> Decoder<B> {
         Ok(&self.row)
     }
 
-    /// From here on only `open` tokens are chosen; those that were made are met by the penalty.
+    /// From here on only `open` tokens are chosen, and those that were made before take the penalty.
     pub fn begin_answer(&mut self, pass: &mut Pass<'_, B>, penalty: f32, open: impl Fn(u32) -> bool) {
-        let marks: Vec<f32> = (0..self.row.len() as u32).map(|id| f32::from(u8::from(open(id)))).collect();
-        pass.backend.write(&marks, &mut self.marks, 0);
-        pass.backend.write(&[penalty], &mut self.marks, marks.len());
+        let none: Vec<f32> = (0..self.row.len() as u32).map(|id| f32::from(u8::from(open(id)))).collect();
+        pass.backend.write(&none, &mut self.penalties, 0);
+        pass.backend.write(&[penalty], &mut self.penalties, none.len());
     }
 
-    /// Tokens that were made without being chosen.
-    pub fn mark(&mut self, pass: &mut Pass<'_, B>, ids: &[u32], penalty: f32) {
+    /// Penalises tokens that were made without being chosen.
+    pub fn penalise(&mut self, pass: &mut Pass<'_, B>, ids: &[u32], penalty: f32) {
         for id in ids {
-            pass.backend.write(&[penalty], &mut self.marks, *id as usize);
+            pass.backend.write(&[penalty], &mut self.penalties, *id as usize);
         }
     }
 
@@ -269,7 +331,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn find_highest(&mut self, pass: &mut Pass<'_, B>) {
-        pass.backend.highest(&self.logits, self.row.len(), &mut self.marks, &mut self.chosen);
+        pass.backend.highest(&self.logits, self.row.len(), &mut self.penalties, &mut self.chosen);
     }
 
     fn chosen(&self, pass: &mut Pass<'_, B>) -> Result<u32> {
@@ -355,18 +417,22 @@ fn attention_operations(rows: usize, start: usize, heads: Heads) -> usize {
     4 * seen * heads.n_heads * heads.head_dim
 }
 
-#[allow(clippy::too_many_arguments)]
+/// Where and how positions are rotated and stored.
+#[derive(Clone, Copy)]
+struct Rope {
+    theta: f32,
+    heads: Heads,
+    layer: usize,
+}
+
 fn attend<B: Backend>(
     pass: &mut Pass<'_, B>,
     qkv: &mut B::Buf,
-    span: Span,
-    theta: f32,
-    heads: Heads,
+    Span { rows, start }: Span,
+    Rope { theta, heads, layer }: Rope,
     cache: &mut B::Cache,
-    layer: usize,
     out: &mut B::Buf,
 ) {
-    let Span { rows, start } = span;
     pass.count(attention_operations(rows, start, heads));
     pass.backend.attend_next(qkv, rows, start, theta, heads, cache, layer, out);
 }

@@ -4,8 +4,8 @@ use crate::{
     backend::{Act, Backend, Heads},
     bundle::Stack,
     model::{
-        observe::Pass,
-        weights::{Linear, Loader, Norm, Scratch, Sizes},
+        pass::{Linear, Norm, Pass, Scratch, Sizes},
+        weights::Loader,
     },
 };
 use anyhow::Result;

@@ -1,0 +1,64 @@
+//! A loaded model as everybody outside sees it: a window in, scores and a reason out.
+
+use crate::{
+    model::{observe::Observer, omni::audio::AudioContext, text::generate::Decoding},
+    source::Frame,
+};
+use anyhow::Result;
+
+/// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Frames with an id that stays the same as long as the picture does: features are cached under it.
+    pub frames: Option<&'a [(u64, &'a Frame)]>,
+    /// 16 kHz mono in [-1, 1]; what is longer than `Shape::samples_max` is cut there.
+    pub samples: Option<&'a [f32]>,
+}
+
+/// Probabilities over the labels of one set, sum 1, in the set's order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    pub probabilities: Vec<f32>,
+}
+
+/// What the model says of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The whole answer as generated, trimmed.
+    pub text: String,
+    /// Between `<think>` and `</think>`, trimmed.
+    pub think: Option<String>,
+    /// Between `<answer>` and `</answer>`, trimmed.
+    pub answer: Option<String>,
+    pub tokens: usize,
+    /// Why generation ended.
+    pub stop: Stop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    EndOfText,
+    MaxNewTokens,
+    /// The repetition guard saw the same stretch again and again.
+    Repetition,
+}
+
+/// A loaded model as the daemon sees it; the backend is chosen once, behind this.
+pub trait Infer {
+    /// One line for people: the device and the memory that was taken.
+    fn describe(&self) -> String;
+    /// Encodes a window and prefills the named prompt, ready to score or to reason.
+    fn see(&mut self, prompt: &str, input: &Input<'_>) -> Result<()>;
+    /// Prefills another prompt over what was last seen; nothing is encoded again.
+    fn ask(&mut self, prompt: &str) -> Result<()>;
+    /// Scores every label of a set for what was last seen, without thinking.
+    fn score(&mut self, label_set: &str) -> Result<&Scores>;
+    /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
+    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
+    /// How `reason` generates from now on; refused where the bundle cannot do it.
+    fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;
+    /// How much sound is encoded from now on; refused where the device cannot. The last window is forgotten.
+    fn set_audio_context(&mut self, context: AudioContext) -> Result<()>;
+    /// Whom to tell of stages and values from now on.
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>);
+}

@@ -1,0 +1,247 @@
+//! R1-Omni loaded: towers, branches and a decoder over one backend, and what was last seen.
+//!
+//! Invariant: nothing is encoded twice. Frame features live as long as their frame is in the window, media tokens until the next
+//! `see`.
+
+use crate::{
+    backend::Backend,
+    bundle::{Bundle, LabelSet, Piece, Prompt, Shape},
+    model::{
+        infer::{Infer, Input, Reason, Scores},
+        observe::Observer,
+        omni::{
+            audio::{Audio, AudioContext},
+            fusion::Fusion,
+            vision::Vision,
+        },
+        pass::{Pass, Scratch},
+        text::{
+            decoder::{Limits, Sizing},
+            generate::Decoding,
+            session::{Language, Part, Session},
+        },
+        weights::Loader,
+    },
+};
+use anyhow::{Context, Result, bail, ensure};
+
+/// Rows of logits at once.
+const PICKS_MIN: usize = 16;
+
+pub struct Model<B: Backend> {
+    backend: B,
+    vision: Vision<B>,
+    audio: Audio<B>,
+    fusion: Fusion<B>,
+    session: Session<B>,
+    scratch: Scratch<B>,
+    shape: Shape,
+    prompts: Vec<Prompt>,
+    limits: Limits,
+    observer: Option<Box<dyn Observer>>,
+    seen: Option<Seen>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    video: bool,
+    audio: bool,
+}
+
+impl<B: Backend> Model<B> {
+    pub fn load(backend: B, bundle: &Bundle) -> Result<Self> {
+        let shape = bundle.shape().clone();
+        let limits = limits(bundle)?;
+        let decoder = sizing(&shape, limits);
+        let sizes = Vision::<B>::sizes(&shape)
+            .max(Audio::<B>::sizes(&shape))
+            .max(Fusion::<B>::sizes(&shape))
+            .max(decoder.scratch());
+        let loader = Loader { backend: &backend, bundle };
+        let language = Language {
+            label_sets: bundle.label_sets().to_vec(),
+            generation: bundle.generation().clone(),
+            marks: bundle.marks().clone(),
+            vocabulary: bundle.vocabulary().clone(),
+        };
+        Ok(Self {
+            vision: Vision::load(&loader, &shape)?,
+            audio: Audio::load(&loader, &shape)?,
+            fusion: Fusion::load(&loader, &shape)?,
+            session: Session::load(&loader, decoder, language)?,
+            scratch: Scratch::new(&backend, sizes)?,
+            backend,
+            limits,
+            prompts: bundle.prompts().to_vec(),
+            shape,
+            observer: None,
+            seen: None,
+        })
+    }
+
+    /// Forgets the text before the first modality, so that the next prompt is prefilled from its first position.
+    pub fn forget_prefix(&mut self) {
+        self.session.forget_prefix();
+    }
+
+    /// Encodes what the input holds in place of what was seen of it before; the next `ask` is about it.
+    pub fn encode(&mut self, input: &Input<'_>) -> Result<()> {
+        self.check(input)?;
+        self.encode_checked(input)
+    }
+
+    fn encode_checked(&mut self, input: &Input<'_>) -> Result<()> {
+        let encoded = self.encode_parts(input);
+        if encoded.is_err() {
+            self.fusion.forget();
+        }
+        encoded
+    }
+
+    fn encode_parts(&mut self, input: &Input<'_>) -> Result<()> {
+        let Self { backend, vision, audio, fusion, scratch, observer, .. } = self;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        if let Some(frames) = input.frames {
+            let fresh = fusion.admit(frames.iter().map(|(id, _)| *id));
+            if !fresh.is_empty() {
+                vision.encode(&mut pass, scratch, fresh.iter().map(|f| frames[f.index].1))?;
+                fusion.keep(&mut pass, scratch, &vision.features)?;
+            }
+            fusion.join(&mut pass, scratch)?;
+        }
+        if let Some(samples) = input.samples {
+            audio.encode(&mut pass, scratch, samples)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, input: &Input<'_>) -> Result<()> {
+        ensure!(
+            input.frames.is_some() || input.samples.is_some(),
+            "a window without video and without audio"
+        );
+        let Some(frames) = input.frames else { return Ok(()) };
+        let wanted = self.shape.frames;
+        ensure!(frames.len() == wanted, "{} frames, but the model sees {wanted} at once", frames.len());
+        for (id, f) in frames {
+            let bytes = u64::from(f.height) * u64::from(f.width) * 3;
+            ensure!(
+                bytes > 0 && bytes == f.rgb.len() as u64,
+                "frame {id} is {} x {} but holds {} bytes, not {bytes}",
+                f.height,
+                f.width,
+                f.rgb.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Infer for Model<B> {
+    fn describe(&self) -> String {
+        let Limits { rows_max, positions_max, .. } = self.limits;
+        format!("{}; {rows_max} rows at once, {positions_max} positions", self.backend.describe())
+    }
+
+    fn see(&mut self, prompt: &str, input: &Input<'_>) -> Result<()> {
+        named(&self.prompts, prompt)?;
+        self.check(input)?;
+        self.seen = None;
+        self.session.forget();
+        self.encode_checked(input)?;
+        self.seen = Some(Seen { video: input.frames.is_some(), audio: input.samples.is_some() });
+        self.ask(prompt)
+    }
+
+    fn ask(&mut self, prompt: &str) -> Result<()> {
+        self.session.forget();
+        let seen = self.seen.context("there is nothing to ask about: no window was seen yet")?;
+        let Self { backend, session, scratch, observer, fusion, audio, prompts, shape, .. } = self;
+        let prompt = named(prompts, prompt)?;
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        pass.begin("prefill");
+        if seen.video {
+            pass.tap_host("gate_weights", 1, 3, &prompt.gate);
+            fusion.mix(&mut pass, prompt.gate)?;
+        }
+        let parts = pieces(prompt, seen)?.iter().map(|piece| match piece {
+            Piece::Text(ids) => Part::Text(ids),
+            Piece::Video => Part::Rows(&fusion.tokens, shape.visual_tokens()),
+            Piece::Audio => Part::Rows(&audio.tokens, shape.audio_tokens()),
+        });
+        session.prefill(&mut pass, scratch, parts).with_context(|| format!("prompt `{}`", prompt.name))
+    }
+
+    fn score(&mut self, label_set: &str) -> Result<&Scores> {
+        let Self { backend, session, scratch, observer, .. } = self;
+        session.score(&mut Pass::new(backend, observer.as_deref_mut()), scratch, label_set)
+    }
+
+    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {
+        let Self { backend, session, scratch, observer, .. } = self;
+        session.answer(&mut Pass::new(backend, observer.as_deref_mut()), scratch, say)
+    }
+
+    fn set_decoding(&mut self, decoding: Decoding) -> Result<()> {
+        self.session.set_decoding(decoding)
+    }
+
+    fn set_audio_context(&mut self, context: AudioContext) -> Result<()> {
+        let Self { backend, audio, scratch, session, .. } = self;
+        self.seen = None;
+        session.forget();
+        audio.set_context(&mut Pass::new(backend, None), scratch, context)
+    }
+
+    fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.observer = observer;
+    }
+}
+
+fn named<'a>(prompts: &'a [Prompt], name: &str) -> Result<&'a Prompt> {
+    let names = || prompts.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = prompts.iter().find(|p| p.name == name);
+    found.with_context(|| format!("the bundle has no prompt `{name}`, only: {}", names()))
+}
+
+fn pieces(prompt: &Prompt, seen: Seen) -> Result<&[Piece]> {
+    Ok(match (seen.video, seen.audio) {
+        (true, true) => &prompt.video_audio,
+        (true, false) => &prompt.video,
+        (false, true) => &prompt.audio,
+        (false, false) => bail!("a window without video and without audio"),
+    })
+}
+
+/// The decoder of a bundle.
+fn sizing(shape: &Shape, limits: Limits) -> Sizing<'_> {
+    Sizing { stack: &shape.decoder, vocab: shape.vocab, rope_theta: shape.rope_theta, limits }
+}
+
+/// Room for the longest prompt, and after it for the longest answer.
+fn limits(bundle: &Bundle) -> Result<Limits> {
+    let shape = bundle.shape();
+    let length = |pieces: &[Piece]| -> usize {
+        let one = |piece: &Piece| match piece {
+            Piece::Text(ids) => ids.len(),
+            Piece::Video => shape.visual_tokens(),
+            Piece::Audio => shape.audio_tokens(),
+        };
+        pieces.iter().map(one).sum()
+    };
+    let variants = bundle.prompts().iter().flat_map(|p| [&p.video_audio, &p.video, &p.audio]);
+    let rows_max = variants.map(|v| length(v)).max().context("the bundle has no prompt")?;
+    let longest = |set: &LabelSet| set.tokens.iter().map(Vec::len).max().unwrap_or(0);
+    let scored = bundle.label_sets().iter().map(|set| set.prefix.len() + longest(set)).max().unwrap_or(0);
+    let answer = scored.max(bundle.generation().max_new_tokens);
+    let positions_max = rows_max + answer;
+    ensure!(
+        positions_max <= shape.context,
+        "a prompt of {rows_max} tokens and an answer of {answer} are more than the {} positions of the decoder",
+        shape.context
+    );
+    let label_rows = bundle.label_sets().iter().map(longest).max().unwrap_or(0);
+    let picks_max = PICKS_MIN.max(label_rows);
+    ensure!(picks_max <= rows_max, "a label of {label_rows} tokens is longer than every prompt");
+    Ok(Limits { rows_max, positions_max, picks_max })
+}

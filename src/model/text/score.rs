@@ -1,0 +1,151 @@
+//! Label scores: how likely each label of a set is as the next thing said.
+//!
+//! Shapes: one probability per label, sum 1.
+
+use crate::{
+    backend::Backend,
+    bundle::LabelSet,
+    model::{
+        infer::Scores,
+        pass::{Pass, Scratch},
+        text::decoder::{Decoder, Span},
+    },
+};
+use anyhow::Result;
+
+/// Where labels are scored, with room for the largest set.
+pub struct Tally {
+    /// Log likelihood of every label, mean over its tokens.
+    means: Vec<f64>,
+    spans: Vec<Span>,
+    /// By row: the label whose likelihood its logits hold, and the token.
+    wanted: Vec<(usize, u32)>,
+    scores: Scores,
+}
+
+impl Tally {
+    pub fn new(label_sets: &[LabelSet], rows_max: usize) -> Tally {
+        let labels = label_sets.iter().map(|set| set.labels.len()).max().unwrap_or(0);
+        Tally {
+            means: Vec::with_capacity(labels),
+            spans: Vec::with_capacity(labels),
+            wanted: Vec::with_capacity(rows_max),
+            scores: Scores { probabilities: Vec::with_capacity(labels) },
+        }
+    }
+
+    /// The labels of a set after a prompt of `prompt_len` positions, whose last row is `prompt_row`, `(hidden,)`.
+    pub fn score<B: Backend>(
+        &mut self,
+        decoder: &mut Decoder<B>,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        (prompt_row, prompt_len): (&B::Buf, usize),
+        set: &LabelSet,
+    ) -> Result<&Scores> {
+        pass.begin("score");
+        self.means.clear();
+        self.means.resize(set.tokens.len(), 0.0);
+        if set.prefix.is_empty() {
+            self.add_first(set, decoder.logits_of(pass, prompt_row)?);
+        } else {
+            let rows = set.prefix.len();
+            decoder.embed(pass, &set.prefix, 0);
+            decoder.run(pass, scratch, &[Span { rows, start: prompt_len }])?;
+            decoder.logits(pass, rows - 1, 1, |_, logits| self.add_first(set, logits))?;
+        }
+        self.add_rest(decoder, pass, scratch, prompt_len + set.prefix.len(), set)?;
+        for (sum, tokens) in self.means.iter_mut().zip(&set.tokens) {
+            *sum /= tokens.len() as f64;
+        }
+        pass.end("score", decoder.result())?;
+        softmax(&self.means, set.temperature, &mut self.scores.probabilities);
+        Ok(&self.scores)
+    }
+
+    /// The first token of every label.
+    fn add_first(&mut self, set: &LabelSet, logits: &[f32]) {
+        for (sum, tokens) in self.means.iter_mut().zip(&set.tokens) {
+            *sum += log_probability(logits, tokens[0]);
+        }
+    }
+
+    /// The tokens after the first of every label, as many labels at once as there are rows.
+    fn add_rest<B: Backend>(
+        &mut self,
+        decoder: &mut Decoder<B>,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        start: usize,
+        set: &LabelSet,
+    ) -> Result<()> {
+        let Tally { means, spans, wanted, .. } = self;
+        let mut next = 0;
+        while next < set.tokens.len() {
+            spans.clear();
+            wanted.clear();
+            while let Some(tokens) = set.tokens.get(next) {
+                if wanted.len() + tokens.len() - 1 > decoder.limits().rows_max {
+                    break;
+                }
+                let rows = tokens.len() - 1;
+                if rows > 0 {
+                    decoder.embed(pass, &tokens[..rows], wanted.len());
+                    spans.push(Span { rows, start });
+                    wanted.extend(tokens[1..].iter().map(|id| (next, *id)));
+                }
+                next += 1;
+            }
+            if !spans.is_empty() {
+                decoder.run(pass, scratch, spans)?;
+                decoder.logits(pass, 0, wanted.len(), |row, logits| {
+                    let (label, id) = wanted[row];
+                    means[label] += log_probability(logits, id);
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `log softmax(logits)[id]`
+fn log_probability(logits: &[f32], id: u32) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(*l - top).exp()).sum();
+    f64::from(logits[id as usize] - top) - sum.ln()
+}
+
+/// Mean log likelihoods to probabilities.
+fn softmax(means: &[f64], temperature: f32, probabilities: &mut Vec<f32>) {
+    let top = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights = means.iter().map(|m| ((m - top) / f64::from(temperature)).exp());
+    let total: f64 = weights.clone().sum();
+    probabilities.clear();
+    probabilities.extend(weights.map(|w| (w / total) as f32));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_sum_to_one() {
+        let logits = [1.0f32, -300.0, 2.0, 88.0];
+        let sum: f64 = (0..4).map(|id| log_probability(&logits, id).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-12);
+        assert!((log_probability(&[0.0; 4], 2) + 4f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn temperature_flattens() {
+        let softmax = |means: &[f64], temperature| {
+            let mut probabilities = Vec::new();
+            softmax(means, temperature, &mut probabilities);
+            probabilities
+        };
+        let sharp = softmax(&[-1.0, -2.0], 1.0);
+        assert!((sharp[0] - 0.731_058_6).abs() < 1e-6 && (sharp[0] + sharp[1] - 1.0).abs() < 1e-6);
+        assert!((softmax(&[-1.0, -2.0], 2.0)[0] - 0.622_459_3).abs() < 1e-6);
+        assert_eq!(softmax(&[-5000.0, -5000.0], 1.0), [0.5, 0.5]);
+    }
+}

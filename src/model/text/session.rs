@@ -1,0 +1,256 @@
+//! A decoder at work on one prompt: prefilled, its labels scored, an answer generated.
+//!
+//! Invariant: keys and values of the text that two prompts begin with are computed once.
+
+use crate::{
+    backend::Backend,
+    bundle::{Generation, LabelSet, Marks, Vocabulary},
+    model::{
+        infer::{Reason, Scores, Stop},
+        pass::{Pass, Scratch},
+        text::{
+            answer::{Answer, Wish},
+            constrain::Form,
+            decoder::{Decoder, Sizing, Span},
+            generate::{Decoding, most_probable},
+            score::Tally,
+        },
+        weights::Loader,
+    },
+};
+use anyhow::{Context, Result, ensure};
+
+/// A part of a prompt.
+pub enum Part<'a, B: Backend> {
+    Text(&'a [u32]),
+    /// So many rows of embeddings, `(rows, hidden)`.
+    Rows(&'a B::Buf, usize),
+}
+
+/// What a bundle says of text.
+pub struct Language {
+    pub label_sets: Vec<LabelSet>,
+    pub generation: Generation,
+    pub marks: Marks,
+    pub vocabulary: Vocabulary,
+}
+
+impl Language {
+    fn label_set(&self, name: &str) -> Result<&LabelSet> {
+        let names = || self.label_sets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+        let found = self.label_sets.iter().find(|s| s.name == name);
+        found.with_context(|| format!("the bundle has no label set `{name}`, only: {}", names()))
+    }
+}
+
+pub struct Session<B: Backend> {
+    decoder: Decoder<B>,
+    language: Language,
+    decoding: Decoding,
+    tally: Tally,
+    /// `(hidden,)`: last row of the prompt.
+    prompt_row: B::Buf,
+    /// `(hidden,)`: last row of the answer so far.
+    row: B::Buf,
+    /// Positions of the prompt.
+    asked: Option<usize>,
+    /// The text whose keys and values stand at the first positions.
+    prefix: Vec<u32>,
+}
+
+impl<B: Backend> Session<B> {
+    pub fn load(loader: &Loader<'_, B>, sizing: Sizing<'_>, language: Language) -> Result<Self> {
+        let rows_max = sizing.limits.rows_max;
+        Ok(Self {
+            decoder: Decoder::load(loader, sizing)?,
+            tally: Tally::new(&language.label_sets, rows_max),
+            language,
+            decoding: Decoding::default(),
+            prompt_row: loader.backend.alloc(sizing.stack.hidden)?,
+            row: loader.backend.alloc(sizing.stack.hidden)?,
+            asked: None,
+            prefix: Vec::with_capacity(rows_max),
+        })
+    }
+
+    /// Forgets the text before the first rows of embeddings, so that the next prompt is prefilled from its first position.
+    pub fn forget_prefix(&mut self) {
+        self.prefix.clear();
+    }
+
+    /// Forgets the prompt: nothing can be scored or answered until the next.
+    pub fn forget(&mut self) {
+        self.asked = None;
+    }
+
+    /// All layers over a prompt.
+    pub fn prefill<'p>(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        parts: impl Iterator<Item = Part<'p, B>> + Clone,
+    ) -> Result<()>
+    where
+        B: 'p,
+    {
+        self.asked = None;
+        let opening: &[u32] = match parts.clone().next() {
+            Some(Part::Text(ids)) => ids,
+            _ => &[],
+        };
+        let known = opening.iter().zip(&self.prefix).take_while(|(a, b)| a == b).count();
+        let decoder = &mut self.decoder;
+        let mut rows = 0;
+        for (i, part) in parts.enumerate() {
+            rows += match part {
+                Part::Text(ids) => {
+                    let ids = if i == 0 { &ids[known..] } else { ids };
+                    decoder.embed(pass, ids, rows);
+                    ids.len()
+                }
+                Part::Rows(embeddings, count) => {
+                    decoder.place(pass, embeddings, count, rows);
+                    count
+                }
+            };
+        }
+        ensure!(rows > 0, "the prompt is empty");
+        decoder.tap_rows(pass, "input_embeds", rows)?;
+        self.prefix.truncate(known);
+        let last = decoder.run_for_last(pass, scratch, Span { rows, start: known })?;
+        decoder.keep_row(pass, last, &mut self.prompt_row);
+        pass.end("prefill", &self.prompt_row)?;
+        self.prefix.extend_from_slice(&opening[known..]);
+        self.asked = Some(known + rows);
+        Ok(())
+    }
+
+    /// How likely each label of a set is after the prompt.
+    pub fn score(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        label_set: &str,
+    ) -> Result<&Scores> {
+        let prompt_len = self.asked.context("there is nothing to score: no window was seen yet")?;
+        let set = self.language.label_set(label_set)?;
+        self.tally.score(&mut self.decoder, pass, scratch, (&self.prompt_row, prompt_len), set)
+    }
+
+    /// Generates the answer to the prompt; `say` gets text as it comes, whole characters only.
+    pub fn answer(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Reason> {
+        let prompt_len = self.asked.context("there is nothing to reason about: no window was seen yet")?;
+        let form = self.form(&self.decoding)?;
+        let generation = &self.language.generation;
+        let penalty = self.decoding.repetition_penalty.unwrap_or(generation.repetition_penalty);
+        let open = |id| form.as_ref().is_none_or(|f| f.thinkable(id));
+        self.decoder.begin_answer(pass, penalty, open);
+        let tokens_max = self.max_new_tokens(&self.decoding);
+        let mut answer = Answer::new(form, &self.decoding, penalty, tokens_max);
+        let mut position = prompt_len;
+        let stop = loop {
+            let ids = match answer.wish() {
+                Wish::Stop(stop) => break stop,
+                Wish::Forced(ids) => {
+                    self.decoder.penalise(pass, &ids, penalty);
+                    ids
+                }
+                Wish::Choose { label } => {
+                    let likeliest = self.step(pass, scratch, &mut answer, &mut position)?;
+                    let id = match () {
+                        () if label => {
+                            most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id))
+                        }
+                        () if answer.samples() => answer.sample(self.decoder.latest_logits(pass)?),
+                        () => likeliest,
+                    };
+                    if answer.ends(id, &self.language.generation.eos) {
+                        break Stop::EndOfText;
+                    }
+                    let ids = answer.chosen(id);
+                    self.decoder.penalise(pass, &ids[1..], penalty);
+                    ids
+                }
+            };
+            if answer.take(&ids, &self.language.vocabulary, say) {
+                break Stop::Repetition;
+            }
+        };
+        if pass.wants("tokens") {
+            let ids: Vec<f32> = answer.made().iter().map(|id| *id as f32).collect();
+            pass.tap_host("tokens", 1, ids.len(), &ids);
+        }
+        Ok(answer.finish(stop, say))
+    }
+
+    /// Feeds what was made so far and returns the likeliest of what may come next; `logits` are of all that could.
+    fn step(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        answer: &mut Answer,
+        position: &mut usize,
+    ) -> Result<u32> {
+        let Self { decoder, prompt_row, row, .. } = self;
+        pass.begin("decode");
+        let (first, pending) = answer.pending();
+        let of_prompt = first && pending.is_empty();
+        if of_prompt {
+            decoder.copy_row(pass, prompt_row, row);
+        }
+        // A value that is asked for in the middle of a step keeps it from being repeated as a whole.
+        let whole = pending.len() == 1 && !pass.wants("llm_hidden_last");
+        let start = *position;
+        *position += pending.len();
+        let likeliest = if whole {
+            decoder.step(pass, scratch, pending[0], start)?
+        } else {
+            if !pending.is_empty() {
+                let rows = pending.len();
+                decoder.embed(pass, pending, 0);
+                decoder.run(pass, scratch, &[Span { rows, start }])?;
+                decoder.keep_row(pass, rows - 1, row);
+            }
+            decoder.choose(pass, row)?
+        };
+        answer.fed();
+        pass.end_on_host("decode");
+        for (name, is_due) in [("prefill_logits", of_prompt), ("step_logits", true)] {
+            if is_due && pass.wants(name) {
+                let logits = decoder.latest_logits(pass)?;
+                pass.tap_host(name, 1, logits.len(), logits);
+            }
+        }
+        Ok(likeliest)
+    }
+
+    /// How answers are generated from now on; refused where the bundle cannot do it.
+    pub fn set_decoding(&mut self, decoding: Decoding) -> Result<()> {
+        decoding.check()?;
+        self.form(&decoding)?;
+        self.decoding = decoding;
+        Ok(())
+    }
+
+    fn max_new_tokens(&self, decoding: &Decoding) -> usize {
+        let most = self.language.generation.max_new_tokens;
+        decoding.max_new_tokens.unwrap_or(most).min(most)
+    }
+
+    fn form(&self, decoding: &Decoding) -> Result<Option<Form>> {
+        let Some(name) = &decoding.constrain_to else { return Ok(None) };
+        let set = self.language.label_set(name)?;
+        let form = Form::new(&self.language.marks, set, &self.language.vocabulary)?;
+        let (least, most) = (form.least(), self.max_new_tokens(decoding));
+        ensure!(
+            least <= most,
+            "an answer of `{name}` may take {least} tokens, but at most {most} may be made"
+        );
+        Ok(Some(form))
+    }
+}
