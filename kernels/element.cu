@@ -1,4 +1,4 @@
-// element: add: out[i] = act(a[i] + b[i % repeat]); mix: out[i] = g0 p0[i] + g1 p1[i] + g2 p2[i].
+// element: add: out[i] = act(a[i] + b[i % repeat]); mix: out[i] = weight part[i], plus out[i] unless first.
 //
 //   a, p0 .. p2, out  (count,) f32; out may be any of them
 //   b                 (repeat,) f32
@@ -15,8 +15,8 @@ KERNEL(add, 256)
 EXPORT(add)
 
 KERNEL(mix, 256)
-(const float *p0, const float *p1, const float *p2, float g0, float g1, float g2, float *out, long long count) {
+(const float *part, float weight, float *out, int first, long long count) {
     const long long i = (long long)blockIdx.x * 256 + threadIdx.x;
-    if (i < count) out[i] = fmaf(g2, p2[i], fmaf(g1, p1[i], g0 * p0[i]));
+    if (i < count) out[i] = first ? weight * part[i] : fmaf(weight, part[i], out[i]);
 }
 EXPORT(mix)

@@ -74,7 +74,7 @@ impl Settings {
 /// What a window shows, and what it lacks.
 #[derive(Clone, Debug)]
 pub struct Window<'a> {
-    /// Counts all windows from the start, 0, 1, ...
+    /// WindowCounts all windows from the start, 0, 1, ...
     pub index: u64,
     pub start_ns: u64,
     pub end_ns: u64,
@@ -118,7 +118,7 @@ impl Window<'_> {
 
 /// What was left out since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct WindowCounts {
     pub windows: u64,
     /// Frames older than any window to come.
     pub frames_late: u64,
@@ -161,7 +161,7 @@ pub struct Windows {
     /// Sound is running: the next chunk follows on if its stamp is near.
     sound_runs: bool,
     shown: Box<[f32]>,
-    counts: Counts,
+    counts: WindowCounts,
 }
 
 impl Windows {
@@ -186,7 +186,7 @@ impl Windows {
             sound_end: 0,
             sound_runs: false,
             shown: vec![0.0; samples(window_ms)].into(),
-            counts: Counts::default(),
+            counts: WindowCounts::default(),
         })
     }
 
@@ -200,7 +200,7 @@ impl Windows {
         (self.sound.len() + self.shown.len()) * size_of::<f32>()
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> WindowCounts {
         self.counts
     }
 

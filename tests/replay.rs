@@ -7,7 +7,7 @@ use mien::{
     policy::Limits,
     privacy::{self, Device},
     sink::{
-        Counts, Message, Sink, Speaker,
+        Message, Sink, SinkCounts, Speaker,
         stdout::{self, Stdout},
     },
     source::{Gives, clip},
@@ -165,8 +165,8 @@ impl Sink for Tape {
         self.seq += 1;
         self.bytes.write_all(&packet[..len]).unwrap();
     }
-    fn counts(&self) -> Counts {
-        Counts::default()
+    fn counts(&self) -> SinkCounts {
+        SinkCounts::default()
     }
 }
 

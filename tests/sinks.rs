@@ -1,6 +1,6 @@
 //! Sinks against real things: a pseudo terminal that comes and goes, a mosquitto with passwords and certificates.
 
-use mien::sink::{Message, Reason, Setup, Sink, Speaker, json::Line, serial, stdout::Stdout};
+use mien::sink::{EpisodeReason, Message, Setup, Sink, Speaker, json::Line, serial, stdout::Stdout};
 use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, VIDEO};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
@@ -88,8 +88,12 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     sink.send(&event(1, Kind::End, 1, Cause::Faded));
     sink.send(&event(2, Kind::Unknown, NO_LABEL, Cause::NoAudio));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
-    let reason =
-        Reason { episode: 0, at_ms: 4_000, text: "A \"scream\".\nLoud.".into(), answer: Some("fear".into()) };
+    let reason = EpisodeReason {
+        episode: 0,
+        at_ms: 4_000,
+        text: "A \"scream\".\nLoud.".into(),
+        answer: Some("fear".into()),
+    };
     sink.send(&Message::Reason(Arc::new(reason)));
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -181,7 +185,7 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
     sink.send(&begin(0));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
     let text = "é".repeat(150);
-    sink.send(&Message::Reason(Arc::new(Reason { episode: 0, at_ms: 0, text, answer: None })));
+    sink.send(&Message::Reason(Arc::new(EpisodeReason { episode: 0, at_ms: 0, text, answer: None })));
     sink.close();
     let mut decoder = Decoder::new();
     let seen = kinds(&mut decoder, &far.read());

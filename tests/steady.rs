@@ -10,7 +10,7 @@ use mien::{
     model::{self, Device as Machine},
     policy::Limits,
     privacy::{self, Device},
-    sink::{self, Counts, Message, Sink, Speaker, serial},
+    sink::{self, Message, Sink, SinkCounts, Speaker, serial},
     source::{Gives, pipe},
     window,
 };
@@ -109,8 +109,8 @@ impl Sink for Referee {
             }
         }
     }
-    fn counts(&self) -> Counts {
-        Counts { sent: self.windows as u64, ..Counts::default() }
+    fn counts(&self) -> SinkCounts {
+        SinkCounts { sent: self.windows as u64, ..SinkCounts::default() }
     }
 }
 

@@ -109,7 +109,7 @@ fn line(message: &Message<'_>, seq: u16) -> Vec<u8> {
 }
 
 /// Everything a decoder says about some bytes, as text, and its counts.
-fn read(bytes: &[u8]) -> (Vec<String>, mien::wire::Counts) {
+fn read(bytes: &[u8]) -> (Vec<String>, mien::wire::PacketCounts) {
     let mut decoder = Decoder::new();
     let mut said = Vec::new();
     for &byte in bytes {

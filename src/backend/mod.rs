@@ -1,4 +1,4 @@
-//! Devices that run the model: memory verbs and the ops the R1-Omni topology needs, one trait.
+//! Devices that run the model: memory verbs and the ops that its networks need, one trait.
 //!
 //! The model (`crate::model`) is written once over [`Backend`]. The scalar reference in `cpu::scalar` is always
 //! compiled and is the judge of every other backend: each op has its own f64 answer in `tests/ops.rs`, and each
@@ -11,13 +11,14 @@
 //! leaves every other row alone; attention mixes rows, so there it may reach every row of the call. Nothing non-finite is
 //! silently turned into a plausible number.
 
-use crate::bundle::{Kind, Tensor};
-use anyhow::{Result, bail, ensure};
+use crate::bundle::Tensor;
+use anyhow::{Result, bail};
 use std::fmt;
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod format;
 
 /// The device is gone for this process, and why. Whoever gets this ends and starts anew.
 #[derive(Clone, Debug)]
@@ -76,25 +77,6 @@ impl Heads {
     }
 }
 
-/// Kind and columns that `parts` share, to be stacked rows under rows; refuses by name what does not fit.
-fn stacked(parts: &[Tensor<'_>]) -> Result<(Kind, usize)> {
-    let (kind, cols) = (parts[0].kind, parts[0].cols);
-    for part in parts {
-        ensure!(
-            part.kind == kind && part.cols == cols,
-            "{} is {:?} with {} columns and cannot be stacked on {}, {kind:?} with {cols}",
-            part.name,
-            part.kind,
-            part.cols,
-            parts[0].name
-        );
-        ensure!(cols.is_multiple_of(kind.block().0), "{}: {cols} columns split a block", part.name);
-        let bytes = part.rows * kind.row_bytes(cols);
-        ensure!(part.data.len() == bytes, "{} holds {} bytes, not {bytes}", part.name, part.data.len());
-    }
-    Ok((kind, cols))
-}
-
 /// A picture stack: rows are pixels, frame by frame, row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -110,21 +92,7 @@ impl Grid {
     }
 }
 
-/// A value that has met its mark, as `Backend::highest` orders them; NaN where it is passed over.
-#[inline(always)]
-fn met(value: f32, mark: f32) -> f32 {
-    let met = if value > 0.0 { value / mark } else { value * mark };
-    if mark != 0.0 { met } else { f32::NAN }
-}
-
-/// The place of the highest value, as `Backend::highest` finds it.
-fn highest_of(values: &[f32], marks: &[f32]) -> Option<usize> {
-    let met = values.iter().zip(marks).map(|(value, mark)| met(*value, *mark)).enumerate();
-    let open = met.filter(|(_, value)| !value.is_nan());
-    open.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
-}
-
-/// A device with memory and the ops of the R1-Omni topology.
+/// A device with memory and the ops of transformers, convolutions and pictures.
 ///
 /// Every op reads whole rows from the start of its inputs and writes whole rows from the start of `out`, unless it takes an
 /// explicit `at`. Sizes that do not fit are bugs and panic with the numbers. Ops never fail otherwise; what can fail
@@ -290,12 +258,12 @@ pub trait Backend {
     // Element by element.
     /// `out = act(a + b)` over `len` values; `b` repeats when it is shorter (a table of positions over frames).
     fn add(&mut self, a: &Self::Buf, b: &Self::Buf, len: usize, act: Act, out: &mut Self::Buf);
-    /// `out = sum_i weights[i] * parts[i]` over `len` values.
-    fn mix(&mut self, parts: [&Self::Buf; 3], weights: [f32; 3], len: usize, out: &mut Self::Buf);
+    /// `out = sum_i weight_i * part_i` over `len` values.
+    fn mix(&mut self, parts: &[(&Self::Buf, f32)], len: usize, out: &mut Self::Buf);
 
     // Choice.
     /// `out[0]` is the place of the highest of `len` values, the first of equals, exact below 2^24; `len` where there is none. Each
-    /// meets its mark first: 0 passes it over, as does NaN; else what is above zero is divided by it, the rest multiplied. What is
-    /// found gets `marks[len]` for its mark.
-    fn highest(&mut self, values: &Self::Buf, len: usize, marks: &mut Self::Buf, out: &mut Self::Buf);
+    /// is penalised first: a penalty of 0 bars it, as does NaN; else what is above zero is divided by it, the rest multiplied. What
+    /// is found gets `penalties[len]` for its penalty.
+    fn highest(&mut self, values: &Self::Buf, len: usize, penalties: &mut Self::Buf, out: &mut Self::Buf);
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     sink::{json, json::Line, serial},
-    wire::{Counts, Decoder, Message, NO_LABEL, Packet},
+    wire::{Decoder, Message, NO_LABEL, Packet, PacketCounts},
 };
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -163,7 +163,7 @@ impl Watch {
         self.show(&line)
     }
 
-    fn describe(&self, counts: &Counts) -> String {
+    fn describe(&self, counts: &PacketCounts) -> String {
         format!(
             "events={} packets={} crc_errors={} framing_errors={} length_errors={} version_errors={} unknown={} payload_errors={} \
              gaps={} missed={} event_gaps={} bad_lines={}",
@@ -237,7 +237,7 @@ fn plain(line: &Line) -> String {
 }
 
 /// A tty, a file, or standard input.
-fn stream(args: &Args, watch: &mut Watch) -> Result<Counts> {
+fn stream(args: &Args, watch: &mut Watch) -> Result<PacketCounts> {
     let path = Path::new(&args.from);
     if args.from == "-" {
         return read(BufReader::new(io::stdin().lock()), watch);
@@ -253,7 +253,7 @@ fn stream(args: &Args, watch: &mut Watch) -> Result<Counts> {
 }
 
 /// Packets from a tty. What comes before the first delimiter belongs to a packet that began before us.
-fn listen(line: &OwnedFd, path: &Path, watch: &mut Watch) -> Result<Counts> {
+fn listen(line: &OwnedFd, path: &Path, watch: &mut Watch) -> Result<PacketCounts> {
     let mut decoder = Decoder::new();
     let mut bytes = [0u8; 1024];
     let mut begun = false;
@@ -290,7 +290,7 @@ fn listen(line: &OwnedFd, path: &Path, watch: &mut Watch) -> Result<Counts> {
 }
 
 /// A recording of packets or of JSON lines: the first byte says which.
-fn read(mut input: impl BufRead, watch: &mut Watch) -> Result<Counts> {
+fn read(mut input: impl BufRead, watch: &mut Watch) -> Result<PacketCounts> {
     let first = input.fill_buf().context("reading the input")?.first().copied();
     let mut decoder = Decoder::new();
     if first == Some(b'{') {
@@ -320,13 +320,13 @@ fn read(mut input: impl BufRead, watch: &mut Watch) -> Result<Counts> {
 }
 
 #[cfg(not(feature = "mqtt"))]
-fn broker(_: &Args, scheme: &str, _: &str, _: &mut Watch) -> Result<Counts> {
+fn broker(_: &Args, scheme: &str, _: &str, _: &mut Watch) -> Result<PacketCounts> {
     bail!("{scheme}:// needs a build with the feature `mqtt`")
 }
 
 /// `[USER@]HOST[:PORT][/PREFIX]`: everything that is said under the prefix.
 #[cfg(feature = "mqtt")]
-fn broker(args: &Args, scheme: &str, rest: &str, watch: &mut Watch) -> Result<Counts> {
+fn broker(args: &Args, scheme: &str, rest: &str, watch: &mut Watch) -> Result<PacketCounts> {
     use crate::sink::mqtt::{Listener, Publication, Settings};
     let tls = match scheme {
         "mqtt" => false,

@@ -1,7 +1,15 @@
 //! The thread that owns window, model and policy: readings in, messages out.
 
 use super::{
-    Exits, Item, Pace, Plan, Popped, Queue, Summary, newest::Newest, numbers::Numbers, status::Status,
+    edge::Item,
+    exits::Exits,
+    newest::Newest,
+    numbers::Numbers,
+    pace::Pace,
+    plan::Plan,
+    queue::{Popped, Queue},
+    status::Status,
+    summary::Summary,
 };
 use crate::{
     backend::Lost,
@@ -11,7 +19,7 @@ use crate::{
     model::{Infer, Input},
     policy::{self, Observation, Policy},
     privacy::Gate,
-    sink::{self, Message, Reason, clock, ledger::Told},
+    sink::{self, EpisodeReason, Message, clock, ledger::Told},
     source::{Modality, Pool, Reading, monotonic_ns},
     window::{Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
@@ -268,7 +276,7 @@ impl State<'_> {
         match said {
             Ok(said) => {
                 let text = said.think.unwrap_or(said.text);
-                let reason = Reason { episode, at_ms, text, answer: said.answer };
+                let reason = EpisodeReason { episode, at_ms, text, answer: said.answer };
                 self.exits.send(&Message::Reason(Arc::new(reason)));
             }
             Err(error) if error.is::<Lost>() => return Err(error),
@@ -286,7 +294,7 @@ impl State<'_> {
     }
 
     fn tell_scores(&self, at_ms: u64, present: u8, plain: &[f32]) {
-        let mut scores = sink::Scores {
+        let mut scores = sink::WindowScores {
             at_ms,
             expected: self.expected,
             present,

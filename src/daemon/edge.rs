@@ -1,6 +1,6 @@
 //! A source's thread: opens its device through the gate, reads it, and puts readings into the core's queue.
 
-use super::{Item, Pace, Queue, newest::Newest, status::Status};
+use super::{newest::Newest, pace::Pace, queue::Queue, status::Status};
 use crate::{
     outage::{self, Change, Outage},
     privacy::{Device, Gate},
@@ -22,6 +22,13 @@ const RETRY: outage::Limits = outage::Limits {
     pause_max: Duration::from_secs(5),
     stable: Duration::ZERO,
 };
+/// What sources put into the core's queue.
+pub enum Item {
+    Reading(Reading),
+    /// A recording cannot be read any further.
+    Failed(anyhow::Error),
+}
+
 /// Live chunks are joined up to this many samples (100 ms), so that few wait in the queue.
 const JOINED: usize = 1_600;
 /// Stamps of chunks that follow on differ by less.

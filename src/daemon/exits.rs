@@ -3,9 +3,14 @@
 //! A queue that is full gives up what is missed least ([`backlog`]). A sink that is stuck never holds the end of the daemon: at a
 //! stop, sinks get [`CLOSE_WAIT`] together, and one that is not done then is left behind and reported.
 
-use super::{Pace, Popped, Queue, status::Status, threads};
+use super::{
+    pace::Pace,
+    queue::{Popped, Queue},
+    status::Status,
+    threads,
+};
 use crate::sink::{
-    Counts, Message, Sink,
+    Message, Sink, SinkCounts,
     backlog::{self, Class},
 };
 use anyhow::Result;
@@ -30,7 +35,7 @@ pub struct Exits {
 
 /// The threads behind the queues.
 pub struct Delivery {
-    threads: Vec<(&'static str, JoinHandle<Counts>)>,
+    threads: Vec<(&'static str, JoinHandle<SinkCounts>)>,
 }
 
 impl Exits {
@@ -84,7 +89,7 @@ impl Exits {
 
 impl Delivery {
     /// Waits for the sinks, after [`Exits::close`]; without a stop, for as long as a fast recording needs.
-    pub fn finish(self, pace: Pace, stop: &AtomicBool, status: &Status) -> Vec<(&'static str, Counts)> {
+    pub fn finish(self, pace: Pace, stop: &AtomicBool, status: &Status) -> Vec<(&'static str, SinkCounts)> {
         let mut deadline = None;
         let mut counts = Vec::new();
         for (name, thread) in self.threads {
@@ -109,7 +114,7 @@ impl Delivery {
 }
 
 /// A sink's thread: tells it what comes through its queue, until the queue is closed and empty.
-fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status) -> Counts {
+fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status) -> SinkCounts {
     loop {
         match messages.pop(WAIT) {
             Popped::Item(message) => sink.send(&message),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every number is resolved, and [`Plan::limits`] is the one table of them; `check-config` prints it.
 
-use super::Pace;
+use super::pace::Pace;
 use crate::{
     config, policy,
     privacy::{self, Device},

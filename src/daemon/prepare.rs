@@ -1,6 +1,6 @@
 //! From a config and a bundle to a plan: names looked up, sizes resolved, nothing opened but the recording that a clip is.
 
-use super::{Pace, Plan};
+use super::{pace::Pace, plan::Plan};
 use crate::{
     bundle::Bundle,
     config::{self, Config, Explain},

@@ -2,7 +2,7 @@
 //!
 //! The watchdog is fed only while the core gets on: a window that takes longer than `stall_s` starves it.
 
-use super::{Exits, status::Status};
+use super::{exits::Exits, status::Status};
 use crate::{config, privacy::Gate, sink::Message};
 use sd_notify::NotifyState;
 use std::{

@@ -1,6 +1,6 @@
 //! Can this machine keep up? One window is scored before the first device is opened, and its time is held against the hop.
 
-use super::Plan;
+use super::plan::Plan;
 use crate::{
     config::OnLate,
     model::{Infer, Input},

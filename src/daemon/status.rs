@@ -2,7 +2,7 @@
 //!
 //! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
 
-use super::Plan;
+use super::plan::Plan;
 use crate::{
     sink,
     source::{self, Modality, Reading},
@@ -25,8 +25,8 @@ const STALL: Duration = Duration::from_secs(2);
 pub struct Snapshot {
     /// As it goes out, with the health of each modality and all drops.
     pub heartbeat: Heartbeat,
-    pub sources: Vec<(&'static str, source::Counts), SOURCES_MAX>,
-    pub sinks: Vec<(&'static str, sink::Counts), SINKS_MAX>,
+    pub sources: Vec<(&'static str, source::SourceCounts), SOURCES_MAX>,
+    pub sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     /// Readings and messages that full queues gave up.
     pub queue_drops: u32,
     /// How long the model has been busy with one window.
@@ -51,11 +51,11 @@ impl Snapshot {
             beat.muted
         );
         for (name, counts) in &self.sources {
-            let source::Counts { gaps, broken, losses, .. } = counts;
+            let source::SourceCounts { gaps, broken, losses, .. } = counts;
             let _ = write!(line, " {name}_gaps={gaps} {name}_broken={broken} {name}_losses={losses}");
         }
         for (name, counts) in &self.sinks {
-            let sink::Counts { sent, dropped, losses, waiting } = counts;
+            let sink::SinkCounts { sent, dropped, losses, waiting } = counts;
             let _ = write!(
                 line,
                 " {name}_sent={sent} {name}_dropped={dropped} {name}_waiting={waiting} {name}_losses={losses}"
@@ -74,8 +74,8 @@ struct Shared {
     video: Edge,
     audio: Edge,
     beat: Heartbeat,
-    sources: Vec<(&'static str, source::Counts), SOURCES_MAX>,
-    sinks: Vec<(&'static str, sink::Counts), SINKS_MAX>,
+    sources: Vec<(&'static str, source::SourceCounts), SOURCES_MAX>,
+    sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     queue_drops: u32,
     /// The core works on a window since then.
     busy: Option<Instant>,
@@ -130,11 +130,11 @@ impl Status {
         self.lock().edge(modality).last = Some(Instant::now());
     }
 
-    pub fn set_source(&self, name: &'static str, counts: source::Counts) {
+    pub fn set_source(&self, name: &'static str, counts: source::SourceCounts) {
         set(&mut self.lock().sources, name, counts);
     }
 
-    pub fn set_sink(&self, name: &'static str, counts: sink::Counts) {
+    pub fn set_sink(&self, name: &'static str, counts: sink::SinkCounts) {
         set(&mut self.lock().sinks, name, counts);
     }
 

@@ -4,7 +4,7 @@
 //! the bundle's own word. Absent values are absent keys.
 //! Units: `_ms` as on the wire; `confidence` and scores from 0 to 1.
 
-use super::{Message, Speaker};
+use super::message::{Message, Speaker};
 use crate::wire::{self, AUDIO, VIDEO};
 use serde::{Deserialize, Serialize};
 

@@ -6,138 +6,20 @@
 //!
 //! Invariant: for every begin that a receiver got it gets one end, also over a lost edge, a full queue and a restart
 //! ([`ledger`], [`backlog`]).
-//! Limits: a message is small and mostly `Copy`; only a reason carries text.
-
-use crate::wire::{self, Event, Heartbeat, LABELS_MAX};
-use std::{path::PathBuf, sync::Arc};
 
 pub mod backlog;
 pub mod clock;
+pub mod exit;
 pub mod json;
 pub mod ledger;
+pub mod message;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod serial;
 pub mod settings;
 pub mod stdout;
 
+pub use exit::{Setup, Sink, SinkCounts};
+pub(crate) use message::cut;
+pub use message::{EpisodeReason, Message, Speaker, WindowScores};
 pub use settings::{Settings, Sinks};
-
-/// What a sink is opened with, beside its own settings.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    pub speaker: Arc<Speaker>,
-    /// Where a sink keeps what must survive a restart; empty: nowhere.
-    pub state_dir: PathBuf,
-}
-
-/// Who speaks: a hello that owns its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Speaker {
-    pub boot: u64,
-    /// Tells this machine from another with the same device name ([`crate::machine::id`]); empty for recordings.
-    pub machine: String,
-    pub device: String,
-    pub purpose: String,
-    pub bundle: String,
-    pub bundle_hash: [u8; 8],
-    pub label_set: String,
-    /// At most [`LABELS_MAX`].
-    pub labels: Vec<String>,
-    pub window_ms: u32,
-    pub hop_ms: u32,
-    pub heartbeat_ms: u32,
-}
-
-/// What sinks are told.
-#[derive(Clone, Debug)]
-pub enum Message {
-    Event(Event),
-    Heartbeat(Heartbeat),
-    Scores(Scores),
-    Reason(Arc<Reason>),
-}
-
-/// Smoothed and plain scores of one window.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scores {
-    pub at_ms: u64,
-    pub expected: u8,
-    pub present: u8,
-    /// How many of the arrays are labels.
-    pub labels: usize,
-    pub plain: [f32; LABELS_MAX],
-    pub smoothed: [f32; LABELS_MAX],
-}
-
-/// The model's reason for an episode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
-    pub episode: u32,
-    /// End of the window that it is about.
-    pub at_ms: u64,
-    pub text: String,
-    /// The answer in it, where there was one.
-    pub answer: Option<String>,
-}
-
-/// What a sink has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub sent: u64,
-    /// Messages that the edge did not take.
-    pub dropped: u64,
-    /// Times the edge was lost.
-    pub losses: u64,
-    /// Messages that wait for the edge.
-    pub waiting: u64,
-}
-
-pub trait Sink: Send {
-    /// `stdout`, `serial`, `mqtt`.
-    fn name(&self) -> &'static str;
-    /// The begin that an earlier run told here and did not end.
-    fn left(&self) -> Option<&ledger::Told> {
-        None
-    }
-    fn send(&mut self, message: &Message);
-    /// Called a few times a second when there is nothing to send.
-    fn tick(&mut self) {}
-    fn counts(&self) -> Counts;
-    /// Sends what is still held, for at most about two seconds.
-    fn close(&mut self) {}
-}
-
-impl Speaker {
-    pub fn label(&self, index: u8) -> Option<&str> {
-        self.labels.get(usize::from(index)).map(String::as_str)
-    }
-
-    /// The hello for the wire; text that is too long for a packet is cut.
-    pub fn hello(&self) -> wire::Hello<'_> {
-        wire::Hello {
-            minor: wire::MINOR,
-            schema: wire::SCHEMA_HASH,
-            boot: self.boot,
-            device: cut(&self.device, 24),
-            software: concat!("mien ", env!("CARGO_PKG_VERSION")),
-            purpose: cut(&self.purpose, 20),
-            bundle: cut(&self.bundle, 24),
-            bundle_hash: self.bundle_hash,
-            label_set: cut(&self.label_set, 12),
-            labels: self.labels.iter().take(LABELS_MAX).map(|label| cut(label, 20)).collect(),
-            window_ms: self.window_ms,
-            hop_ms: self.hop_ms,
-            heartbeat_ms: self.heartbeat_ms,
-        }
-    }
-}
-
-/// The longest start of `text` that has at most `bytes` and ends with a whole character.
-pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    let mut end = bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}

@@ -7,7 +7,7 @@
 //! Limits: one packet at a time; a line that takes nothing for `write_ms` costs that packet.
 
 use super::{
-    Counts, Message, Setup, Sink, Speaker, cut,
+    Message, Setup, Sink, SinkCounts, Speaker, cut,
     ledger::{Ledger, Told},
 };
 use crate::{
@@ -100,7 +100,7 @@ pub struct Serial {
     hello_at: Instant,
     outage: Outage,
     ledger: Ledger,
-    counts: Counts,
+    counts: SinkCounts,
 }
 
 impl Serial {
@@ -115,7 +115,7 @@ impl Serial {
             line: None,
             seq: 0,
             hello_at: Instant::now(),
-            counts: Counts::default(),
+            counts: SinkCounts::default(),
         };
         serial.attend();
         serial
@@ -231,7 +231,7 @@ impl Sink for Serial {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SinkCounts {
         self.counts
     }
 

@@ -1,6 +1,6 @@
 //! Standard output: one JSON object per line, for people, pipes and `mien draw`.
 
-use super::{Counts, Message, Setup, Sink, Speaker, json::Line};
+use super::{Message, Setup, Sink, SinkCounts, Speaker, json::Line};
 use anyhow::Result;
 use std::{
     io::{self, Write},
@@ -45,7 +45,7 @@ pub struct Stdout {
     out: Box<dyn Write + Send>,
     /// The reader is gone; nothing is written any more.
     closed: bool,
-    counts: Counts,
+    counts: SinkCounts,
 }
 
 impl Stdout {
@@ -55,7 +55,7 @@ impl Stdout {
 
     pub fn to(settings: Settings, speaker: Arc<Speaker>, out: Box<dyn Write + Send>) -> Stdout {
         let hello = Line::hello(&speaker);
-        let mut stdout = Stdout { settings, speaker, out, closed: false, counts: Counts::default() };
+        let mut stdout = Stdout { settings, speaker, out, closed: false, counts: SinkCounts::default() };
         stdout.print(&hello);
         stdout
     }
@@ -96,7 +96,7 @@ impl Sink for Stdout {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SinkCounts {
         self.counts
     }
 }

@@ -7,7 +7,7 @@
 //! to 5 s.
 
 use super::{
-    Counts, Frame, Gives, Modality, Pool, Reading, Source,
+    Frame, Gives, Modality, Pool, Reading, Source, SourceCounts,
     away::Away,
     monotonic_ns,
     pixels::{self, Broken, Jpeg},
@@ -312,7 +312,7 @@ pub struct Camera {
     away: Away,
     /// A frame that waits for the gap before it to be told.
     next: Option<Frame>,
-    counts: Counts,
+    counts: SourceCounts,
 }
 
 impl Camera {
@@ -326,7 +326,7 @@ impl Camera {
             streaming: None,
             away: Away::new("camera", Modality::Video),
             next: None,
-            counts: Counts::default(),
+            counts: SourceCounts::default(),
         };
         match open(settings) {
             Ok((streaming, _)) => camera.streaming = Some(streaming),
@@ -446,7 +446,7 @@ impl Source for Camera {
         Ok(None)
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SourceCounts {
         self.counts
     }
 }

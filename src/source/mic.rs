@@ -7,7 +7,7 @@
 //! a gap. A device that is gone (ENODEV, POLLHUP, no samples for `stall_ms`) is closed and looked for again.
 
 use super::{
-    Chunk, Counts, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, away::Away,
+    Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts, away::Away,
     monotonic_ns, pcm::Pcm, resample::Resampler, sample_i16,
 };
 use alsa::{
@@ -392,7 +392,7 @@ pub struct Mic {
     pool: Pool,
     capturing: Option<Capturing>,
     away: Away,
-    counts: Counts,
+    counts: SourceCounts,
 }
 
 impl Mic {
@@ -404,7 +404,7 @@ impl Mic {
             pool: pool.clone(),
             capturing: None,
             away: Away::new("mic", Modality::Audio),
-            counts: Counts::default(),
+            counts: SourceCounts::default(),
         };
         match open(settings) {
             Ok(capturing) => mic.capturing = Some(capturing),
@@ -475,7 +475,7 @@ impl Source for Mic {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SourceCounts {
         self.counts
     }
 }

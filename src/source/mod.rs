@@ -85,7 +85,7 @@ pub struct Gives {
 
 /// What a source has seen since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SourceCounts {
     /// Frames and chunks sent.
     pub readings: u64,
     /// Stretches that the device itself reported missing (sequence gaps, overruns).
@@ -103,7 +103,7 @@ pub trait Source: Send {
     /// Waits for the next reading, at most about `wait`. `None`: nothing yet, or the recording is over. An error is final.
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>>;
 
-    fn counts(&self) -> Counts;
+    fn counts(&self) -> SourceCounts;
 }
 
 /// Now on the clock of live readings.

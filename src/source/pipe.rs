@@ -5,7 +5,7 @@
 //! Loss: a FIFO whose writer has gone waits for the next one, which starts with a header again. A file ends.
 
 use super::{
-    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source,
+    Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts,
     away::Away,
     monotonic_ns,
     pcm::Pcm,
@@ -214,7 +214,7 @@ pub struct Pipe {
     audio: Option<Audio>,
     pool: Pool,
     ready: VecDeque<Reading>,
-    counts: Counts,
+    counts: SourceCounts,
 }
 
 impl Pipe {
@@ -248,14 +248,14 @@ impl Pipe {
             audio,
             pool: pool.clone(),
             ready: VecDeque::with_capacity(8),
-            counts: Counts::default(),
+            counts: SourceCounts::default(),
         })
     }
 }
 
 impl Video {
     /// Reads what is there until a reading is ready.
-    fn look(&mut self, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut Counts) -> Result<()> {
+    fn look(&mut self, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut SourceCounts) -> Result<()> {
         while self.port.attached() && !self.port.over && ready.is_empty() {
             let look = match &self.place {
                 Place::Planes(_) => self.port.read(&mut self.planes[self.filled..]),
@@ -307,7 +307,7 @@ impl Video {
         bytes: usize,
         pool: &Pool,
         ready: &mut VecDeque<Reading>,
-        counts: &mut Counts,
+        counts: &mut SourceCounts,
     ) -> Result<()> {
         if let Place::Planes(header) = self.place {
             self.filled += bytes;
@@ -343,7 +343,13 @@ impl Video {
         Ok(())
     }
 
-    fn show(&mut self, header: Header, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut Counts) {
+    fn show(
+        &mut self,
+        header: Header,
+        pool: &Pool,
+        ready: &mut VecDeque<Reading>,
+        counts: &mut SourceCounts,
+    ) {
         let (captured_ns, follows) = self.stamps.next(1, 0, header.rate.num, header.rate.den);
         let mut rgb = pool.rgb(header.width * header.height * 3);
         header.rgb(&self.planes, &mut rgb);
@@ -359,7 +365,7 @@ impl Video {
 }
 
 impl Audio {
-    fn look(&mut self, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut Counts) -> Result<()> {
+    fn look(&mut self, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut SourceCounts) -> Result<()> {
         while self.port.attached() && !self.port.over && ready.is_empty() {
             let lost = match self.port.read(&mut self.bytes[self.filled..]) {
                 Ok(Look::Nothing) => return Ok(()),
@@ -391,7 +397,7 @@ impl Audio {
         Ok(())
     }
 
-    fn hear(&mut self, end: bool, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut Counts) {
+    fn hear(&mut self, end: bool, pool: &Pool, ready: &mut VecDeque<Reading>, counts: &mut SourceCounts) {
         let frame = self.channels * 2;
         let whole = self.filled / frame * frame;
         self.interleaved.clear();
@@ -479,7 +485,7 @@ impl Source for Pipe {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SourceCounts {
         self.counts
     }
 }

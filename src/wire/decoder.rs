@@ -1,10 +1,13 @@
 //! Bytes as they come to packets: finds its feet again at the next zero, and counts what it could not read.
 
-use super::{Error, LINE_BYTES_MAX, Message, Packet, decode};
+use super::{
+    message::{LINE_BYTES_MAX, Message, Packet},
+    packet::{Error, decode},
+};
 
 /// What a receiver has seen. Every kind of trouble has its own count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct PacketCounts {
     pub packets: u64,
     pub framing: u64,
     pub length: u64,
@@ -18,7 +21,7 @@ pub struct Counts {
     pub missed: u64,
 }
 
-impl Counts {
+impl PacketCounts {
     /// Stretches of bytes that were no packet.
     pub fn errors(&self) -> u64 {
         self.framing + self.length + self.crc + self.version + self.unknown + self.payload
@@ -33,7 +36,7 @@ pub struct Decoder {
     overlong: bool,
     last_seq: Option<u16>,
     last_boot: Option<u64>,
-    counts: Counts,
+    counts: PacketCounts,
 }
 
 impl Default for Decoder {
@@ -50,7 +53,7 @@ impl Decoder {
             overlong: false,
             last_seq: None,
             last_boot: None,
-            counts: Counts {
+            counts: PacketCounts {
                 packets: 0,
                 framing: 0,
                 length: 0,
@@ -64,7 +67,7 @@ impl Decoder {
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> PacketCounts {
         self.counts
     }
 

@@ -1,6 +1,6 @@
 //! One packet to bytes and back.
 
-use super::{LINE_BYTES_MAX, Message, Packet, RAW_BYTES_MAX, SCHEMA_IDS, VERSION};
+use super::message::{LINE_BYTES_MAX, Message, Packet, RAW_BYTES_MAX, SCHEMA_IDS, VERSION};
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);

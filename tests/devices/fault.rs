@@ -1,7 +1,7 @@
 //! Devices that misbehave and go away: the source must say so, count it, and go on when they are back.
 
 use anyhow::{Context, Result, ensure};
-use mien::source::{Counts, Reading, Source};
+use mien::source::{Reading, Source, SourceCounts};
 use std::{
     fs,
     thread::{self, JoinHandle},
@@ -60,7 +60,7 @@ pub fn read_until(
 pub struct Seen {
     pub readings: u32,
     pub lost: u32,
-    pub counts: Counts,
+    pub counts: SourceCounts,
 }
 
 /// The driver drops a third of its frames: every stretch is a gap in the sequence numbers.

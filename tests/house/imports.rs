@@ -302,13 +302,9 @@ pub fn without_tests(text: &str) -> String {
         if lines[i].trim() == "#[cfg(test)]" {
             let indent = lines[i].len() - lines[i].trim_start().len();
             i += 1;
-            let closes = |line: &str| {
-                line.len() > indent && line.len() - line.trim_start().len() == indent && line.trim() == "}"
-            };
-            while i < lines.len()
-                && !closes(lines[i])
-                && !(lines[i].ends_with(';') && !lines[i].contains('{'))
-            {
+            let closes = |line: &str| line.trim() == "}" && line.len() - 1 == indent;
+            let one_line = |line: &str| line.ends_with(';') && !line.contains('{');
+            while i < lines.len() && !(closes(lines[i]) || one_line(lines[i])) {
                 i += 1;
             }
         } else {

@@ -2,8 +2,7 @@
 //!
 //! Sixteen queries lie in the lanes. Scores of a stretch of keys come as `(keys, 16)` from a product tile, become weights lane by
 //! lane, and meet the values in a second tile `(dims, 16)`; when the maximum of a lane grows, its sum and output shrink.
-//! Shapes: one unit is one key/value head of one batch: keys `(key tile, head_dim, HEAD_TILE)`, values
-//! `(dim tile, keys, HEAD_TILE)`, queries `(head_dim, 16)`; with bf16, pairs of inputs lie in one u32.
+//! Shapes: keys and values as in `packs`, queries `(head_dim, 16)`; with bf16, pairs of inputs lie in one u32.
 //! Limits: `head_dim` is even and at most `DIMS_MAX`.
 //! Safety contract of every `unsafe fn` here: that of `lanes`.
 
@@ -11,11 +10,11 @@ use super::{
     cache::{Cache, Entry},
     lanes::{Isa, Lanes, PANEL, Work},
     math::exp2,
-    memory::{Memory, Out},
+    memory::Out,
+    packs::{DIMS_MAX, Lines, Packs},
 };
 use crate::backend::Heads;
 
-pub const DIMS_MAX: usize = 128;
 /// Keys of one stretch; scores and weights of a stretch stay in the first level cache.
 const STRETCH: usize = 256;
 /// Below every score that counts, and finite.
@@ -31,184 +30,6 @@ static MASKS: [f32; 32] = {
     }
     masks
 };
-
-/// Keys and values of all units, packed for the tiles.
-pub struct Packs {
-    memory: Memory,
-    keys: usize,
-    unit_bytes: usize,
-    values_at: usize,
-    pub bf16: bool,
-}
-
-impl Packs {
-    pub fn new() -> anyhow::Result<Packs> {
-        Ok(Packs { memory: Memory::new(0)?, keys: 0, unit_bytes: 0, values_at: 0, bf16: false })
-    }
-
-    pub fn shape(&mut self, units: usize, keys: usize, head_dim: usize, bf16: bool) {
-        assert!(
-            head_dim <= DIMS_MAX && head_dim.is_multiple_of(2),
-            "head_dim {head_dim} is odd or beyond {DIMS_MAX}"
-        );
-        let size = if bf16 { 2 } else { 4 };
-        let padded = keys.next_multiple_of(PANEL);
-        self.keys = keys;
-        self.bf16 = bf16;
-        self.values_at = padded * head_dim * size;
-        self.unit_bytes = self.values_at + padded * head_dim.next_multiple_of(PANEL) * size;
-        self.memory.reserve(units * self.unit_bytes);
-    }
-
-    fn unit_keys(&self, unit: usize) -> *mut u8 {
-        self.memory.ptr::<u8>().wrapping_add(unit * self.unit_bytes)
-    }
-    fn unit_values(&self, unit: usize) -> *mut u8 {
-        self.unit_keys(unit).wrapping_add(self.values_at)
-    }
-    fn padded(&self) -> usize {
-        self.keys.next_multiple_of(PANEL)
-    }
-}
-
-/// Packs of several layers that stay.
-pub struct Kept {
-    pub layers: Vec<Packs>,
-    pub heads: Heads,
-    pub rows: usize,
-}
-
-impl Kept {
-    pub fn new(layers: usize, heads: Heads, rows: usize, bf16: bool) -> anyhow::Result<Kept> {
-        let layer = |_| {
-            let mut packs = Packs::new()?;
-            packs.shape(heads.n_kv_heads, rows, heads.head_dim, bf16);
-            Ok(packs)
-        };
-        Ok(Kept { layers: (0..layers).map(layer).collect::<anyhow::Result<_>>()?, heads, rows })
-    }
-}
-
-#[repr(align(64))]
-struct Lines<const N: usize>([f32; N]);
-
-/// Where the keys and values of a unit come from.
-#[derive(Clone, Copy)]
-pub enum From<'a> {
-    /// Rows `stride` values apart: first key, first value.
-    Rows { keys: &'a [f32], values: &'a [f32], stride: usize },
-    /// A head of the cache.
-    Cache { cache: &'a Cache, layer: usize, head: usize },
-}
-
-impl From<'_> {
-    /// Sixteen keys from `first` on as `(head_dim, 16)`, zeros after `count`.
-    #[inline(always)]
-    unsafe fn keys<I: Isa>(&self, first: usize, count: usize, head_dim: usize, to: *mut f32) {
-        unsafe {
-            match *self {
-                From::Rows { keys, stride, .. } => {
-                    let rows = &keys[first * stride..][..(count - 1) * stride + head_dim];
-                    I::transpose(rows.as_ptr(), stride, count, head_dim, 1.0, to);
-                }
-                From::Cache { cache, layer, head } => {
-                    let at = first * head_dim;
-                    for i in (0..head_dim * PANEL).step_by(I::F::N) {
-                        let key = match cache.entry {
-                            Entry::F16 => I::F::load_f16(cache.keys::<u16>(layer, head).add(at + i)),
-                            Entry::F32 => I::F::load(cache.keys::<f32>(layer, head).add(at + i)),
-                        };
-                        key.store(to.add(i));
-                    }
-                    for (d, m) in (0..head_dim).flat_map(|d| (count..PANEL).map(move |m| (d, m))) {
-                        *to.add(d * PANEL + m) = 0.0;
-                    }
-                }
-            }
-        }
-    }
-    /// The values of key `j`.
-    #[inline(always)]
-    unsafe fn value<I: Isa>(&self, j: usize, head_dim: usize, to: *mut f32) {
-        unsafe {
-            match *self {
-                From::Rows { values, stride, .. } => {
-                    to.copy_from_nonoverlapping(values[j * stride..][..head_dim].as_ptr(), head_dim)
-                }
-                From::Cache { cache, layer, head } => {
-                    let (at, whole) = (j * head_dim, head_dim / I::F::N * I::F::N);
-                    for d in (0..whole).step_by(I::F::N) {
-                        let value = match cache.entry {
-                            Entry::F16 => I::F::load_f16(cache.values::<u16>(layer, head).add(at + d)),
-                            Entry::F32 => I::F::load(cache.values::<f32>(layer, head).add(at + d)),
-                        };
-                        value.store(to.add(d));
-                    }
-                    for d in whole..head_dim {
-                        *to.add(d) = cache.value(layer, head, j, d);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Packs sixteen keys and their values.
-pub struct PackKeys<'a> {
-    pub from: From<'a>,
-    pub packs: &'a Packs,
-    pub unit: usize,
-    /// Index of the sixteen.
-    pub panel: usize,
-    pub head_dim: usize,
-}
-
-impl Work for PackKeys<'_> {
-    type Out = ();
-    #[inline(always)]
-    unsafe fn run<I: Isa>(self) {
-        let PackKeys { from, packs, unit, panel, head_dim } = self;
-        let width = I::HEAD_TILE;
-        let mut keys = Lines([0f32; DIMS_MAX * PANEL]);
-        let mut values = Lines([0f32; DIMS_MAX * PANEL]);
-        let first = panel * PANEL;
-        let wide = head_dim.next_multiple_of(PANEL);
-        // SAFETY: the sixteen lie in the padded unit, this call alone writes them, and the local arrays hold DIMS_MAX dims.
-        unsafe {
-            let count = PANEL.min(packs.keys - first);
-            from.keys::<I>(first, count, head_dim, keys.0.as_mut_ptr());
-            for m in 0..count {
-                from.value::<I>(first + m, head_dim, values.0.as_mut_ptr().add(m * wide));
-            }
-            if packs.bf16 {
-                let to = packs.unit_keys(unit).cast::<u32>().add(first * head_dim / 2);
-                for d in 0..head_dim / 2 {
-                    let at = keys.0.as_ptr().add(d * 2 * PANEL);
-                    I::pair_bf16(I::F::load(at), I::F::load(at.add(PANEL)), to.add(d * PANEL));
-                }
-                for t in 0..wide / PANEL {
-                    let to =
-                        packs.unit_values(unit).cast::<u32>().add((t * packs.padded() + first) / 2 * PANEL);
-                    for j in 0..PANEL / 2 {
-                        let at = values.0.as_ptr().add(j * 2 * wide + t * PANEL);
-                        I::pair_bf16(I::F::load(at), I::F::load(at.add(wide)), to.add(j * PANEL));
-                    }
-                }
-            } else {
-                let to = packs.unit_keys(unit).cast::<f32>().add(first * head_dim);
-                for (m, d) in (0..PANEL).flat_map(|m| (0..head_dim).map(move |d| (m, d))) {
-                    *to.add((m / width * head_dim + d) * width + m % width) = keys.0[d * PANEL + m];
-                }
-                for t in 0..wide / width {
-                    let to = packs.unit_values(unit).cast::<f32>().add((t * packs.padded() + first) * width);
-                    for (j, d) in (0..PANEL).flat_map(|j| (0..width).map(move |d| (j, d))) {
-                        *to.add(j * width + d) = values.0[j * wide + t * width + d];
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// Sixteen queries of one head over their unit.
 pub struct Attend<'a> {
@@ -233,123 +54,218 @@ impl Work for Attend<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Attend { q, stride, rows, first, head_dim, packs, beside, unit, causal, out, out_stride } = self;
-        let (n, width, bf16) = (I::F::N, I::HEAD_TILE, packs.bf16);
-        let lanes = PANEL.min(rows - first);
-        // Scores in powers of two.
-        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
-        let mut queries = Lines([0f32; DIMS_MAX * PANEL]);
-        let q = &q[first * stride..][..(lanes - 1) * stride + head_dim];
-        let mut pairs = [0u32; DIMS_MAX / 2 * PANEL];
-        let mut scores = Lines([0f32; STRETCH * PANEL]);
-        let mut weights = [0u32; STRETCH / 2 * PANEL];
-        let mut sums = Lines([0f32; DIMS_MAX * PANEL]);
-        let mut part = Lines([0f32; PANEL * PANEL]);
-        let (mut tops, mut totals, mut shrink) = ([LOW; PANEL], [0f32; PANEL], [0f32; PANEL]);
-        let keys = causal.map_or(packs.keys, |start| (start + first + lanes).min(packs.keys));
-        // SAFETY: local arrays hold STRETCH keys and DIMS_MAX dims; tiles read the padded unit; this call alone writes its rows.
+        let mut work = Working::new();
+        let own = self
+            .causal
+            .map_or(self.packs.keys, |start| (start + self.first + self.lanes()).min(self.packs.keys));
+        // SAFETY: the caller's, and `Working` holds STRETCH keys and DIMS_MAX dims.
         unsafe {
-            I::transpose(q.as_ptr(), stride, lanes, head_dim, scale, queries.0.as_mut_ptr());
-            if bf16 {
-                for d in 0..head_dim / 2 {
-                    let at = queries.0.as_ptr().add(d * 2 * PANEL);
-                    I::pair_bf16(
-                        I::F::load(at),
-                        I::F::load(at.add(PANEL)),
-                        pairs.as_mut_ptr().add(d * PANEL),
-                    );
-                }
-            }
+            self.queries::<I>(&mut work);
             let mut from = 0;
-            while from < beside.map_or(keys, |more| more.keys) {
-                let (packs, keys) = match beside {
-                    Some(more) if from >= keys => (more, more.keys),
-                    _ => (packs, keys),
+            while from < self.beside.map_or(own, |more| more.keys) {
+                let (packs, keys) = match self.beside {
+                    Some(more) if from >= own => (more, more.keys),
+                    _ => (self.packs, own),
                 };
                 let count = STRETCH.min(keys - from);
-                for t in 0..count.div_ceil(width) {
-                    let to = scores.0.as_mut_ptr().add(t * width * PANEL);
-                    let tile = (from + t * width) * head_dim;
-                    if bf16 {
-                        let x = packs.unit_keys(unit).cast::<u32>().add(tile / 2);
-                        I::tile_bf16(width, pairs.as_ptr(), x, head_dim / 2, to);
-                    } else {
-                        let x = packs.unit_keys(unit).cast::<f32>().add(tile);
-                        I::tile_float(width, queries.0.as_ptr(), x, head_dim, to);
-                    }
+                self.scores::<I>(&mut work, packs, from, count);
+                if let Some(start) = self.causal {
+                    self.mask::<I>(&mut work, start, from, count);
                 }
-                if let Some(start) = causal {
-                    for j in (start + first).saturating_sub(from)..count {
-                        let hidden = (from + j - start - first).min(PANEL);
-                        for v in (0..PANEL).step_by(n) {
-                            let at = scores.0.as_mut_ptr().add(j * PANEL + v);
-                            let mask = MASKS.as_ptr().add(PANEL - hidden + v);
-                            I::F::load(at).add(I::F::load(mask)).store(at);
-                        }
-                    }
-                }
-                let padded = count.next_multiple_of(2);
-                for v in (0..PANEL).step_by(n) {
-                    let at = scores.0.as_mut_ptr().add(v);
-                    let old = I::F::load(tops.as_ptr().add(v));
-                    let mut top = [old; 4];
-                    for j in (0..count / 4 * 4).step_by(4) {
-                        for i in 0..4 {
-                            top[i] = top[i].max(I::F::load(at.add((j + i) * PANEL)));
-                        }
-                    }
-                    for j in count / 4 * 4..count {
-                        top[0] = top[0].max(I::F::load(at.add(j * PANEL)));
-                    }
-                    let top = top[0].max(top[1]).max(top[2].max(top[3]));
-                    let less = exp2::<I::F, false>(old.sub(top));
-                    top.store(tops.as_mut_ptr().add(v));
-                    less.store(shrink.as_mut_ptr().add(v));
-                    let mut total = [I::F::splat(0.0); 2];
-                    for j in (0..padded).step_by(2) {
-                        let at = at.add(j * PANEL);
-                        let next = if j + 1 < count { I::F::load(at.add(PANEL)) } else { I::F::splat(LOW) };
-                        let (a, b) = (I::F::load(at).sub(top), next.sub(top));
-                        if bf16 {
-                            let (a, b) = (exp2::<I::F, true>(a), exp2::<I::F, true>(b));
-                            I::pair_bf16(a, b, weights.as_mut_ptr().add(j / 2 * PANEL));
-                            total = [total[0].add(a), total[1].add(b)];
-                        } else {
-                            let (a, b) = (exp2::<I::F, false>(a), exp2::<I::F, false>(b));
-                            a.store(at);
-                            b.store(at.add(PANEL));
-                            total = [total[0].add(a), total[1].add(b)];
-                        }
-                    }
-                    let total = total[0].add(total[1]);
-                    let before = I::F::load(totals.as_ptr().add(v));
-                    before.fma(less, total).store(totals.as_mut_ptr().add(v));
-                }
-                for t in 0..head_dim.div_ceil(width) {
-                    let at = (t * packs.padded() + from) * width;
-                    if bf16 {
-                        let x = packs.unit_values(unit).cast::<u32>().add(at / 2);
-                        I::tile_bf16(width, weights.as_ptr(), x, padded / 2, part.0.as_mut_ptr());
-                    } else {
-                        let x = packs.unit_values(unit).cast::<f32>().add(at);
-                        I::tile_float(width, scores.0.as_ptr(), x, count, part.0.as_mut_ptr());
-                    }
-                    for i in (0..width * PANEL).step_by(n) {
-                        let to = sums.0.as_mut_ptr().add(t * width * PANEL + i);
-                        let less = I::F::load(shrink.as_ptr().add(i % PANEL));
-                        I::F::load(to).fma(less, I::F::load(part.0.as_ptr().add(i))).store(to);
-                    }
-                }
+                self.weights::<I>(&mut work, count);
+                self.sums::<I>(&mut work, packs, from, count);
                 from += count;
             }
-            let shares = totals.map(|total| 1.0 / total);
-            for d in (0..head_dim).step_by(PANEL) {
-                let some = PANEL.min(head_dim - d);
-                I::transpose(sums.0.as_ptr().add(d * PANEL), PANEL, some, PANEL, 1.0, part.0.as_mut_ptr());
-                for m in 0..lanes {
-                    let to = out.at((first + m) * out_stride + d);
+            self.results::<I>(&mut work);
+        }
+    }
+}
+
+/// What sixteen queries are worked on in. Sixteen lanes wide, a lane is a query.
+struct Working {
+    /// `(head_dim, 16)`, and the same as pairs of bf16.
+    queries: Lines<{ DIMS_MAX * PANEL }>,
+    query_pairs: [u32; DIMS_MAX / 2 * PANEL],
+    /// `(keys, 16)` of a stretch: scores, then weights; weights as pairs of bf16.
+    scores: Lines<{ STRETCH * PANEL }>,
+    weight_pairs: [u32; STRETCH / 2 * PANEL],
+    /// `(head_dim, 16)`: weighted values so far.
+    sums: Lines<{ DIMS_MAX * PANEL }>,
+    /// `(dims, 16)`: one tile of a product.
+    tile: Lines<{ PANEL * PANEL }>,
+    /// The highest score so far, the sum of weights, and what a higher maximum leaves of both.
+    tops: [f32; PANEL],
+    totals: [f32; PANEL],
+    shrink: [f32; PANEL],
+}
+
+impl Working {
+    #[inline(always)]
+    fn new() -> Working {
+        Working {
+            queries: Lines([0.0; DIMS_MAX * PANEL]),
+            query_pairs: [0; DIMS_MAX / 2 * PANEL],
+            scores: Lines([0.0; STRETCH * PANEL]),
+            weight_pairs: [0; STRETCH / 2 * PANEL],
+            sums: Lines([0.0; DIMS_MAX * PANEL]),
+            tile: Lines([0.0; PANEL * PANEL]),
+            tops: [LOW; PANEL],
+            totals: [0.0; PANEL],
+            shrink: [0.0; PANEL],
+        }
+    }
+}
+
+impl Attend<'_> {
+    fn lanes(&self) -> usize {
+        PANEL.min(self.rows - self.first)
+    }
+
+    /// Queries into lanes, scaled so that scores come in powers of two.
+    #[inline(always)]
+    unsafe fn queries<I: Isa>(&self, work: &mut Working) {
+        let scale = std::f32::consts::LOG2_E / (self.head_dim as f32).sqrt();
+        let q = &self.q[self.first * self.stride..][..(self.lanes() - 1) * self.stride + self.head_dim];
+        // SAFETY: as in `run`.
+        unsafe {
+            I::transpose(
+                q.as_ptr(),
+                self.stride,
+                self.lanes(),
+                self.head_dim,
+                scale,
+                work.queries.0.as_mut_ptr(),
+            );
+            if self.packs.bf16 {
+                for d in 0..self.head_dim / 2 {
+                    let at = work.queries.0.as_ptr().add(d * 2 * PANEL);
+                    let to = work.query_pairs.as_mut_ptr().add(d * PANEL);
+                    I::pair_bf16(I::F::load(at), I::F::load(at.add(PANEL)), to);
+                }
+            }
+        }
+    }
+
+    /// Scores of a stretch of `count` keys.
+    #[inline(always)]
+    unsafe fn scores<I: Isa>(&self, work: &mut Working, packs: &Packs, from: usize, count: usize) {
+        let (width, dims) = (I::HEAD_TILE, self.head_dim);
+        for t in 0..count.div_ceil(width) {
+            // SAFETY: as in `run`.
+            unsafe {
+                let to = work.scores.0.as_mut_ptr().add(t * width * PANEL);
+                let tile = (from + t * width) * dims;
+                if packs.bf16 {
+                    let x = packs.unit_keys(self.unit).cast::<u32>().add(tile / 2);
+                    I::tile_bf16(width, work.query_pairs.as_ptr(), x, dims / 2, to);
+                } else {
+                    let x = packs.unit_keys(self.unit).cast::<f32>().add(tile);
+                    I::tile_float(width, work.queries.0.as_ptr(), x, dims, to);
+                }
+            }
+        }
+    }
+
+    /// Hides the keys behind each query.
+    #[inline(always)]
+    unsafe fn mask<I: Isa>(&self, work: &mut Working, start: usize, from: usize, count: usize) {
+        let own = start + self.first;
+        for j in own.saturating_sub(from)..count {
+            let hidden = (from + j - own).min(PANEL);
+            for v in (0..PANEL).step_by(I::F::N) {
+                // SAFETY: as in `run`.
+                unsafe {
+                    let at = work.scores.0.as_mut_ptr().add(j * PANEL + v);
+                    let mask = MASKS.as_ptr().add(PANEL - hidden + v);
+                    I::F::load(at).add(I::F::load(mask)).store(at);
+                }
+            }
+        }
+    }
+
+    /// Scores to weights below the highest so far.
+    #[inline(always)]
+    unsafe fn weights<I: Isa>(&self, work: &mut Working, count: usize) {
+        for v in (0..PANEL).step_by(I::F::N) {
+            // SAFETY: as in `run`.
+            unsafe {
+                let at = work.scores.0.as_mut_ptr().add(v);
+                let old = I::F::load(work.tops.as_ptr().add(v));
+                let mut top = [old; 4];
+                for j in (0..count / 4 * 4).step_by(4) {
+                    for i in 0..4 {
+                        top[i] = top[i].max(I::F::load(at.add((j + i) * PANEL)));
+                    }
+                }
+                for j in count / 4 * 4..count {
+                    top[0] = top[0].max(I::F::load(at.add(j * PANEL)));
+                }
+                let top = top[0].max(top[1]).max(top[2].max(top[3]));
+                let less = exp2::<I::F, false>(old.sub(top));
+                top.store(work.tops.as_mut_ptr().add(v));
+                less.store(work.shrink.as_mut_ptr().add(v));
+                let mut total = [I::F::splat(0.0); 2];
+                for j in (0..count.next_multiple_of(2)).step_by(2) {
+                    let at = at.add(j * PANEL);
+                    let next = if j + 1 < count { I::F::load(at.add(PANEL)) } else { I::F::splat(LOW) };
+                    let (a, b) = (I::F::load(at).sub(top), next.sub(top));
+                    let (a, b) = if self.packs.bf16 {
+                        let (a, b) = (exp2::<I::F, true>(a), exp2::<I::F, true>(b));
+                        I::pair_bf16(a, b, work.weight_pairs.as_mut_ptr().add(j / 2 * PANEL + v));
+                        (a, b)
+                    } else {
+                        let (a, b) = (exp2::<I::F, false>(a), exp2::<I::F, false>(b));
+                        a.store(at);
+                        b.store(at.add(PANEL));
+                        (a, b)
+                    };
+                    total = [total[0].add(a), total[1].add(b)];
+                }
+                let before = I::F::load(work.totals.as_ptr().add(v));
+                before.fma(less, total[0].add(total[1])).store(work.totals.as_mut_ptr().add(v));
+            }
+        }
+    }
+
+    /// Weighted values of a stretch onto the sums.
+    #[inline(always)]
+    unsafe fn sums<I: Isa>(&self, work: &mut Working, packs: &Packs, from: usize, count: usize) {
+        let width = I::HEAD_TILE;
+        for t in 0..self.head_dim.div_ceil(width) {
+            let at = (t * packs.padded() + from) * width;
+            // SAFETY: as in `run`.
+            unsafe {
+                let tile = work.tile.0.as_mut_ptr();
+                if packs.bf16 {
+                    let x = packs.unit_values(self.unit).cast::<u32>().add(at / 2);
+                    I::tile_bf16(width, work.weight_pairs.as_ptr(), x, count.div_ceil(2), tile);
+                } else {
+                    let x = packs.unit_values(self.unit).cast::<f32>().add(at);
+                    I::tile_float(width, work.scores.0.as_ptr(), x, count, tile);
+                }
+                for i in (0..width * PANEL).step_by(I::F::N) {
+                    let to = work.sums.0.as_mut_ptr().add(t * width * PANEL + i);
+                    let less = I::F::load(work.shrink.as_ptr().add(i % PANEL));
+                    I::F::load(to).fma(less, I::F::load(tile.add(i))).store(to);
+                }
+            }
+        }
+    }
+
+    /// Sums over totals, lanes back into rows.
+    #[inline(always)]
+    unsafe fn results<I: Isa>(&self, work: &mut Working) {
+        let shares = work.totals.map(|total| 1.0 / total);
+        for d in (0..self.head_dim).step_by(PANEL) {
+            let some = PANEL.min(self.head_dim - d);
+            // SAFETY: as in `run`.
+            unsafe {
+                let sums = work.sums.0.as_ptr().add(d * PANEL);
+                I::transpose(sums, PANEL, some, PANEL, 1.0, work.tile.0.as_mut_ptr());
+                for m in 0..self.lanes() {
+                    let to = self.out.at((self.first + m) * self.out_stride + d);
                     for i in 0..some {
-                        *to.add(i) = part.0[m * PANEL + i] * shares[m];
+                        *to.add(i) = work.tile.0[m * PANEL + i] * shares[m];
                     }
                 }
             }

@@ -4,8 +4,9 @@
 //! asked for. Positions are padded to 16.
 //! Limits: f16 holds magnitudes up to 65504; beyond, a key or value becomes infinite.
 
-use super::{lanes::PANEL, memory::Memory, scalar::rope_angle};
+use super::{lanes::PANEL, memory::Memory};
 use crate::backend::Heads;
+use crate::backend::format::rope_angle;
 use anyhow::Result;
 use half::f16;
 

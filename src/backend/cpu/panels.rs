@@ -9,10 +9,9 @@ use super::{
     lanes::{BLOCK, PANEL},
     memory::{Arena, Memory},
     pool::Pool,
-    scalar::unpack_row,
 };
 use crate::{
-    backend::stacked,
+    backend::format::{stacked, unpack_row},
     bundle::{Kind, Tensor, block::first_unfit},
 };
 use anyhow::Result;

@@ -4,9 +4,9 @@
 use super::{
     lanes::{Isa, Lanes, Work},
     math::{activate, sigmoid},
-    memory::Out,
+    memory::{Buf, Out},
 };
-use crate::backend::{Act, met};
+use crate::backend::{Act, format::penalised};
 
 /// The values of `p[i..]` up to lane `left`, zeros after.
 #[inline(always)]
@@ -116,9 +116,11 @@ pub enum Elements<'a> {
         act: Act,
         out: Out,
     },
+    /// `len` values from `at` on of weighted parts.
     Mix {
-        parts: [&'a [f32]; 3],
-        weights: [f32; 3],
+        parts: &'a [(&'a Buf, f32)],
+        at: usize,
+        len: usize,
         out: Out,
     },
     /// One row times `sigmoid(s)`, in place.
@@ -143,12 +145,13 @@ impl Work for Elements<'_> {
                         store_some(activate(act, sum), out.at(i), left);
                     }
                 }
-                Elements::Mix { parts, weights, out } => {
-                    for i in (0..parts[0].len()).step_by(I::F::N) {
-                        let left = parts[0].len() - i;
+                Elements::Mix { parts, at, len, out } => {
+                    for i in (0..len).step_by(I::F::N) {
+                        let left = len - i;
                         let mut sum = I::F::splat(0.0);
-                        for (part, weight) in parts.into_iter().zip(weights) {
-                            sum = load_some::<I::F>(part.as_ptr().add(i), left).fma(I::F::splat(weight), sum);
+                        for (part, weight) in parts {
+                            let part = part.first(at + len).as_ptr().add(at + i);
+                            sum = load_some::<I::F>(part, left).fma(I::F::splat(*weight), sum);
                         }
                         store_some(sum, out.at(i), left);
                     }
@@ -222,10 +225,10 @@ impl Work for Taps<'_> {
     }
 }
 
-/// The highest of values that have met their marks; minus infinity where there is none.
+/// The highest of penalised values; minus infinity where there is none.
 pub struct Highest<'a> {
     pub values: &'a [f32],
-    pub marks: &'a [f32],
+    pub penalties: &'a [f32],
 }
 
 impl Work for Highest<'_> {
@@ -234,17 +237,17 @@ impl Work for Highest<'_> {
     unsafe fn run<I: Isa>(self) -> f32 {
         const LANES: usize = 16;
         let mut tops = [f32::NEG_INFINITY; LANES];
-        let keep = |top: &mut f32, value, mark| {
-            let met = met(value, mark);
-            *top = if met > *top { met } else { *top };
+        let keep = |top: &mut f32, value, penalty| {
+            let value = penalised(value, penalty);
+            *top = if value > *top { value } else { *top };
         };
-        let (values, marks) = (self.values.chunks_exact(LANES), self.marks.chunks_exact(LANES));
-        for (value, mark) in values.remainder().iter().zip(marks.remainder()) {
-            keep(&mut tops[0], *value, *mark);
+        let (values, penalties) = (self.values.chunks_exact(LANES), self.penalties.chunks_exact(LANES));
+        for (value, penalty) in values.remainder().iter().zip(penalties.remainder()) {
+            keep(&mut tops[0], *value, *penalty);
         }
-        for (values, marks) in values.zip(marks) {
+        for (values, penalties) in values.zip(penalties) {
             for lane in 0..LANES {
-                keep(&mut tops[lane], values[lane], marks[lane]);
+                keep(&mut tops[lane], values[lane], penalties[lane]);
             }
         }
         tops.into_iter().fold(f32::NEG_INFINITY, f32::max)

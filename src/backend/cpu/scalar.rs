@@ -5,11 +5,13 @@
 //! Every other backend must agree with this one; `tests/ops.rs` holds this one to answers of its own.
 
 use crate::{
-    backend::{Act, Backend, Grid, Heads, highest_of, stacked},
+    backend::{
+        Act, Backend, Grid, Heads,
+        format::{highest, rope_angle, stacked, unpack_row},
+    },
     bundle::{Kind, Tensor},
 };
 use anyhow::Result;
-use half::f16;
 
 /// The reference device.
 #[derive(Debug, Default)]
@@ -36,47 +38,6 @@ pub struct Kept {
     heads: Heads,
     rows: usize,
     layers: Vec<Vec<f32>>,
-}
-
-/// One row of packed values, exactly as the format defines them.
-pub fn unpack_row(kind: Kind, data: &[u8], out: &mut [f32]) {
-    assert_eq!(data.len(), kind.row_bytes(out.len()), "bytes of a row of {} values, {kind:?}", out.len());
-    let scale = |block: &[u8]| f16::from_le_bytes([block[0], block[1]]).to_f32();
-    match kind {
-        Kind::F32 => {
-            for (o, b) in out.iter_mut().zip(data.chunks_exact(4)) {
-                *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
-        Kind::F16 => {
-            for (o, b) in out.iter_mut().zip(data.chunks_exact(2)) {
-                *o = scale(b);
-            }
-        }
-        Kind::Q8_0 => {
-            for (o, b) in out.chunks_exact_mut(32).zip(data.chunks_exact(34)) {
-                let d = scale(b);
-                for (o, &q) in o.iter_mut().zip(&b[2..]) {
-                    *o = d * f32::from(q as i8);
-                }
-            }
-        }
-        Kind::Q4_0 => {
-            for (o, b) in out.chunks_exact_mut(32).zip(data.chunks_exact(18)) {
-                let d = scale(b);
-                for (i, &q) in b[2..].iter().enumerate() {
-                    o[i] = d * (f32::from(q & 15) - 8.0);
-                    o[i + 16] = d * (f32::from(q >> 4) - 8.0);
-                }
-            }
-        }
-    }
-}
-
-/// Rotation angle of dimension pair `i` at position `p`: the frequency is rounded to f32 first, as upstream stores it.
-pub fn rope_angle(p: usize, i: usize, head_dim: usize, theta: f32) -> f32 {
-    let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32;
-    p as f32 * frequency
 }
 
 /// Abramowitz and Stegun 7.1.6 (series) below 3, continued fraction above; good to f64 rounding times ten.
@@ -515,17 +476,17 @@ impl Backend for Scalar {
         }
     }
 
-    fn mix(&mut self, parts: [&Vec<f32>; 3], weights: [f32; 3], len: usize, out: &mut Vec<f32>) {
+    fn mix(&mut self, parts: &[(&Vec<f32>, f32)], len: usize, out: &mut Vec<f32>) {
         for i in 0..len {
-            let sum: f64 = (0..3).map(|p| f64::from(weights[p]) * f64::from(parts[p][i])).sum();
+            let sum: f64 = parts.iter().map(|(part, weight)| f64::from(*weight) * f64::from(part[i])).sum();
             out[i] = sum as f32;
         }
     }
 
-    fn highest(&mut self, values: &Vec<f32>, len: usize, marks: &mut Vec<f32>, out: &mut Vec<f32>) {
-        let found = highest_of(&values[..len], &marks[..len]);
+    fn highest(&mut self, values: &Vec<f32>, len: usize, penalties: &mut Vec<f32>, out: &mut Vec<f32>) {
+        let found = highest(&values[..len], &penalties[..len]);
         if let Some(place) = found {
-            marks[place] = marks[len];
+            penalties[place] = penalties[len];
         }
         out[0] = found.unwrap_or(len) as f32;
     }

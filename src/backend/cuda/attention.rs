@@ -1,9 +1,9 @@
 //! Which attention is launched: tensor cores over many queries, keys cut into runs for a few, f32 throughout where it must be exact.
 
 use super::{
-    Buf, COLUMNS_MAX, Cache, Cuda, SPLITS_MAX,
-    device::{Address, Device},
-    padded, size,
+    device::Address,
+    launches::Launcher,
+    state::{Buf, COLUMNS_MAX, Cache, Cuda, SPLITS_MAX, padded, size},
 };
 use crate::backend::Heads;
 
@@ -30,10 +30,10 @@ impl Cuda {
         let out = out.over(rows * n_heads * head_dim, "out");
         let at = layer as u64 * cache.layer_bytes;
         let attend = match cache.padded {
-            16 => Device::attend_split_16,
-            32 => Device::attend_split_32,
-            64 => Device::attend_split_64,
-            _ => Device::attend_split_128,
+            16 => Launcher::attend_split_16,
+            32 => Launcher::attend_split_32,
+            64 => Launcher::attend_split_64,
+            _ => Launcher::attend_split_128,
         };
         // Two blocks for each multiprocessor, and no block without a step of 128 keys of its own. A recorded step is for all positions.
         let seen = if self.recording.is_some() { cache.positions_max } else { start + rows };
@@ -115,10 +115,10 @@ impl Cuda {
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         let attend = match padded(head_dim) {
-            16 => Device::attend_16,
-            32 => Device::attend_32,
-            64 => Device::attend_64,
-            _ => Device::attend_128,
+            16 => Launcher::attend_16,
+            32 => Launcher::attend_32,
+            64 => Launcher::attend_64,
+            _ => Launcher::attend_128,
         };
         attend(
             &self.device,

@@ -2,7 +2,7 @@
 //!
 //! Each figure is the best of several runs that are long enough for their launch not to count.
 
-use super::{Cuda, device::Device};
+use super::{launches::Launcher, state::Cuda};
 use crate::backend::Ceilings;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const ROUNDS_MAX: i32 = 1 << 20;
 const READ_BYTES: usize = 512 << 20;
 const READ_BYTES_MIN: usize = 4 << 20;
 
-impl Device {
+impl Launcher {
     fn timed(&self, work: impl Fn()) -> Result<Duration> {
         let begun = Instant::now();
         work();

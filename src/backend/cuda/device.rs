@@ -1,14 +1,13 @@
-//! A CUDA device as the driver shows it: opened, its kernels loaded, its memory taken in chunks, its first failure remembered.
+//! A CUDA device as the driver shows it: opened, its memory taken in chunks, its first failure remembered.
 //!
 //! Limits: one stream; memory is given back when the last user of the device is gone, not before.
 
 use super::images::{self, IMAGES};
-use super::launches::Kernels;
 use crate::{backend::Lost, machine::l4t::Release};
 use anyhow::{Context, Result, anyhow, ensure};
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaGraph, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest driver whose kernel images and calls these are: CUDA 12.6, JetPack 6.1.
 const DRIVER_MIN: i32 = 12060;
@@ -37,15 +36,13 @@ impl Default for Options {
 pub struct Device {
     context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
-    pub kernels: Kernels,
     pub multiprocessors: usize,
-    /// Kernels that were launched; those of a recorded step each time.
-    pub launches: Arc<AtomicU64>,
     name: String,
     memory: Mutex<Memory>,
     lost: Mutex<Option<String>>,
 }
 
+#[derive(Default)]
 struct Memory {
     chunk_bytes: usize,
     chunks: Vec<Address>,
@@ -65,24 +62,9 @@ fn version(number: i32) -> String {
 }
 
 impl Device {
-    /// Opens the device and loads its kernels. Says what is missing where it cannot.
-    pub fn open(options: Options) -> Result<Arc<Device>> {
-        // SAFETY: looks for the driver's library and calls nothing in it.
-        ensure!(
-            unsafe { sys::is_culib_present() },
-            "there is no CUDA driver on this machine (libcuda.so.1 was not found); on a Jetson it comes with JetPack"
-        );
-        let mut driver = 0;
-        // SAFETY: writes one integer, and may be called before anything else.
-        unsafe { sys::cuDriverGetVersion(&mut driver) }
-            .result()
-            .context("asking the CUDA driver for its version")?;
-        ensure!(
-            driver >= DRIVER_MIN,
-            "the CUDA driver is too old: it supports CUDA {}, and CUDA {} is needed (JetPack 6.1, or driver 560, and newer)",
-            version(driver),
-            version(DRIVER_MIN)
-        );
+    /// Opens the device with the kernels for it, and the name of their image. Says what is missing where it cannot.
+    pub fn open(options: Options) -> Result<(Device, Arc<CudaModule>, String)> {
+        let driver = driver()?;
         let context = CudaContext::new(options.ordinal).map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => anyhow!("the CUDA driver finds no device"),
             sys::CUresult::CUDA_ERROR_INVALID_DEVICE => {
@@ -104,7 +86,6 @@ impl Device {
                 describe(error)
             )
         })?;
-        let kernels = Kernels::load(&module).with_context(|| format!("in the kernels {}", image.name()))?;
         let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors =
             context.attribute(count).map_err(failed("asking for the multiprocessors"))? as usize;
@@ -114,22 +95,17 @@ impl Device {
             image.name(),
             version(driver)
         );
-        Ok(Arc::new(Device {
-            stream: context.new_stream().map_err(failed("making a stream"))?,
-            kernels,
+        let memory = Memory { chunk_bytes: options.chunk_bytes, ..Memory::default() };
+        let stream = context.new_stream().map_err(failed("making a stream"))?;
+        let device = Device {
+            stream,
             multiprocessors,
-            launches: Arc::default(),
             name,
-            memory: Mutex::new(Memory {
-                chunk_bytes: options.chunk_bytes,
-                chunks: Vec::new(),
-                next: 0,
-                end: 0,
-                taken_bytes: 0,
-            }),
+            memory: Mutex::new(memory),
             lost: Mutex::new(None),
             context,
-        }))
+        };
+        Ok((device, module, image.name()))
     }
 
     pub fn describe(&self) -> String {
@@ -287,6 +263,27 @@ impl Drop for Device {
             let _ = unsafe { result::free_sync(chunk) };
         }
     }
+}
+
+/// The version of the driver, which must be new enough.
+fn driver() -> Result<i32> {
+    // SAFETY: looks for the driver's library and calls nothing in it.
+    ensure!(
+        unsafe { sys::is_culib_present() },
+        "there is no CUDA driver on this machine (libcuda.so.1 was not found); on a Jetson it comes with JetPack"
+    );
+    let mut driver = 0;
+    // SAFETY: writes one integer, and may be called before anything else.
+    unsafe { sys::cuDriverGetVersion(&mut driver) }
+        .result()
+        .context("asking the CUDA driver for its version")?;
+    ensure!(
+        driver >= DRIVER_MIN,
+        "the CUDA driver is too old: it supports CUDA {}, and CUDA {} is needed (JetPack 6.1, or driver 560, and newer)",
+        version(driver),
+        version(DRIVER_MIN)
+    );
+    Ok(driver)
 }
 
 fn image_of(image: &images::Image) -> Ptx {

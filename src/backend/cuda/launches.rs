@@ -1,9 +1,15 @@
 //! The kernels of `kernels/`, each behind a function of its own signature: the driver takes arguments without types.
 
-use super::device::{Address, Device};
-use anyhow::{Result, anyhow};
+use super::device::{Address, Device, Options};
+use anyhow::{Context, Result, anyhow};
 use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg};
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 /// A packed matrix, as `struct Weights` of kernels/parts.cuh.
 #[repr(C)]
@@ -23,12 +29,36 @@ unsafe impl DeviceRepr for Weights {}
 /// Blocks of a launch.
 pub type Blocks = (usize, usize, usize);
 
+/// A device with its kernels.
+pub struct Launcher {
+    kernels: Kernels,
+    /// Kernels that were launched; those of a recorded step each time.
+    pub launches: Arc<AtomicU64>,
+    device: Device,
+}
+
+impl Launcher {
+    pub fn open(options: Options) -> Result<Launcher> {
+        let (device, module, image) = Device::open(options)?;
+        let kernels = Kernels::load(&module).with_context(|| format!("in the kernels {image}"))?;
+        Ok(Launcher { kernels, launches: Arc::default(), device })
+    }
+}
+
+impl Deref for Launcher {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
 macro_rules! kernels {
     ($($name:ident [$threads:literal] ($($arg:ident: $type:ty),*);)*) => {
-        pub struct Kernels { $($name: CudaFunction),* }
+        struct Kernels { $($name: CudaFunction),* }
 
         impl Kernels {
-            pub fn load(module: &Arc<CudaModule>) -> Result<Self> {
+            fn load(module: &Arc<CudaModule>) -> Result<Self> {
                 Ok(Kernels { $($name: {
                     let found = module.load_function(stringify!($name));
                     found.map_err(|error| anyhow!("no kernel {}: {error:?}", stringify!($name)))?
@@ -37,7 +67,7 @@ macro_rules! kernels {
         }
 
         #[allow(clippy::too_many_arguments)]
-        impl Device {
+        impl Launcher {
             $(pub fn $name(&self, blocks: Blocks, $($arg: $type),*) {
                 if self.is_lost() || blocks.0 * blocks.1 * blocks.2 == 0 {
                     return;
@@ -48,7 +78,7 @@ macro_rules! kernels {
                     block_dim: ($threads, 1, 1),
                     shared_mem_bytes: 0,
                 };
-                let mut launch = self.stream.launch_builder(&self.kernels.$name);
+                let mut launch = self.device.stream.launch_builder(&self.kernels.$name);
                 $(launch.arg(&$arg);)*
                 // SAFETY: the arguments are those of the kernel (this table repeats its signature, and the op tests run every row of
                 // it), and the addresses among them were taken for the sizes that go with them.
@@ -113,8 +143,8 @@ kernels! {
     halve[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);
     pool_rows[256](x: Address, out: Address, cols: i32, group: i32);
     add[256](a: Address, b: Address, out: Address, act: i32, repeat: i64, count: i64);
-    highest_parts[256](values: Address, marks: Address, parts: Address, len: i32);
-    highest_join[256](parts: Address, marks: Address, out: Address, count: i32, len: i32);
+    highest_parts[256](values: Address, penalties: Address, parts: Address, len: i32);
+    highest_join[256](parts: Address, penalties: Address, out: Address, count: i32, len: i32);
     probe_multiply[32](a: Address, b: Address, d: Address);
     probe_matrices[32](rows: Address, out: Address);
     probe_exp2[32](x: Address, out: Address);
@@ -122,5 +152,5 @@ kernels! {
     ceiling_f32[256](out: Address, rounds: i32);
     ceiling_int8[256](out: Address, rounds: i32);
     ceiling_f16[256](out: Address, rounds: i32);
-    mix[256](p0: Address, p1: Address, p2: Address, g0: f32, g1: f32, g2: f32, out: Address, count: i64);
+    mix[256](part: Address, weight: f32, out: Address, first: i32, count: i64);
 }

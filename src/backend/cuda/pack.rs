@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::launches::Weights;
 use crate::{
-    backend::stacked,
+    backend::format::stacked,
     bundle::{Kind, Tensor},
 };
 use anyhow::Result;

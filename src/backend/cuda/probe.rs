@@ -2,7 +2,7 @@
 //!
 //! Shapes: every answer is as many words as its kernel writes, in the order of `kernels/probe.cu`.
 
-use super::Cuda;
+use super::{device::Device, state::Cuda};
 use anyhow::Result;
 
 /// Warps of each probe.
@@ -42,7 +42,7 @@ impl Cuda {
         let rows: Vec<u32> = (0..lanes * 4).map(|_| bits.next()).collect();
         // From underflow to overflow, denser around what a softmax asks for.
         let x: Vec<u32> = (0..lanes).map(|i| (i as f32 * (160.0 / lanes as f32) - 130.0).to_bits()).collect();
-        let put = |device: &super::Device, values: &[u32]| -> Result<u64> {
+        let put = |device: &Device, values: &[u32]| -> Result<u64> {
             let at = device.take(4 * values.len(), "a probe")?;
             device.upload(values, at);
             Ok(at)

@@ -275,8 +275,9 @@ impl<B: Backend> Fusion<B> {
     pub fn mix(&mut self, pass: &mut Pass<'_, B>, gate: [f32; 3]) -> Result<()> {
         let [video, body] = &self.branches;
         let rows = self.frames * (self.side / 2) * (self.side / 2);
-        let parts = [&video.tokens, &body.tokens, &self.face_tokens];
-        pass.backend.mix(parts, gate, rows * self.hidden, &mut self.tokens);
+        let [of_video, of_body, of_face] = gate;
+        let parts = [(&video.tokens, of_video), (&body.tokens, of_body), (&self.face_tokens, of_face)];
+        pass.backend.mix(&parts, rows * self.hidden, &mut self.tokens);
         pass.tap("fused_tokens", &self.tokens, rows, self.hidden)
     }
 }

@@ -27,7 +27,7 @@ pub use link::{Listener, Publication, options};
 pub use settings::{Payload, Settings};
 
 use super::{
-    Counts, Message, Setup, Sink, Speaker,
+    Message, Setup, Sink, SinkCounts, Speaker,
     json::{self, Line, State},
     ledger::Told,
 };
@@ -299,8 +299,8 @@ impl Sink for Mqtt {
         self.advance();
     }
 
-    fn counts(&self) -> Counts {
-        Counts {
+    fn counts(&self) -> SinkCounts {
+        SinkCounts {
             sent: self.confirmed,
             dropped: self.outbox.dropped(),
             losses: self.link.losses(),

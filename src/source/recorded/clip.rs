@@ -9,7 +9,7 @@ use super::{
     track::{Pictures, Rate, Sound, Step},
 };
 use crate::source::{
-    Chunk, Counts, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, sample_i16,
+    Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts, sample_i16,
 };
 use anyhow::{Result, ensure};
 use serde::Deserialize;
@@ -65,7 +65,7 @@ pub struct Clip {
     sound_over: bool,
     sent: u64,
     pool: Pool,
-    counts: Counts,
+    counts: SourceCounts,
 }
 
 impl Clip {
@@ -86,7 +86,7 @@ impl Clip {
             sound_over: false,
             sent: 0,
             pool: pool.clone(),
-            counts: Counts::default(),
+            counts: SourceCounts::default(),
         })
     }
 
@@ -182,7 +182,7 @@ impl Source for Clip {
         Ok(Some(reading))
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> SourceCounts {
         self.counts
     }
 }

@@ -1,0 +1,26 @@
+//! What a run is steered by from outside, while it goes on.
+
+use super::plan::Plan;
+use crate::{policy, privacy::Gate};
+use anyhow::Result;
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
+
+/// What a run is steered by from outside, while it goes on.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    pub gate: Arc<Gate>,
+    pub stop: Arc<AtomicBool>,
+    /// Thresholds that replace the plan's at the next window.
+    pub limits: Arc<Mutex<Option<policy::Limits>>>,
+}
+
+impl Controls {
+    /// For a plan; refuses a purpose that may not be.
+    pub fn new(plan: &Plan) -> Result<Controls> {
+        Ok(Controls {
+            gate: Arc::new(Gate::new(&plan.privacy)?),
+            stop: Arc::default(),
+            limits: Arc::default(),
+        })
+    }
+}

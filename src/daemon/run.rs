@@ -1,0 +1,95 @@
+//! A whole run: opens its threads, lets the core work, and ends them in order.
+
+use super::{
+    controls::Controls, core, edge, exits::Exits, newest::Newest, pace::Pace, plan::Plan, pulse,
+    queue::Queue, status::Status, summary::Summary, threads,
+};
+use crate::{
+    model::Infer,
+    sink::{Sink, ledger::Told},
+};
+use anyhow::Result;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+/// Opens the sinks of a plan.
+pub fn open_sinks(plan: &Plan) -> Result<Vec<Box<dyn Sink>>> {
+    let setup = plan.setup();
+    plan.sinks.iter().map(|settings| settings.open(&setup)).collect()
+}
+
+/// Runs until a recording is over or the controls stop it. An error is a recording that cannot be read, or a lost device of the
+/// model; whatever else goes wrong is coped with and counted.
+pub fn run(
+    plan: &Plan,
+    controls: &Controls,
+    sinks: Vec<Box<dyn Sink>>,
+    infer: &mut dyn Infer,
+) -> Result<Summary> {
+    let started = Instant::now();
+    let status = Arc::new(Status::new(plan));
+    let newest = Arc::new(Newest::new(plan.gives()));
+    let readings = Arc::new(Queue::new(plan.daemon.readings_max));
+    let done = Arc::new(AtomicBool::new(false));
+    let pool = plan.pool();
+
+    let left = left(&sinks);
+    let messages_max = plan.daemon.messages_max;
+    let (exits, delivery) = Exits::open(sinks, messages_max, plan.pace, &status, &controls.stop)?;
+    let mut sources = Vec::new();
+    for (device, gives) in &plan.sources {
+        let links = edge::Links {
+            gate: Arc::clone(&controls.gate),
+            pool: pool.clone(),
+            readings: Arc::clone(&readings),
+            status: Arc::clone(&status),
+            newest: Arc::clone(&newest),
+            done: Arc::clone(&done),
+        };
+        let intake = edge::Intake::new(device.clone(), *gives, plan.pace, plan.keep_ns(), links);
+        sources.push(threads::start(&format!("source-{}", intake.name()), move || intake.run())?);
+    }
+    let pulse = match plan.pace {
+        Pace::Fast => None,
+        Pace::Live | Pace::Paced => {
+            let (exits, status, done) = (Arc::clone(&exits), Arc::clone(&status), Arc::clone(&done));
+            let (gate, daemon) = (Arc::clone(&controls.gate), plan.daemon.clone());
+            Some(threads::start("pulse", move || pulse::beat(&exits, &status, &gate, &daemon, &done))?)
+        }
+    };
+
+    let links = core::Links {
+        gate: Arc::clone(&controls.gate),
+        pool,
+        exits: Arc::clone(&exits),
+        status: Arc::clone(&status),
+        newest,
+        limits: Arc::clone(&controls.limits),
+    };
+    let mut core = core::Core::new(plan, links, infer, &left);
+    let outcome = core.attend(&readings, &controls.stop);
+    let summary = core.summary(started.elapsed());
+
+    done.store(true, Ordering::Release);
+    readings.close();
+    for thread in sources.into_iter().chain(pulse) {
+        threads::join(thread);
+    }
+    exits.close();
+    let sinks = delivery.finish(plan.pace, &controls.stop, &status);
+    let dropped = status.snapshot(false).heartbeat.dropped;
+    outcome.map(|()| Summary { sinks, dropped, took: started.elapsed(), ..summary })
+}
+
+/// The begins that an earlier run told and did not end, each once, in the order of their numbers.
+fn left(sinks: &[Box<dyn Sink>]) -> Vec<Told> {
+    let mut left: Vec<Told> = sinks.iter().filter_map(|sink| sink.left().cloned()).collect();
+    left.sort_by_key(|told| told.begin.episode);
+    left.dedup_by_key(|told| told.begin.episode);
+    left
+}
