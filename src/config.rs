@@ -8,10 +8,9 @@
 use crate::{
     machine,
     model::{self, AudioContext},
-    policy,
-    privacy::{self, Device},
+    policy, privacy,
     sink::{self, Sinks, cut},
-    source::{clip, pipe},
+    source::{self, clip, pipe},
     window,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -24,8 +23,7 @@ use std::{
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 6] =
-    ["model.bundle", "clip.path", "privacy.mute_file", "state_dir", "pipe.video", "pipe.audio"];
+const PATHS: [&str; 3] = ["model.bundle", "privacy.mute_file", "state_dir"];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -183,14 +181,14 @@ impl Config {
         self.policy.check()?;
         ensure!(self.device.len() <= 24, "device = {:?}: at most 24 bytes", self.device);
         ensure!(
-            !self.devices().is_empty(),
+            !self.sources().is_empty(),
             "there is no source: add a table [camera], [mic], [clip] or [pipe]"
         );
         ensure!(
-            self.clip.is_none() || self.devices().len() == 1,
+            self.clip.is_none() || self.sources().len() == 1,
             "[clip] stands beside another source: a recording is played alone"
         );
-        self.devices().iter().try_for_each(Device::check)?;
+        self.sources().iter().try_for_each(source::Settings::check)?;
         let sinks = self.sink.all();
         sinks.iter().try_for_each(sink::Settings::check)?;
         ensure!(
@@ -231,15 +229,15 @@ impl Config {
     }
 
     /// Every source that is not switched off.
-    pub fn devices(&self) -> Vec<Device> {
-        let mut devices = Vec::new();
+    pub fn sources(&self) -> Vec<source::Settings> {
+        let mut sources = Vec::new();
         #[cfg(feature = "camera")]
-        devices.extend(self.camera.iter().cloned().map(Device::Camera));
+        sources.extend(self.camera.iter().cloned().map(source::Settings::Camera));
         #[cfg(feature = "mic")]
-        devices.extend(self.mic.iter().cloned().map(Device::Mic));
-        devices.extend(self.clip.iter().cloned().map(Device::Clip));
-        devices.extend(self.pipe.iter().cloned().map(Device::Pipe));
-        devices
+        sources.extend(self.mic.iter().cloned().map(source::Settings::Mic));
+        sources.extend(self.clip.iter().cloned().map(source::Settings::Clip));
+        sources.extend(self.pipe.iter().cloned().map(source::Settings::Pipe));
+        sources
     }
 
     /// The configured name, or the host's.
@@ -260,6 +258,9 @@ fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
     let folder = path.parent().unwrap_or(Path::new(""));
     for key in PATHS {
         anchor(&mut table, key, folder);
+    }
+    for (table_name, keys) in source::Settings::paths() {
+        keys.iter().for_each(|key| anchor(&mut table, &format!("{table_name}.{key}"), folder));
     }
     for (kind, keys) in Sinks::paths() {
         keys.iter().for_each(|key| anchor(&mut table, &format!("sink.{kind}.{key}"), folder));

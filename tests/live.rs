@@ -176,7 +176,7 @@ fn pipes_that_cannot_be_are_refused_by_name() {
     let bad = Settings { audio_rate: 5, ..settings(None, Some(Path::new("x"))) };
     assert!(open(&bad).contains("audio_rate"));
     let missing = settings(Some(Path::new("/no/such/pipe")), None);
-    let error = format!("{:#}", mien::source::pipe::probe(&missing).unwrap_err());
+    let error = format!("{:#}", missing.probe().unwrap_err());
     assert!(error.contains("/no/such/pipe") && error.contains("mkfifo"), "{error}");
 }
 
@@ -185,7 +185,7 @@ mod mic {
     use super::{read_until, samples};
     use mien::source::{
         Pool, Reading, Source,
-        mic::{Mic, Settings, probe},
+        mic::{Mic, Settings},
         resample::Resampler,
         sample_f32, sample_i16,
     };
@@ -272,7 +272,7 @@ mod mic {
     fn a_microphone_that_is_absent_is_told() {
         with_alsa("mic::a_microphone_that_is_absent_is_told", &[], |_| {
             let settings = Settings { device: "hw:CARD=nobody".into(), ..Settings::default() };
-            let error = format!("{:#}", probe(&settings).unwrap_err());
+            let error = format!("{:#}", settings.probe().unwrap_err());
             assert!(error.contains("hw:CARD=nobody"), "{error}");
             let mut mic = Mic::open(&settings, &Pool::default()).unwrap();
             let readings = read_until(&mut mic, |readings| !readings.is_empty());

@@ -227,7 +227,7 @@ impl Run {
             frames_per_second: FRAMES_PER_SECOND,
         };
         Plan {
-            sources: vec![(Device::Clip(settings), self.gives)],
+            sources: vec![(source::Settings::Clip(settings), self.gives)],
             sinks: Vec::new(),
             privacy: privacy::Settings {
                 purpose: "research".into(),

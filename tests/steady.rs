@@ -181,7 +181,7 @@ fn steady_state_takes_no_memory() {
     };
     let serial = serial::Settings { tty, write_ms: 1, hello_s: 1, ..Default::default() };
     let plan = Plan {
-        sources: vec![(Device::Pipe(pipe), Gives { video: true, audio: true })],
+        sources: vec![(source::Settings::Pipe(pipe), Gives { video: true, audio: true })],
         sinks: vec![sink::Settings::Serial(serial)],
         privacy,
         pace: Pace::Live,

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Everything that has to be plugged in or to answer.
 fn probe(config: &Config, plan: &Plan) -> Result<()> {
-    for device in config.devices() {
+    for device in config.sources() {
         device.probe().with_context(|| format!("[{}]", device.name()))?;
     }
     let setup = plan.setup();

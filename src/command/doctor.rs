@@ -195,7 +195,7 @@ fn ffmpeg() -> Finding {
 
 #[cfg(feature = "camera")]
 fn cameras() -> Vec<Finding> {
-    use crate::source::camera::{choose, describe_offers, list};
+    use crate::source::camera::{choose_mode, describe_offers, list};
     let mut findings: Vec<Finding> = shut("camera", "/dev", "video", "video");
     for camera in list() {
         let names = camera.links.iter().map(|link| link.display().to_string());
@@ -208,7 +208,7 @@ fn cameras() -> Vec<Finding> {
             camera.bus,
             describe_offers(&camera.offers)
         );
-        findings.push(match choose(&camera.offers, 640, 480, 30) {
+        findings.push(match choose_mode(&camera.offers, 640, 480, 30) {
             Some(_) => ok("camera", found),
             None => note("camera", found, "none of this can be used: YUYV, NV12, RGB3 or MJPG is needed"),
         });
@@ -337,7 +337,7 @@ fn configured(path: &Path, refused: &mut bool) -> Vec<Finding> {
 
 fn needed(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for device in config.devices() {
+    for device in config.sources() {
         findings.push(match device.probe() {
             Ok(()) => ok("source", format!("[{}] can be opened", device.name())),
             Err(error) => problem(

@@ -3,8 +3,8 @@
 use super::{newest::Newest, pace::Pace, queue::Queue, status::Status};
 use crate::{
     outage::{self, Change, Outage},
-    privacy::{Device, Gate},
-    source::{Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, monotonic_ns},
+    privacy::Gate,
+    source::{self, Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, monotonic_ns},
 };
 use anyhow::Result;
 use std::{
@@ -46,7 +46,7 @@ pub struct Links {
 
 /// One source and its thread's state.
 pub struct Intake {
-    device: Device,
+    settings: source::Settings,
     gives: Gives,
     pace: Pace,
     /// Live frames nearer to each other than this are let go.
@@ -63,10 +63,10 @@ pub struct Intake {
 }
 
 impl Intake {
-    pub fn new(device: Device, gives: Gives, pace: Pace, keep_ns: u64, links: Links) -> Intake {
+    pub fn new(settings: source::Settings, gives: Gives, pace: Pace, keep_ns: u64, links: Links) -> Intake {
         Intake {
             outage: Outage::new(RETRY, monotonic_ns()),
-            device,
+            settings,
             gives,
             pace,
             keep_ns,
@@ -79,7 +79,7 @@ impl Intake {
     }
 
     pub fn name(&self) -> &'static str {
-        self.device.name()
+        self.settings.name()
     }
 
     /// Reads until the run is done or every track has ended.
@@ -95,7 +95,7 @@ impl Intake {
             let read = match &mut self.source {
                 Some(source) => {
                     let read = source.read(WAIT);
-                    self.links.status.set_source(self.device.name(), source.counts());
+                    self.links.status.set_source(self.settings.name(), source.counts());
                     read
                 }
                 None if !self.outage.is_due(Instant::now()) => {
@@ -117,7 +117,7 @@ impl Intake {
     }
 
     fn open(&mut self) -> Result<Option<Reading>> {
-        self.source = Some(self.links.gate.open(&self.device, &self.links.pool)?);
+        self.source = Some(self.links.gate.open(&self.settings, &self.links.pool)?);
         log::info!("device open device={}", self.name());
         Ok(None)
     }

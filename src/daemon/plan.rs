@@ -4,10 +4,9 @@
 
 use super::pace::Pace;
 use crate::{
-    config, policy,
-    privacy::{self, Device},
+    config, policy, privacy,
     sink::{self, Message, Setup, Speaker},
-    source::{Gives, Pool, SAMPLE_RATE},
+    source::{self, Gives, Pool, SAMPLE_RATE},
     window,
     wire::LINE_BYTES_MAX,
 };
@@ -17,7 +16,7 @@ use std::{path::PathBuf, sync::Arc};
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub pace: Pace,
-    pub sources: Vec<(Device, Gives)>,
+    pub sources: Vec<(source::Settings, Gives)>,
     pub sinks: Vec<sink::Settings>,
     pub privacy: privacy::Settings,
     pub window: window::Settings,
@@ -74,7 +73,7 @@ impl Plan {
     pub fn limits(&self) -> Vec<Limit> {
         let (window, policy, daemon) = (&self.window, &self.policy, &self.daemon);
         let row = |what, limit: String, bytes| Limit { what, limit, bytes };
-        let picture = self.sources.iter().map(|(device, _)| picture_bytes(device)).max().unwrap_or(0);
+        let picture = self.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
         let sound_ms = window.window_ms + window.lateness_ms;
         let sound_bytes =
             (sound_ms + window.window_ms) as usize * SAMPLE_RATE as usize / 1_000 * size_of::<f32>();
@@ -120,14 +119,5 @@ impl Plan {
     fn pictures_held(&self) -> usize {
         let ms = u64::from(self.window.window_ms + self.window.lateness_ms + self.window.hop_ms);
         (ms * self.frames as u64).div_ceil(u64::from(self.window.window_ms)) as usize
-    }
-}
-
-/// Bytes of one picture of a device, where the config says.
-fn picture_bytes(device: &Device) -> usize {
-    match device {
-        #[cfg(feature = "camera")]
-        Device::Camera(camera) => camera.width as usize * camera.height as usize * 3,
-        _ => 0,
     }
 }

@@ -5,8 +5,8 @@ use crate::{
     bundle::Bundle,
     config::{self, Config, Explain},
     machine,
-    privacy::Device,
     sink::Speaker,
+    source,
     wire::LABELS_MAX,
 };
 use anyhow::{Context, Result, ensure};
@@ -19,13 +19,13 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
     let frames = bundle.shape().frames;
     let mut sources = Vec::new();
     let mut pace = Pace::Live;
-    for mut device in config.devices() {
-        if let Device::Clip(settings) = &mut device {
+    for mut source in config.sources() {
+        if let source::Settings::Clip(settings) = &mut source {
             settings.paced &= !fast;
             pace = if settings.paced { Pace::Paced } else { Pace::Fast };
         }
-        let gives = device.gives()?;
-        sources.push((device, gives));
+        let gives = source.gives()?;
+        sources.push((source, gives));
     }
     ensure!(!fast || pace == Pace::Fast, "--fast needs a recording: the config has no [clip]");
 

@@ -7,11 +7,7 @@ mod purpose;
 
 pub use purpose::{PURPOSES, Purpose};
 
-#[cfg(feature = "camera")]
-use crate::source::camera;
-#[cfg(feature = "mic")]
-use crate::source::mic;
-use crate::source::{Gives, Pool, Source, clip, pipe};
+use crate::source::{self, Pool, Source};
 use anyhow::{Context, Result, ensure};
 use std::{
     path::PathBuf,
@@ -46,70 +42,6 @@ impl Settings {
     }
 }
 
-/// Where readings come from.
-#[derive(Clone, Debug)]
-pub enum Device {
-    #[cfg(feature = "camera")]
-    Camera(camera::Settings),
-    #[cfg(feature = "mic")]
-    Mic(mic::Settings),
-    Clip(clip::Settings),
-    Pipe(pipe::Settings),
-}
-
-impl Device {
-    pub fn name(&self) -> &'static str {
-        match self {
-            #[cfg(feature = "camera")]
-            Device::Camera(_) => "camera",
-            #[cfg(feature = "mic")]
-            Device::Mic(_) => "mic",
-            Device::Clip(_) => "clip",
-            Device::Pipe(_) => "pipe",
-        }
-    }
-
-    /// Refuses impossible values by name; touches no device.
-    pub fn check(&self) -> Result<()> {
-        match self {
-            #[cfg(feature = "camera")]
-            Device::Camera(settings) => settings.check(),
-            #[cfg(feature = "mic")]
-            Device::Mic(settings) => settings.check(),
-            Device::Clip(settings) => settings.check(),
-            Device::Pipe(settings) => settings.check(),
-        }
-    }
-
-    /// Modalities it sends; a clip is looked into for that.
-    pub fn gives(&self) -> Result<Gives> {
-        Ok(match self {
-            #[cfg(feature = "camera")]
-            Device::Camera(_) => Gives { video: true, audio: false },
-            #[cfg(feature = "mic")]
-            Device::Mic(_) => Gives { video: false, audio: true },
-            Device::Clip(settings) => {
-                clip::probe(settings).with_context(|| format!("clip.path = {}", settings.path.display()))?
-            }
-            Device::Pipe(settings) => {
-                Gives { video: settings.video.is_some(), audio: settings.audio.is_some() }
-            }
-        })
-    }
-
-    /// Refuses by name what is missing or cannot be used now.
-    pub fn probe(&self) -> Result<()> {
-        match self {
-            #[cfg(feature = "camera")]
-            Device::Camera(settings) => camera::probe(settings),
-            #[cfg(feature = "mic")]
-            Device::Mic(settings) => mic::probe(settings),
-            Device::Clip(settings) => clip::probe(settings).map(drop),
-            Device::Pipe(settings) => pipe::probe(settings),
-        }
-    }
-}
-
 /// Opens devices, or not.
 #[derive(Debug)]
 pub struct Gate {
@@ -134,20 +66,9 @@ impl Gate {
         self.muted.fetch_xor(true, Ordering::AcqRel);
     }
 
-    pub fn open(&self, device: &Device, pool: &Pool) -> Result<Box<dyn Source>> {
-        ensure!(!self.muted(), "the {} stays closed: muted", device.name());
-        match device {
-            Device::Clip(settings) => {
-                let clip = clip::Clip::open(settings, pool)
-                    .with_context(|| format!("opening the clip {}", settings.path.display()))?;
-                Ok(Box::new(clip))
-            }
-            #[cfg(feature = "camera")]
-            Device::Camera(settings) => Ok(Box::new(camera::Camera::open(settings, pool)?)),
-            #[cfg(feature = "mic")]
-            Device::Mic(settings) => Ok(Box::new(mic::Mic::open(settings, pool)?)),
-            Device::Pipe(settings) => Ok(Box::new(pipe::Pipe::open(settings, pool)?)),
-        }
+    pub fn open(&self, source: &source::Settings, pool: &Pool) -> Result<Box<dyn Source>> {
+        ensure!(!self.muted(), "the {} stays closed: muted", source.name());
+        source.open(pool)
     }
 }
 

@@ -7,8 +7,9 @@
 //! to 5 s.
 
 use super::{
-    Frame, Gives, Modality, Pool, Reading, Source, SourceCounts,
-    away::Away,
+    Frame, Gives, Modality, PIXELS_MAX, Pool, Reading, Source, SourceCounts,
+    choose::{Miss, Named, choose},
+    edge::{DEVICE_STABLE, Edge},
     monotonic_ns,
     pixels::{self, Broken, Jpeg},
     v4l2::{Format, FourCc, Node, Offer, Queue, Taken},
@@ -53,6 +54,8 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &[];
+
     pub fn check(&self) -> Result<()> {
         let within = |name: &str, value: u32, least: u32, most: u32| {
             ensure!(
@@ -63,9 +66,30 @@ impl Settings {
         };
         within("width", self.width, 16, 8_192)?;
         within("height", self.height, 16, 8_192)?;
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        ensure!(
+            pixels <= PIXELS_MAX,
+            "camera: {} x {} is {pixels} pixels; at most {PIXELS_MAX} can be used",
+            self.width,
+            self.height
+        );
         within("frames_per_second", self.frames_per_second, 1, 240)?;
         within("first_frame_ms", self.first_frame_ms, 100, 120_000)?;
         within("stall_ms", self.stall_ms, 100, 120_000)
+    }
+
+    pub fn gives(&self) -> Result<Gives> {
+        Ok(Gives { video: true, audio: false })
+    }
+
+    /// Says whether it is there and usable, and keeps nothing open.
+    pub fn probe(&self) -> Result<()> {
+        self.check()?;
+        open(self).map(drop).map_err(Miss::into_error)
+    }
+
+    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Camera::open(self, pool)?))
     }
 }
 
@@ -82,7 +106,10 @@ pub struct Found {
     pub offers: Vec<Offer>,
 }
 
-impl Found {
+impl Named for Found {
+    const KIND: &str = "camera";
+    const BY: &str = "path or link";
+
     fn goes_by(&self, name: &str) -> bool {
         let link = |link: &PathBuf| link.file_name().is_some_and(|file| file == name);
         [&self.card, &self.bus].into_iter().any(|own| own == name)
@@ -144,45 +171,11 @@ fn links(path: &Path) -> Vec<PathBuf> {
     links
 }
 
-/// Why a camera is not to be had.
-enum Miss {
-    /// Not there now; it may come.
-    Away(anyhow::Error),
-    /// Trying again does not help.
-    Refused(anyhow::Error),
-}
-
 fn choose_device(name: &str) -> Result<PathBuf, Miss> {
     if name.starts_with('/') {
         return Ok(PathBuf::from(name));
     }
-    pick(&list(), name).map(|found| found.path.clone())
-}
-
-/// The one among `all` that goes by a name, or the only one.
-fn pick<'a>(all: &'a [Found], name: &str) -> Result<&'a Found, Miss> {
-    let mut fitting: Vec<&Found> =
-        all.iter().filter(|found| name.is_empty() || found.goes_by(name)).collect();
-    let names = |found: &[&Found]| found.iter().map(|found| found.describe()).collect::<Vec<_>>().join("; ");
-    match (fitting.pop(), fitting.is_empty(), name) {
-        (Some(found), true, _) => Ok(found),
-        (None, _, "") => Err(Miss::Away(anyhow!("there is no camera; plug one in, or see `mien doctor`"))),
-        (None, _, name) => {
-            let there = names(&all.iter().collect::<Vec<_>>());
-            let there = if there.is_empty() { "none".into() } else { there };
-            Err(Miss::Away(anyhow!("no camera goes by \"{name}\"; there: {there}")))
-        }
-        (Some(last), false, name) => {
-            fitting.push(last);
-            let what =
-                if name.is_empty() { "device is not set".into() } else { format!("device = \"{name}\"") };
-            Err(Miss::Refused(anyhow!(
-                "{what}, and {} cameras fit: {}; name one of them by its path or link",
-                fitting.len(),
-                names(&fitting)
-            )))
-        }
-    }
+    choose(&list(), name).map(|found| found.path.clone())
 }
 
 /// Formats that can be turned into RGB, the cheapest first.
@@ -199,7 +192,7 @@ pub struct Mode {
 
 /// The mode nearest to the wish: the size itself, else the smallest that covers it, else the largest; then the rate; then the
 /// cheapest format. `None` where no format can be used.
-pub fn choose(offers: &[Offer], width: u32, height: u32, frames_per_second: u32) -> Option<Mode> {
+pub fn choose_mode(offers: &[Offer], width: u32, height: u32, frames_per_second: u32) -> Option<Mode> {
     let fit = |wish: u32, min: u32, max: u32, step: u32| {
         let wish = wish.clamp(min, max.max(min));
         let up = min + (wish - min).div_ceil(step) * step;
@@ -268,7 +261,7 @@ fn open(settings: &Settings) -> Result<(Streaming, PathBuf), Miss> {
         return Err(Miss::Away(anyhow!("camera {name} ({}) takes no pictures now", caps.card)));
     }
     let offers = node.offers();
-    let mode = choose(&offers, settings.width, settings.height, settings.frames_per_second).ok_or_else(|| {
+    let mode = choose_mode(&offers, settings.width, settings.height, settings.frames_per_second).ok_or_else(|| {
         Miss::Refused(anyhow!(
             "camera {name} ({}) offers no usable format: it offers {}; usable are YUYV, NV12, RGB3 and MJPG",
             caps.card,
@@ -278,7 +271,8 @@ fn open(settings: &Settings) -> Result<(Streaming, PathBuf), Miss> {
     let format = node
         .set_format(mode.format, mode.width, mode.height)
         .map_err(|error| away(error, "does not take the chosen format"))?;
-    if !FORMATS.contains(&format.format) || format.width == 0 || format.height == 0 {
+    let pixels = u64::from(format.width) * u64::from(format.height);
+    if !FORMATS.contains(&format.format) || !(1..=PIXELS_MAX).contains(&pixels) {
         return Err(Miss::Refused(anyhow!("camera {name} answers with an unusable format: {format:?}")));
     }
     if let Err(error) = node.set_rate(settings.frames_per_second) {
@@ -295,21 +289,12 @@ fn open(settings: &Settings) -> Result<(Streaming, PathBuf), Miss> {
     Ok((Streaming { queue, format, fresh: Instant::now(), sequence: None }, path))
 }
 
-/// Says whether the camera of these settings is there and usable, and opens nothing for long.
-pub fn probe(settings: &Settings) -> Result<()> {
-    settings.check()?;
-    match open(settings) {
-        Ok(_) => Ok(()),
-        Err(Miss::Away(error) | Miss::Refused(error)) => Err(error),
-    }
-}
-
 pub struct Camera {
     settings: Settings,
     pool: Pool,
     jpeg: Jpeg,
     streaming: Option<Streaming>,
-    away: Away,
+    edge: Edge,
     /// A frame that waits for the gap before it to be told.
     next: Option<Frame>,
     counts: SourceCounts,
@@ -324,22 +309,21 @@ impl Camera {
             pool: pool.clone(),
             jpeg: Jpeg::default(),
             streaming: None,
-            away: Away::new("camera", Modality::Video),
+            edge: Edge::new("camera", Modality::Video, DEVICE_STABLE),
             next: None,
             counts: SourceCounts::default(),
         };
         match open(settings) {
             Ok((streaming, _)) => camera.streaming = Some(streaming),
             Err(Miss::Refused(error)) => return Err(error),
-            Err(Miss::Away(error)) => camera.away.begin(&error),
+            Err(Miss::Away(error)) => camera.edge.fails(&error),
         }
         Ok(camera)
     }
 
     fn lose(&mut self, why: &anyhow::Error) -> Option<Reading> {
         self.streaming = None;
-        self.counts.losses += 1;
-        self.away.begin(why);
+        self.edge.fails(why);
         None
     }
 
@@ -395,7 +379,7 @@ impl Camera {
             }
         };
         streaming.fresh = Instant::now();
-        self.away.end();
+        self.edge.works();
         if gap {
             let at_ns = frame.captured_ns;
             self.next = Some(frame);
@@ -422,10 +406,10 @@ impl Source for Camera {
             return Ok(Some(Reading::Frame(frame)));
         }
         let Some(streaming) = &mut self.streaming else {
-            let Some(reading) = self.away.wait(wait) else {
+            let Some(reading) = self.edge.wait(wait) else {
                 match open(&self.settings) {
                     Ok((streaming, _)) => self.streaming = Some(streaming),
-                    Err(Miss::Away(error) | Miss::Refused(error)) => self.away.again(&error),
+                    Err(Miss::Away(error) | Miss::Refused(error)) => self.edge.fails(&error),
                 }
                 return Ok(None);
             };
@@ -447,7 +431,7 @@ impl Source for Camera {
     }
 
     fn counts(&self) -> SourceCounts {
-        self.counts
+        SourceCounts { losses: self.edge.losses(), ..self.counts }
     }
 }
 
@@ -461,7 +445,7 @@ mod tests {
     }
 
     fn chosen(offers: &[Offer], width: u32, height: u32, rate: u32) -> (FourCc, u32, u32) {
-        let mode = choose(offers, width, height, rate).unwrap();
+        let mode = choose_mode(offers, width, height, rate).unwrap();
         (mode.format, mode.width, mode.height)
     }
 
@@ -480,8 +464,8 @@ mod tests {
         assert_eq!(chosen(&webcam, 1_280, 720, 10), (*b"YUYV", 1_280, 720));
         assert_eq!(chosen(&webcam, 500, 300, 30), (*b"YUYV", 640, 480), "the smallest that covers");
         assert_eq!(chosen(&webcam, 1_920, 1_080, 30), (*b"MJPG", 1_280, 720), "else the largest");
-        assert_eq!(choose(&[fixed(b"H264", 640, 480, 30.0)], 640, 480, 30), None);
-        assert_eq!(choose(&[fixed(b"YUYV", 0, 0, 30.0)], 640, 480, 30), None);
+        assert_eq!(choose_mode(&[fixed(b"H264", 640, 480, 30.0)], 640, 480, 30), None);
+        assert_eq!(choose_mode(&[fixed(b"YUYV", 0, 0, 30.0)], 640, 480, 30), None);
     }
 
     #[test]
@@ -511,7 +495,7 @@ mod tests {
             offers: Vec::new(),
         };
         let two = [camera(0, "A1", "usb-1"), camera(2, "B2", "usb-2")];
-        let path = |all: &[Found], name: &str| match pick(all, name) {
+        let path = |all: &[Found], name: &str| match choose(all, name) {
             Ok(found) => found.path.display().to_string(),
             Err(Miss::Away(error)) => format!("away: {error}"),
             Err(Miss::Refused(error)) => format!("refused: {error}"),
@@ -542,7 +526,7 @@ mod tests {
     #[test]
     fn a_camera_that_is_absent_is_waited_for_and_told_as_lost() {
         let settings = Settings { device: "/dev/no-such-camera".into(), ..Settings::default() };
-        assert!(format!("{:#}", probe(&settings).unwrap_err()).contains("/dev/no-such-camera"));
+        assert!(format!("{:#}", settings.probe().unwrap_err()).contains("/dev/no-such-camera"));
         let mut camera = Camera::open(&settings, &Pool::default()).unwrap();
         let start = Instant::now();
         let mut lost = 0;
@@ -561,6 +545,6 @@ mod tests {
     #[test]
     fn a_device_that_is_no_camera_is_told() {
         let settings = Settings { device: "/dev/null".into(), ..Settings::default() };
-        assert!(format!("{:#}", probe(&settings).unwrap_err()).contains("no V4L2 device"));
+        assert!(format!("{:#}", settings.probe().unwrap_err()).contains("no V4L2 device"));
     }
 }

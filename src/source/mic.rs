@@ -7,8 +7,13 @@
 //! a gap. A device that is gone (ENODEV, POLLHUP, no samples for `stall_ms`) is closed and looked for again.
 
 use super::{
-    Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts, away::Away,
-    monotonic_ns, pcm::Pcm, resample::Resampler, sample_i16,
+    Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts,
+    choose::{Miss, Named, choose},
+    edge::{DEVICE_STABLE, Edge},
+    monotonic_ns,
+    pcm::Pcm,
+    resample::Resampler,
+    sample_i16,
 };
 use alsa::{
     Card, Ctl, Direction, Output, PCM, ValueOr,
@@ -52,6 +57,8 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &[];
+
     pub fn check(&self) -> Result<()> {
         let Self { rate, channels, stall_ms, .. } = self;
         let rate_fits = rate.is_none_or(|rate| (4_000..=384_000).contains(&rate));
@@ -60,6 +67,20 @@ impl Settings {
         ensure!(channels_fit, "mic: channels = {}: 1 to 64 can be used", channels.unwrap_or(0));
         ensure!((100..=120_000).contains(stall_ms), "mic: stall_ms = {stall_ms}: 100 to 120000 can be used");
         Ok(())
+    }
+
+    pub fn gives(&self) -> Result<Gives> {
+        Ok(Gives { video: false, audio: true })
+    }
+
+    /// Says whether it is there and usable, and keeps nothing open.
+    pub fn probe(&self) -> Result<()> {
+        self.check()?;
+        open(self).map(drop).map_err(Miss::into_error)
+    }
+
+    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Mic::open(self, pool)?))
     }
 }
 
@@ -74,9 +95,16 @@ pub struct Found {
     pub device: String,
 }
 
-impl Found {
+impl Named for Found {
+    const KIND: &str = "microphone";
+    const BY: &str = "ALSA name";
+
     fn goes_by(&self, name: &str) -> bool {
         [&self.id, &self.card, &self.longname].into_iter().any(|own| own == name)
+    }
+
+    fn describe(&self) -> String {
+        format!("{} ({})", self.pcm, self.card)
     }
 }
 
@@ -111,38 +139,16 @@ fn quiet() {
     let _ = Output::local_error_handler();
 }
 
-/// Why a microphone is not to be had.
-enum Miss {
-    Away(anyhow::Error),
-    Refused(anyhow::Error),
-}
-
 fn choose_device(name: &str) -> Result<String, Miss> {
-    if name.contains(':') {
+    let mut all = list();
+    if name.contains(':') || (!name.is_empty() && !all.iter().any(|found| found.goes_by(name))) {
         return Ok(name.to_string());
     }
-    let all = list();
-    let fitting: Vec<&Found> = all.iter().filter(|found| name.is_empty() || found.goes_by(name)).collect();
-    let names = |found: &[&Found]| {
-        found.iter().map(|found| format!("{} ({})", found.pcm, found.card)).collect::<Vec<_>>().join("; ")
-    };
-    match (&fitting[..], name) {
-        ([only], _) => Ok(only.pcm.clone()),
-        ([], "") => Err(Miss::Away(anyhow!("there is no sound card that can record; see `mien doctor`"))),
-        ([], name) => Ok(name.to_string()),
-        ([first, rest @ ..], name) if !name.is_empty() && rest.iter().all(|other| other.id == first.id) => {
-            Ok(first.pcm.clone())
-        }
-        (several, name) => {
-            let what =
-                if name.is_empty() { "device is not set".into() } else { format!("device = \"{name}\"") };
-            Err(Miss::Refused(anyhow!(
-                "{what}, and {} microphones fit: {}; name one of them by its ALSA name",
-                several.len(),
-                names(several)
-            )))
-        }
+    if !name.is_empty() {
+        // A card that is named stands for its first device.
+        all.dedup_by(|next, first| next.id == first.id);
     }
+    choose(&all, name).map(|found| found.pcm.clone())
 }
 
 /// A device that is capturing.
@@ -266,15 +272,6 @@ fn open(settings: &Settings) -> Result<Capturing, Miss> {
     })
 }
 
-/// Says whether the microphone of these settings is there and usable.
-pub fn probe(settings: &Settings) -> Result<()> {
-    settings.check()?;
-    match open(settings) {
-        Ok(_) => Ok(()),
-        Err(Miss::Away(error) | Miss::Refused(error)) => Err(error),
-    }
-}
-
 /// What waiting for the device came to.
 enum Woken {
     Samples,
@@ -391,7 +388,7 @@ pub struct Mic {
     settings: Settings,
     pool: Pool,
     capturing: Option<Capturing>,
-    away: Away,
+    edge: Edge,
     counts: SourceCounts,
 }
 
@@ -403,21 +400,20 @@ impl Mic {
             settings: settings.clone(),
             pool: pool.clone(),
             capturing: None,
-            away: Away::new("mic", Modality::Audio),
+            edge: Edge::new("mic", Modality::Audio, DEVICE_STABLE),
             counts: SourceCounts::default(),
         };
         match open(settings) {
             Ok(capturing) => mic.capturing = Some(capturing),
             Err(Miss::Refused(error)) => return Err(error),
-            Err(Miss::Away(error)) => mic.away.begin(&error),
+            Err(Miss::Away(error)) => mic.edge.fails(&error),
         }
         Ok(mic)
     }
 
     fn lose(&mut self, why: &anyhow::Error) -> Option<Reading> {
         self.capturing = None;
-        self.counts.losses += 1;
-        self.away.begin(why);
+        self.edge.fails(why);
         None
     }
 
@@ -439,10 +435,10 @@ impl Source for Mic {
 
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>> {
         let Some(capturing) = &mut self.capturing else {
-            let Some(reading) = self.away.wait(wait) else {
+            let Some(reading) = self.edge.wait(wait) else {
                 match open(&self.settings) {
                     Ok(capturing) => self.capturing = Some(capturing),
-                    Err(Miss::Away(error) | Miss::Refused(error)) => self.away.again(&error),
+                    Err(Miss::Away(error) | Miss::Refused(error)) => self.edge.fails(&error),
                 }
                 return Ok(None);
             };
@@ -458,7 +454,7 @@ impl Source for Mic {
                 capturing.fresh = Instant::now();
                 let mut samples = self.pool.samples(SAMPLES_MOST);
                 samples.extend(capturing.mono.iter().map(|&sample| sample_i16(sample)));
-                self.away.end();
+                self.edge.works();
                 self.counts.readings += 1;
                 Ok(Some(Reading::Chunk(Chunk { captured_ns, samples })))
             }
@@ -467,7 +463,7 @@ impl Source for Mic {
                 if capturing.fresh.elapsed() > Duration::from_millis(limit_ms.into()) {
                     return Ok(self.lose(&anyhow!("no samples for {limit_ms} ms")));
                 }
-                Ok(self.away.told())
+                Ok(self.edge.told())
             }
             Err(Woken::Overrun) => Ok(self.gap(false)),
             Err(Woken::Suspended) => Ok(self.gap(true)),
@@ -476,6 +472,6 @@ impl Source for Mic {
     }
 
     fn counts(&self) -> SourceCounts {
-        self.counts
+        SourceCounts { losses: self.edge.losses(), ..self.counts }
     }
 }

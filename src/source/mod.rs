@@ -15,9 +15,10 @@ use std::{
     time::Duration,
 };
 
-mod away;
 #[cfg(feature = "camera")]
 pub mod camera;
+pub mod choose;
+mod edge;
 #[cfg(feature = "mic")]
 pub mod mic;
 pub mod pcm;
@@ -25,11 +26,13 @@ pub mod pipe;
 pub mod pixels;
 pub mod recorded;
 pub mod resample;
+pub mod settings;
 #[cfg(feature = "camera")]
 pub mod v4l2;
 pub mod y4m;
 
 pub use recorded::clip;
+pub use settings::Settings;
 
 /// Samples in a second of any `Chunk`.
 pub const SAMPLE_RATE: u32 = 16_000;

@@ -6,7 +6,7 @@
 
 use super::{
     Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts,
-    away::Away,
+    edge::Edge,
     monotonic_ns,
     pcm::Pcm,
     resample::Resampler,
@@ -61,18 +61,28 @@ fn audio_channels() -> u32 {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &["video", "audio"];
+
     pub fn check(&self) -> Result<()> {
         ensure!(self.video.is_some() || self.audio.is_some(), "pipe: set video, audio or both");
         Resampler::new(self.audio_rate, self.audio_channels as usize)
             .map(drop)
             .context("pipe: audio_rate, audio_channels")
     }
-}
 
-/// Says whether the paths are there.
-pub fn probe(settings: &Settings) -> Result<()> {
-    settings.check()?;
-    [&settings.video, &settings.audio].into_iter().flatten().try_for_each(|path| attach(path).map(drop))
+    pub fn gives(&self) -> Result<Gives> {
+        Ok(Gives { video: self.video.is_some(), audio: self.audio.is_some() })
+    }
+
+    /// Says whether the paths are there.
+    pub fn probe(&self) -> Result<()> {
+        self.check()?;
+        [&self.video, &self.audio].into_iter().flatten().try_for_each(|path| attach(path).map(drop))
+    }
+
+    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
+        Ok(Box::new(Pipe::open(self, pool)?))
+    }
 }
 
 fn attach(path: &Path) -> Result<(OwnedFd, bool)> {
@@ -105,14 +115,14 @@ struct Port {
     /// Bytes have come from the present writer.
     flowing: bool,
     over: bool,
-    away: Away,
+    edge: Edge,
 }
 
 impl Port {
     fn new(path: &Path, modality: Modality) -> Self {
-        let edge = if modality == Modality::Video { "pipe-video" } else { "pipe-audio" };
-        let away = Away::new(edge, modality);
-        Self { path: path.to_owned(), fd: None, file: false, flowing: false, over: false, away }
+        let name = if modality == Modality::Video { "pipe-video" } else { "pipe-audio" };
+        let edge = Edge::new(name, modality, Duration::ZERO);
+        Self { path: path.to_owned(), fd: None, file: false, flowing: false, over: false, edge }
     }
 
     /// Opens the path if it is not open; false while it cannot be.
@@ -120,12 +130,12 @@ impl Port {
         if self.fd.is_some() {
             return true;
         }
-        if !self.away.due() {
+        if !self.edge.is_due() {
             return false;
         }
         match attach(&self.path) {
             Ok((fd, file)) => (self.fd, self.file) = (Some(fd), file),
-            Err(error) => self.away.begin(&error),
+            Err(error) => self.edge.fails(&error),
         }
         self.fd.is_some()
     }
@@ -146,7 +156,7 @@ impl Port {
     /// The writer is gone or sends what cannot be read; `close` waits before the next try.
     fn lose(&mut self, why: &anyhow::Error, close: bool) {
         self.flowing = false;
-        self.away.begin(why);
+        self.edge.fails(why);
         if close {
             self.fd = None;
         }
@@ -280,7 +290,6 @@ impl Video {
                     return Ok(());
                 }
                 Ok(Look::End) => {
-                    counts.losses += 1;
                     self.port.lose(&anyhow!("the producer has gone"), false);
                     return self.afresh();
                 }
@@ -289,7 +298,6 @@ impl Video {
             if self.port.file {
                 return Err(lost.context(format!("the pipe {}", self.port.path.display())));
             }
-            counts.losses += 1;
             self.port.lose(&lost, true);
             return self.afresh();
         }
@@ -353,7 +361,7 @@ impl Video {
         let (captured_ns, follows) = self.stamps.next(1, 0, header.rate.num, header.rate.den);
         let mut rgb = pool.rgb(header.width * header.height * 3);
         header.rgb(&self.planes, &mut rgb);
-        self.port.away.end();
+        self.port.edge.works();
         if !follows {
             counts.gaps += 1;
             ready.push_back(Reading::Lost { modality: Modality::Video, at_ns: captured_ns });
@@ -388,7 +396,6 @@ impl Audio {
                 Err(error) if self.port.file => return Err(error),
                 Err(error) => error,
             };
-            counts.losses += 1;
             self.port.lose(&lost, false);
             (self.filled, self.stamps) = (0, Stamps::new());
             self.resampler.reset();
@@ -414,7 +421,7 @@ impl Audio {
         }
         let units = self.mono.len() as u64;
         let (captured_ns, follows) = self.stamps.next(units, units, SAMPLE_RATE, 1);
-        self.port.away.end();
+        self.port.edge.works();
         if !follows {
             counts.gaps += 1;
             ready.push_back(Reading::Lost { modality: Modality::Audio, at_ns: captured_ns });
@@ -474,10 +481,10 @@ impl Source for Pipe {
                 self.audio.as_mut().map(|audio| &mut audio.port),
             ];
             for port in ports.into_iter().flatten().filter(|port| !port.over) {
-                if !port.flowing && !port.away.is_said() {
-                    port.away.begin(&anyhow!("no producer yet"));
+                if !port.flowing && !port.edge.is_away() {
+                    port.edge.fails(&anyhow!("no producer yet"));
                 }
-                self.ready.extend(port.away.told());
+                self.ready.extend(port.edge.told());
             }
             if self.ready.is_empty() && Instant::now() >= until {
                 return Ok(None);
@@ -486,6 +493,8 @@ impl Source for Pipe {
     }
 
     fn counts(&self) -> SourceCounts {
-        self.counts
+        let ports =
+            self.video.iter().map(|video| &video.port).chain(self.audio.iter().map(|audio| &audio.port));
+        SourceCounts { losses: ports.map(|port| port.edge.losses()).sum(), ..self.counts }
     }
 }

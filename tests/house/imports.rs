@@ -1,7 +1,7 @@
 //! The import graph of `src`: which file uses functions and types of which other file, and where that goes in circles.
 //!
-//! A path counts wherever it stands, in a `use` or in the middle of an expression, and is followed through `pub use` to the file that
-//! defines the item. A `mod` line is no import; test modules are left out.
+//! A path counts wherever it stands, in a `use` or in the middle of an expression, and is followed through `pub use` to the file
+//! that defines the item. A `mod` line is no import, nor is a `pub use` of what the file itself does not use; test modules are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,8 @@ struct Module {
     uses: Vec<(String, Path, bool)>,
     /// Every path in the code, by its words.
     paths: Vec<Path>,
+    /// Every name in the code.
+    names: BTreeSet<String>,
 }
 
 /// The graph of the files `(name, text)`, whose names start with `src/`.
@@ -27,13 +29,16 @@ pub fn graph(files: &[(String, String)]) -> Graph {
             let module = module_of(name);
             let words = words(&without_tests(text));
             let (uses, paths) = read(&words, &module);
-            (module, Module { file: name.clone(), uses, paths })
+            let names = paths.iter().map(|path| path[0].clone()).collect();
+            let paths = paths.into_iter().filter(|path| path.len() > 1).collect();
+            (module, Module { file: name.clone(), uses, paths, names })
         })
         .collect();
     let mut graph = Graph::new();
     for (at, module) in &modules {
         let edges = graph.entry(module.file.clone()).or_default();
-        let used = module.uses.iter().map(|(_, path, _)| path.clone());
+        let used = module.uses.iter().filter(|(name, _, public)| !public || module.names.contains(name));
+        let used = used.map(|(_, path, _)| path.clone());
         let named = module.paths.iter().filter_map(|path| absolute(path, at, module, &modules));
         for path in used.chain(named) {
             let Some(file) = file_of(&path, &modules, 0) else { continue };
@@ -150,7 +155,7 @@ fn rooted(path: &[String], at: &[String]) -> Option<Path> {
     }
 }
 
-/// The `use` leaves and the paths of a file.
+/// The `use` leaves and the paths of a file; a single name is a path too.
 fn read(words: &[String], at: &[String]) -> (Vec<(String, Path, bool)>, Vec<Path>) {
     let (mut uses, mut paths) = (Vec::new(), Vec::new());
     let mut i = 0;
@@ -173,9 +178,7 @@ fn read(words: &[String], at: &[String]) -> (Vec<(String, Path, bool)>, Vec<Path
             path.push(words[i + 2].clone());
             i += 2;
         }
-        if path.len() > 1 {
-            paths.push(path);
-        }
+        paths.push(path);
         i += 1;
     }
     (uses, paths)

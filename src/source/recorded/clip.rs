@@ -11,7 +11,7 @@ use super::{
 use crate::source::{
     Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts, sample_i16,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::{
     path::PathBuf,
@@ -36,10 +36,27 @@ pub struct Settings {
 }
 
 impl Settings {
+    pub const PATHS: &[&str] = &["path"];
+
     pub fn check(&self) -> Result<()> {
         let rate = self.frames_per_second;
         ensure!((1..=1_000).contains(&rate), "clip: frames_per_second = {rate}: 1 to 1000 can be used");
         Ok(())
+    }
+
+    /// What the recording holds; it is looked into.
+    pub fn gives(&self) -> Result<Gives> {
+        let clip = Clip::open(self, &Pool::default());
+        Ok(clip.with_context(|| format!("clip.path = {}", self.path.display()))?.gives())
+    }
+
+    pub fn probe(&self) -> Result<()> {
+        self.gives().map(drop)
+    }
+
+    pub fn open(&self, pool: &Pool) -> Result<Box<dyn Source>> {
+        let clip = Clip::open(self, pool);
+        Ok(Box::new(clip.with_context(|| format!("opening the clip {}", self.path.display()))?))
     }
 }
 
@@ -185,9 +202,4 @@ impl Source for Clip {
     fn counts(&self) -> SourceCounts {
         self.counts
     }
-}
-
-/// Says whether a clip can be played, and what it gives.
-pub fn probe(settings: &Settings) -> Result<Gives> {
-    Clip::open(settings, &Pool::default()).map(|clip| clip.gives())
 }
