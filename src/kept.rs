@@ -93,19 +93,30 @@ pub fn set_aside(path: &Path, why: &dyn std::fmt::Display) {
     log::warn!("{} is damaged and not used ({why}); {kept}", path.display());
 }
 
-/// Writes a file as a whole: whoever reads it sees the old content or the new.
+/// Writes a file as a whole: whoever reads it sees the old content or the new. A device or a pipe is written through.
 pub fn replace(path: &Path, bytes: &[u8], durable: Durable) -> io::Result<()> {
-    let beside = PathBuf::from(format!("{}.new", path.display()));
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    if durable == Durable::Power {
-        file.sync_all()?;
+    if fs::metadata(path).is_ok_and(|facts| !facts.is_file() && !facts.is_dir()) {
+        return fs::write(path, bytes);
     }
-    fs::rename(&beside, path)?;
+    let beside = PathBuf::from(format!("{}.new", path.display()));
+    let written = write_beside(&beside, bytes, durable).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     if durable == Durable::Power
         && let Some(folder) = path.parent()
     {
         File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn write_beside(beside: &Path, bytes: &[u8], durable: Durable) -> io::Result<()> {
+    let mut file = File::create(beside)?;
+    file.write_all(bytes)?;
+    if durable == Durable::Power {
+        file.sync_all()?;
     }
     Ok(())
 }

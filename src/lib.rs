@@ -70,4 +70,7 @@ pub mod config;
 pub mod daemon;
 
 #[cfg(feature = "std")]
+pub mod report;
+
+#[cfg(feature = "std")]
 pub mod command;

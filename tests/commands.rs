@@ -270,7 +270,7 @@ fn a_terminated_daemon_ends_what_holds_on_the_serial_line() {
         .spawn()
         .unwrap();
     let names = |bytes: &[u8]| -> Vec<String> {
-        mien::command::draw::lines(bytes)
+        mien::report::story::lines(bytes)
             .into_iter()
             .map(|line| match line {
                 mien::sink::json::Line::Event(event) => event.event,

@@ -5,12 +5,12 @@ use mien::{
     daemon::{self, Controls, Pace, Plan, Summary},
     model::{AudioContext, Decoding, Infer, Input, Observer, Reason, Scores, Stop},
     policy::Limits,
-    privacy::{self, Device},
+    privacy,
     sink::{
         Message, Sink, SinkCounts, Speaker,
         stdout::{self, Stdout},
     },
-    source::{Gives, clip},
+    source::{self, Gives, clip},
     window,
     wire::{self, Cause, Event, Kind, LINE_BYTES_MAX},
 };

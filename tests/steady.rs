@@ -9,9 +9,9 @@ use mien::{
     daemon::{self, Controls, Pace, Plan},
     model::{self, Device as Machine},
     policy::Limits,
-    privacy::{self, Device},
+    privacy,
     sink::{self, Message, Sink, SinkCounts, Speaker, serial},
-    source::{Gives, pipe},
+    source::{self, Gives, pipe},
     window,
 };
 use rustix::{

@@ -1,9 +1,9 @@
 //! `mien calibrate`: fit the temperature of the label scores on held-out clips, and store it in the bundle.
 
-use super::eval::{self, Eye, Machine};
+use super::clips::{self, Machine};
 use crate::{
     bundle::write,
-    eval::{answer::UNKNOWN, manifest, metrics},
+    eval::{answer::UNKNOWN, examiner::Examiner, manifest, metrics},
 };
 use anyhow::{Context, Result, ensure};
 use std::{collections::HashSet, path::PathBuf};
@@ -35,8 +35,8 @@ pub struct Args {
 const CLIPS_MIN: usize = 50;
 
 pub fn run(args: Args) -> Result<()> {
-    let (path, bundle) = eval::bundle(Some(&args.bundle))?;
-    let (set, mut held_out) = eval::inputs(&bundle, args.labels.as_deref(), Some(&args.manifest))?;
+    let (path, bundle) = clips::bundle(Some(&args.bundle))?;
+    let (set, mut held_out) = clips::inputs(&bundle, args.labels.as_deref(), Some(&args.manifest))?;
     let name = args.manifest.display();
     ensure!(held_out.problems.is_empty(), "{name}: {}", manifest::describe(&held_out.problems));
     if let Some(fold) = args.fold {
@@ -56,11 +56,11 @@ pub fn run(args: Args) -> Result<()> {
     let labels: HashSet<&str> = lines.iter().map(|line| line.label.as_str()).collect();
     ensure!(labels.len() >= 2, "every clip of {name} has the same label: a temperature needs at least two");
 
-    let mut eye = Eye::open(&bundle, &args.machine)?;
-    let bar = eval::bar(lines.len(), 0)?;
+    let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
+    let bar = clips::bar(lines.len(), 0)?;
     let mut rows = Vec::with_capacity(lines.len());
     for line in lines {
-        let scores = eye.scores(line, set).with_context(|| format!("`{}`", line.id))?;
+        let scores = examiner.scores(line, set).with_context(|| format!("`{}`", line.id))?;
         let truth = set.labels.iter().position(|label| *label == line.label);
         rows.push((scores, truth.context("the manifest was checked for this label set")?));
         bar.inc(1);

@@ -1,27 +1,28 @@
 //! `mien eval`: what a bundle makes of the clips of a manifest, and how good that is; manifests of data sets; shards as one.
 
-use super::{Refused, default_bundle, open_bundle};
+use super::{
+    Refused,
+    clips::{self, Machine},
+};
 use crate::{
     bundle::{Bundle, LabelSet},
     eval::{
         dataset::{self, Split},
+        examiner::{Examiner, Given},
         manifest::{self, Line, Manifest},
-        metrics, page,
-        record::{self, About, Journal, Record, Records},
+        record::{self, About, Journal, Records},
         report,
     },
-    model::{self, Decoding, Device, Infer, Input, Stop},
-    source::recorded::whole::Recording,
+    kept::{self, Durable},
+    report::evaluation,
 };
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{
     collections::HashSet,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 /// Evaluate a bundle on a manifest of clips.
@@ -84,17 +85,6 @@ struct Run {
     max_new_tokens: Option<usize>,
     #[command(flatten)]
     machine: Machine,
-}
-
-/// Where a model runs.
-#[derive(clap::Args, Debug)]
-pub struct Machine {
-    /// Threads; 0 for one per processor.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// auto, cpu, cuda or scalar.
-    #[arg(long, default_value = "auto")]
-    backend: Device,
 }
 
 #[derive(clap::Args, Debug)]
@@ -160,82 +150,33 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// Bundle, label set and manifest of a command, checked.
-pub fn inputs<'a>(
-    bundle: &'a Bundle,
-    labels: Option<&str>,
-    manifest: Option<&Path>,
-) -> Result<(&'a LabelSet, Manifest)> {
-    let set = match labels {
-        Some(name) => bundle.label_set(name)?,
-        None => bundle.label_sets().first().context("the bundle has no label set")?,
-    };
-    let path = manifest.context("name the clips with --manifest FILE")?;
-    let manifest = manifest::read(path, &set.labels)?;
-    Ok((set, manifest))
-}
-
-/// Opens the named bundle, or the default one.
-pub fn bundle(path: Option<&Path>) -> Result<(PathBuf, Bundle)> {
-    let path = path.map_or_else(default_bundle, |path| Ok(path.to_owned()))?;
-    let bundle = open_bundle(&path)?;
-    Ok((path, bundle))
-}
-
 fn evaluate(args: &Run) -> Result<()> {
-    let (_, bundle) = bundle(args.bundle.as_deref())?;
-    let (set, mut manifest) = inputs(&bundle, args.labels.as_deref(), args.manifest.as_deref())?;
+    let (_, bundle) = clips::bundle(args.bundle.as_deref())?;
+    let (set, mut manifest) = clips::inputs(&bundle, args.labels.as_deref(), args.manifest.as_deref())?;
     let path = args.manifest.as_deref().unwrap_or(Path::new(""));
     tell(&manifest, path, args.strict)?;
     if let Some(fold) = args.fold {
         manifest.keep_fold(fold).with_context(|| path.display().to_string())?;
     }
     ensure!(!manifest.lines.is_empty(), "{} has no clip that can be used", path.display());
-    let prompt = (!args.scores_only).then_some(args.prompt.as_str());
-    for name in ["label"].into_iter().chain(prompt) {
+    for name in ["label"].into_iter().chain(args.prompt()) {
         bundle.prompt(name)?;
     }
-    let [nth, of] = args.shard;
-    let about = About {
-        mien_eval: record::VERSION,
-        bundle: bundle.header().name.clone(),
-        tensors: bundle.digest(),
-        quant: bundle.header().quant.name().to_owned(),
-        trained: bundle.header().trained,
-        label_set: set.name.clone(),
-        labels: set.labels.clone(),
-        temperature: set.temperature,
-        prompt: prompt.map(str::to_owned),
-        max_new_tokens: args.max_new_tokens,
-        given: match (args.audio_only, args.video_only) {
-            (true, _) => "audio",
-            (_, true) => "video",
-            _ => "both",
-        }
-        .to_owned(),
-        manifest: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        manifest_sha256: manifest.sha256.clone(),
-        fold: args.fold,
-        clips: manifest.lines.len(),
-        shard: args.shard,
-    };
-    let file = match of {
-        1 => with(&args.out, "jsonl"),
-        _ => with(&args.out, &format!("{nth}-of-{of}.jsonl")),
-    };
+    let about = args.about(&bundle, set, &manifest);
+    let file = args.journal();
     let (mut journal, mut records) = Journal::open(&file, &about)?;
     let done: HashSet<&str> = records.iter().filter(|r| r.error.is_none()).map(|r| r.id.as_str()).collect();
+    let [nth, of] = args.shard;
     let mine = manifest.lines.iter().skip(nth - 1).step_by(of);
     let (before, left): (Vec<&Line>, Vec<&Line>) = mine.partition(|line| done.contains(line.id.as_str()));
     records.retain(|record| record.error.is_none());
 
     if !left.is_empty() {
-        let mut eye = Eye::open(&bundle, &args.machine)?;
-        let decoding = Decoding { max_new_tokens: args.max_new_tokens, ..Decoding::default() };
-        eye.model.set_decoding(decoding)?;
-        let bar = bar(before.len() + left.len(), before.len())?;
+        let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
+        examiner.set_max_new_tokens(args.max_new_tokens)?;
+        let bar = clips::bar(before.len() + left.len(), before.len())?;
         for line in left {
-            let record = eye.answer(line, set, prompt, &about.given);
+            let record = examiner.answer(line, set, args.prompt(), args.given());
             journal.push(&record)?;
             if let Some(error) = &record.error {
                 ensure!(!args.strict, "`{}`: {error}", record.id);
@@ -248,18 +189,62 @@ fn evaluate(args: &Run) -> Result<()> {
         }
         bar.finish_and_clear();
     }
-    if of > 1 {
-        println!(
-            "{}: {} of {} clips; when all shards are done: mien eval merge {} --out {}",
-            file.display(),
-            records.len(),
-            about.clips,
-            with(&args.out, &format!("*-of-{of}.jsonl")).display(),
-            args.out.display()
-        );
-        return Ok(());
+    if of == 1 {
+        return write_report(&args.out, &Records { about, records });
     }
-    write_report(&args.out, &Records { about, records })
+    println!(
+        "{}: {} of {} clips; when all shards are done: mien eval merge {} --out {}",
+        file.display(),
+        records.len(),
+        about.clips,
+        with(&args.out, &format!("*-of-{of}.jsonl")).display(),
+        args.out.display()
+    );
+    Ok(())
+}
+
+impl Run {
+    fn prompt(&self) -> Option<&str> {
+        (!self.scores_only).then_some(self.prompt.as_str())
+    }
+
+    fn given(&self) -> Given {
+        match (self.audio_only, self.video_only) {
+            (true, _) => Given::Audio,
+            (_, true) => Given::Video,
+            _ => Given::Both,
+        }
+    }
+
+    /// The file of results.
+    fn journal(&self) -> PathBuf {
+        match self.shard {
+            [_, 1] => with(&self.out, "jsonl"),
+            [nth, of] => with(&self.out, &format!("{nth}-of-{of}.jsonl")),
+        }
+    }
+
+    fn about(&self, bundle: &Bundle, set: &LabelSet, manifest: &Manifest) -> About {
+        let name = self.manifest.as_deref().and_then(Path::file_name).unwrap_or_default();
+        About {
+            mien_eval: record::VERSION,
+            bundle: bundle.header().name.clone(),
+            tensors: bundle.digest(),
+            quant: bundle.header().quant.name().to_owned(),
+            trained: bundle.header().trained,
+            label_set: set.name.clone(),
+            labels: set.labels.clone(),
+            temperature: set.temperature,
+            prompt: self.prompt().map(str::to_owned),
+            max_new_tokens: self.max_new_tokens,
+            given: self.given().name().to_owned(),
+            manifest: name.to_string_lossy().into_owned(),
+            manifest_sha256: manifest.sha256.clone(),
+            fold: self.fold,
+            clips: manifest.lines.len(),
+            shard: self.shard,
+        }
+    }
 }
 
 /// Says what is wrong with a manifest; `strict` refuses it.
@@ -279,114 +264,6 @@ fn with(stem: &Path, ending: &str) -> PathBuf {
     name.push(".");
     name.push(ending);
     name.into()
-}
-
-/// Clips done of clips in all.
-pub fn bar(clips: usize, done: usize) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{pos}/{len} clips {wide_bar} {per_sec} {eta}  {msg}")
-        .context("drawing progress")?;
-    let bar = ProgressBar::new(clips as u64).with_style(style).with_position(done as u64);
-    bar.reset_eta();
-    Ok(bar)
-}
-
-/// A model and the clips it has been shown.
-pub struct Eye<'a> {
-    model: Box<dyn Infer>,
-    bundle: &'a Bundle,
-    clips: u64,
-}
-
-impl<'a> Eye<'a> {
-    pub fn open(bundle: &'a Bundle, machine: &Machine) -> Result<Self> {
-        let model = model::load(bundle, machine.backend, machine.threads)?;
-        Ok(Eye { model, bundle, clips: 0 })
-    }
-
-    /// Shows a clip under the prompt `label`; returns when the clip had been read.
-    fn see(&mut self, line: &Line, given: &str) -> Result<Instant> {
-        let shape = self.bundle.shape();
-        let mut recording = Recording::open(&line.clip, shape.frames)?;
-        recording.hear(shape.samples_max());
-        let mut frames = recording.frames();
-        let mut samples = recording.samples.as_deref();
-        match given {
-            "audio" => frames = None,
-            "video" => samples = None,
-            _ => {}
-        }
-        ensure!(
-            frames.is_some() || samples.is_some(),
-            "the clip {} has nothing for a model that is given {given}",
-            line.clip.display()
-        );
-        // Features are kept by number: the pictures of no two clips may share one.
-        self.clips += 1;
-        for (number, _) in frames.iter_mut().flatten() {
-            *number |= self.clips << 32;
-        }
-        let read = Instant::now();
-        self.model.see("label", &Input { frames: frames.as_deref(), samples })?;
-        Ok(read)
-    }
-
-    /// Probabilities of the labels.
-    pub fn scores(&mut self, line: &Line, set: &LabelSet) -> Result<Vec<f32>> {
-        self.see(line, "both")?;
-        Ok(self.model.score(&set.name)?.probabilities.clone())
-    }
-
-    fn answer(&mut self, line: &Line, set: &LabelSet, prompt: Option<&str>, given: &str) -> Record {
-        let mut record = Record {
-            id: line.id.clone(),
-            label: line.label.clone(),
-            subset: line.subset.clone(),
-            fold: line.fold,
-            ..Record::default()
-        };
-        if let Err(error) = self.fill(&mut record, line, set, prompt, given) {
-            record.error = Some(format!("{error:#}"));
-        }
-        record
-    }
-
-    fn fill(
-        &mut self,
-        record: &mut Record,
-        line: &Line,
-        set: &LabelSet,
-        prompt: Option<&str>,
-        given: &str,
-    ) -> Result<()> {
-        let began = Instant::now();
-        let read = self.see(line, given)?;
-        let scores = self.model.score(&set.name)?.probabilities.clone();
-        record.answer = Some(set.labels[metrics::best(&scores).0].clone());
-        if let Some(prompt) = prompt {
-            if prompt != "label" {
-                self.model.ask(prompt)?;
-            }
-            let reason = self.model.reason(&mut |_| {})?;
-            let cues = line.cues.as_ref().map(|cues| known_to(given, cues));
-            record.hear(&reason.text, &set.labels, cues.as_deref());
-            record.tokens = Some(reason.tokens + usize::from(reason.stop == Stop::EndOfText));
-        }
-        record.scores = scores;
-        record.read_ms = (read - began).as_secs_f64() * 1e3;
-        record.ms = read.elapsed().as_secs_f64() * 1e3;
-        Ok(())
-    }
-}
-
-/// The cues of what a model is given: claims about the rest are about what is absent.
-fn known_to(given: &str, cues: &[crate::cues::Cue]) -> Vec<crate::cues::Cue> {
-    use crate::cues::Modality::Face;
-    let kept = |cue: &&crate::cues::Cue| match given {
-        "audio" => cue.modality != Face,
-        "video" => cue.modality == Face,
-        _ => true,
-    };
-    cues.iter().filter(kept).cloned().collect()
 }
 
 fn merge(args: &Merge) -> Result<()> {
@@ -414,7 +291,7 @@ fn write_report(out: &Path, all: &Records) -> Result<()> {
     let report = report::of(&all.about, &all.records);
     let (json_file, page_file) = (with(out, "json"), with(out, "html"));
     write(&json_file, &format!("{}\n", json!({"about": all.about, "report": report})))?;
-    write(&page_file, &page::draw(&all.about, &report, &all.records))?;
+    write(&page_file, &evaluation::draw(&all.about, &report, &all.records))?;
     let mut out = io::stdout().lock();
     if !all.about.trained {
         writeln!(out, "UNTRAINED: the weights are random, and these numbers mean nothing")?;
@@ -423,20 +300,9 @@ fn write_report(out: &Path, all: &Records) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file whole, or not at all.
 fn write(path: &Path, text: &str) -> Result<()> {
-    let context = || format!("writing {}", path.display());
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .with_context(context)?;
-    file.write_all(text.as_bytes()).with_context(context)?;
-    file.persist(path).map_err(|e| e.error).with_context(context)?;
-    Ok(())
+    kept::replace(path, text.as_bytes(), Durable::Process)
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn import(args: &Import) -> Result<()> {

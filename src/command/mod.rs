@@ -1,4 +1,4 @@
-//! The commands, one file each: arguments in, work done, a result for the exit code.
+//! The commands, one file each: arguments in, work done, a result for the exit code. No command names another.
 
 use anyhow::{Context, Error, Result};
 use std::{
@@ -9,6 +9,7 @@ use std::{
 pub mod bench;
 pub mod calibrate;
 pub mod check_config;
+mod clips;
 pub mod doctor;
 pub mod draw;
 pub mod eval;

@@ -4,7 +4,7 @@
 //! "no voice" and "no words" claim an absence. Anything else is text without a claim. `tools/train/claims.py` is the same in Python,
 //! and `tests/data/claims.json` holds both.
 
-use super::{CUES, Cue, Modality};
+use super::{CUES, Channel, Cue};
 use std::collections::HashSet;
 
 /// A cue and the value that is claimed of it.
@@ -74,7 +74,7 @@ fn claim(text: &str) -> Option<Claim> {
     Some((*cue, *values.iter().find(|v| **v == value)?))
 }
 
-fn modality(cue: &str) -> Option<Modality> {
+fn modality(cue: &str) -> Option<Channel> {
     CUES.iter().find(|(name, ..)| *name == cue).map(|(_, modality, _)| *modality)
 }
 
@@ -82,8 +82,7 @@ fn modality(cue: &str) -> Option<Modality> {
 pub fn observable(cues: &[Cue]) -> HashSet<(&str, &str)> {
     let seen = || cues.iter().filter(|c| c.observable);
     let mut out: HashSet<(&str, &str)> = seen().map(|c| (c.cue.as_str(), c.value.as_str())).collect();
-    for (name, modality) in [("face", Modality::Face), ("voice", Modality::Voice), ("words", Modality::Words)]
-    {
+    for (name, modality) in [("face", Channel::Face), ("voice", Channel::Voice), ("words", Channel::Words)] {
         if !seen().any(|c| c.modality == modality) {
             out.insert((name, "no"));
         }
@@ -101,7 +100,7 @@ pub fn check(thought: &str, cues: &[Cue]) -> Standing {
         let (cue, value) = claimed;
         let of = modality(cue).expect("a claim names a cue of the table");
         let spoken_of = || {
-            let face_is_still = facts.contains(&still) && of == Modality::Face;
+            let face_is_still = facts.contains(&still) && of == Channel::Face;
             facts.iter().any(|(known, _)| *known == cue) || face_is_still || claimed == still
         };
         let count = if facts.contains(&claimed) {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Where a cue is to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Modality {
+pub enum Channel {
     Face,
     Voice,
     Words,
@@ -18,17 +18,17 @@ pub enum Modality {
 /// One logged fact.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Cue {
-    pub modality: Modality,
+    pub modality: Channel,
     pub cue: String,
     pub value: String,
     /// False where it is covered, muffled or too faint: to claim it is an error.
     pub observable: bool,
 }
 
-use Modality::{Face, Voice, Words};
+use Channel::{Face, Voice, Words};
 
 /// Every cue that can be claimed: its name, where it is found, its values. `no` claims the absence of the whole modality.
-pub const CUES: [(&str, Modality, &[&str]); 12] = [
+pub const CUES: [(&str, Channel, &[&str]); 12] = [
     ("brow", Face, &["raised", "oblique", "lowered"]),
     ("eyes", Face, &["wide", "narrowed"]),
     ("nose", Face, &["wrinkled"]),

@@ -1,11 +1,11 @@
-//! How good a bundle's answers are: manifests and data sets in, one record per clip, and reports as numbers, text and a page.
+//! How good a bundle's answers are: manifests and data sets in, one record per clip, and reports as numbers and text.
 //!
-//! Only `manifest` and `dataset` read files; what is computed from records is pure.
+//! `manifest`, `dataset`, `record` and `examiner` read files; what is computed from records is pure.
 
 pub mod answer;
 pub mod dataset;
+pub mod examiner;
 pub mod manifest;
 pub mod metrics;
-pub mod page;
 pub mod record;
 pub mod report;

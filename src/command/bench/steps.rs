@@ -3,7 +3,11 @@
 //! In: one word a line. Out: one JSON object a line, first that the model is ready, then what each step took.
 //! Units: `ms`; bytes and operations as in `Cost`. Steps that need a seen window (prefill, decode) take the last one.
 
-use super::{Args, Bench, Measured, Sample, ms, peak_bytes};
+use super::{
+    args::Args,
+    meter::{Sample, ms, peak_bytes},
+    scene::{Bench, Measured},
+};
 use crate::{bundle::Bundle, model::Infer};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};

@@ -1,0 +1,134 @@
+//! A model shown the clips of a manifest, one record each.
+
+use super::{manifest::Line, metrics, record::Record};
+use crate::{
+    bundle::{Bundle, LabelSet},
+    cues::{Channel, Cue},
+    model::{self, Decoding, Device, Infer, Input, Stop},
+    source::recorded::whole::Recording,
+};
+use anyhow::{Result, ensure};
+use std::time::Instant;
+
+/// What of a clip the model gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    Both,
+    Audio,
+    Video,
+}
+
+impl Given {
+    pub fn name(self) -> &'static str {
+        match self {
+            Given::Both => "both",
+            Given::Audio => "audio",
+            Given::Video => "video",
+        }
+    }
+}
+
+/// A model that is shown clips.
+pub struct Examiner<'a> {
+    model: Box<dyn Infer>,
+    bundle: &'a Bundle,
+    clips: u64,
+}
+
+impl<'a> Examiner<'a> {
+    pub fn open(bundle: &'a Bundle, device: Device, threads: usize) -> Result<Self> {
+        let model = model::load(bundle, device, threads)?;
+        Ok(Examiner { model, bundle, clips: 0 })
+    }
+
+    /// Tokens of an answer at most; otherwise the bundle's limit.
+    pub fn set_max_new_tokens(&mut self, max_new_tokens: Option<usize>) -> Result<()> {
+        self.model.set_decoding(Decoding { max_new_tokens, ..Decoding::default() })
+    }
+
+    /// Shows a clip under the prompt `label`; returns when the clip had been read.
+    fn see(&mut self, line: &Line, given: Given) -> Result<Instant> {
+        let shape = self.bundle.shape();
+        let mut recording = Recording::open(&line.clip, shape.frames)?;
+        recording.hear(shape.samples_max());
+        let mut frames = recording.frames();
+        let mut samples = recording.samples.as_deref();
+        match given {
+            Given::Audio => frames = None,
+            Given::Video => samples = None,
+            Given::Both => {}
+        }
+        ensure!(
+            frames.is_some() || samples.is_some(),
+            "the clip {} has nothing for a model that is given {}",
+            line.clip.display(),
+            given.name()
+        );
+        // Features are kept by number: the pictures of no two clips may share one.
+        self.clips += 1;
+        for (number, _) in frames.iter_mut().flatten() {
+            *number |= self.clips << 32;
+        }
+        let read = Instant::now();
+        self.model.see("label", &Input { frames: frames.as_deref(), samples })?;
+        Ok(read)
+    }
+
+    /// Probabilities of the labels.
+    pub fn scores(&mut self, line: &Line, set: &LabelSet) -> Result<Vec<f32>> {
+        self.see(line, Given::Both)?;
+        Ok(self.model.score(&set.name)?.probabilities.clone())
+    }
+
+    /// Scores and, with a prompt, an answer in words; what went wrong stands in the record.
+    pub fn answer(&mut self, line: &Line, set: &LabelSet, prompt: Option<&str>, given: Given) -> Record {
+        let mut record = Record {
+            id: line.id.clone(),
+            label: line.label.clone(),
+            subset: line.subset.clone(),
+            fold: line.fold,
+            ..Record::default()
+        };
+        if let Err(error) = self.fill(&mut record, line, set, prompt, given) {
+            record.error = Some(format!("{error:#}"));
+        }
+        record
+    }
+
+    fn fill(
+        &mut self,
+        record: &mut Record,
+        line: &Line,
+        set: &LabelSet,
+        prompt: Option<&str>,
+        given: Given,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let read = self.see(line, given)?;
+        let scores = self.model.score(&set.name)?.probabilities.clone();
+        record.answer = Some(set.labels[metrics::best(&scores).0].clone());
+        if let Some(prompt) = prompt {
+            if prompt != "label" {
+                self.model.ask(prompt)?;
+            }
+            let reason = self.model.reason(&mut |_| {})?;
+            let cues = line.cues.as_ref().map(|cues| known_to(given, cues));
+            record.hear(&reason.text, &set.labels, cues.as_deref());
+            record.tokens = Some(reason.tokens + usize::from(reason.stop == Stop::EndOfText));
+        }
+        record.scores = scores;
+        record.read_ms = (read - began).as_secs_f64() * 1e3;
+        record.ms = read.elapsed().as_secs_f64() * 1e3;
+        Ok(())
+    }
+}
+
+/// The cues of what a model is given: claims about the rest are about what is absent.
+fn known_to(given: Given, cues: &[Cue]) -> Vec<Cue> {
+    let kept = |cue: &&Cue| match given {
+        Given::Audio => cue.modality != Channel::Face,
+        Given::Video => cue.modality == Channel::Face,
+        Given::Both => true,
+    };
+    cues.iter().filter(kept).cloned().collect()
+}

@@ -1,0 +1,6 @@
+//! What people look at: an evaluation as a page, a run as a picture.
+
+pub mod evaluation;
+pub mod story;
+mod svg;
+mod timeline;
