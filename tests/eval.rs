@@ -233,6 +233,34 @@ fn an_import_can_be_evaluated() {
     assert!(code == 1 && !bench.path("s.jsonl").exists(), "{said}");
 }
 
+/// RAVDESS comes with tables of facial landmarks that are named as the films are.
+#[test]
+fn an_import_takes_films_and_counts_what_it_took() {
+    let bench = Bench::new(2);
+    let actor = bench.path("ravdess/Actor_03");
+    let again = bench.path("ravdess/Video_Speech_Actor_03/Actor_03");
+    fs::create_dir_all(&actor).unwrap();
+    fs::create_dir_all(&again).unwrap();
+    for i in 1..=8 {
+        fs::write(actor.join(format!("01-01-0{i}-01-01-01-03.csv")), "frame,x_0,y_0\n").unwrap();
+    }
+    fs::write(actor.join("._01-01-03-01-01-01-03.mp4"), "").unwrap();
+    fs::create_dir(actor.join("01-01-05-01-01-01-03.mp4")).unwrap();
+    for name in ["01-01-03-01-01-01-03.mp4", "03-01-03-01-01-01-03.wav"] {
+        fs::copy(bench.path("0.png"), actor.join(name)).unwrap();
+    }
+    fs::copy(bench.path("0.png"), again.join("01-01-03-01-01-01-03.mp4")).unwrap();
+    let (code, said) = bench.mien(&["eval", "import", "ravdess", "ravdess", "-o", "r.jsonl"]);
+    assert_eq!(code, 0, "{said}");
+    let lines = fs::read_to_string(bench.path("r.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.contains("ravdess-01-01-03-01-01-01-03") && lines.contains(".mp4"), "{lines}");
+    assert!(said.contains("Actor_03 has 1 clips") && said.contains("is there twice"), "{said}");
+    assert!(said.contains("10 files that are no films") && said.contains("1 files of songs"), "{said}");
+    let (code, said) = bench.mien(&["eval", "import", "ravdess", "ravdess", "-o", "s.jsonl", "--strict"]);
+    assert!(code == 1 && !bench.path("s.jsonl").exists(), "{said}");
+}
+
 #[test]
 fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let bench = Bench::new(56);

@@ -43,12 +43,15 @@ impl Found {
         self.problems.push(Problem { kind, text });
     }
 
-    fn push(&mut self, entry: Entry, at: &str) {
-        if self.ids.insert(entry.id.clone()) {
+    /// Takes a clip, unless it is there already; says whether it was taken.
+    fn push(&mut self, entry: Entry, at: &str) -> bool {
+        let fresh = self.ids.insert(entry.id.clone());
+        if fresh {
             self.lines.push(entry);
         } else {
             self.problem(Kind::DuplicateId, format!("{at}: `{}` is there twice", entry.id));
         }
+        fresh
     }
 
     fn official(&mut self, what: &str, found: usize, official: usize) {
@@ -229,8 +232,12 @@ pub fn mafw(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
                 found.problem(Kind::UnknownLabel, format!("{at}: `{word}` {why}"));
                 continue;
             };
+            if !name.ends_with(".mp4") || name.contains(['/', '\\']) {
+                found.problem(Kind::BadLine, format!("{at}: `{name}` is no name of a film, as 00025.mp4"));
+                continue;
+            }
             let clip = media.join(name);
-            if !clip.exists() {
+            if !clip.is_file() {
                 found.problem(Kind::MissingClip, format!("{at}: {} has no {name}", media.display()));
                 continue;
             }
@@ -273,7 +280,8 @@ pub fn ravdess(root: &Path, actors: &[u64], merge_calm: bool) -> Result<Found> {
     for actor in actors {
         ensure!(there.contains(actor), "{} has no Actor_{actor:02}", root.display());
     }
-    let (mut others, mut counts) = (0, BTreeMap::new());
+    let (mut others, mut tables) = (0, 0);
+    let mut counts = BTreeMap::new();
     for folder in &folders {
         let actor = actor_of(folder).expect("only such folders were kept");
         if !actors.is_empty() && !actors.contains(&actor) {
@@ -288,47 +296,68 @@ pub fn ravdess(root: &Path, actors: &[u64], merge_calm: bool) -> Result<Found> {
         files.sort();
         for clip in files {
             let at = clip.display().to_string();
-            let stem = clip.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let parts: Option<Vec<usize>> = stem.split('-').map(|part| part.parse().ok()).collect();
-            let Some([modality, channel, emotion, intensity, statement, repetition, said]) =
-                parts.and_then(|parts| <[usize; 7]>::try_from(parts).ok())
-            else {
-                if !stem.starts_with('.') {
-                    let why = "is not named by seven numbers, as 01-01-06-01-02-01-12.mp4";
-                    found.problem(Kind::BadLine, format!("{at} {why}"));
+            match ravdess_clip(&clip, actor, merge_calm) {
+                Ok(RavdessFile::Clip(entry)) => {
+                    let taken = found.push(entry, &at);
+                    *counts.entry(actor).or_insert(0) += usize::from(taken);
                 }
-                continue;
-            };
-            if (modality, channel) != (1, 1) {
-                others += 1;
-                continue;
+                Ok(RavdessFile::SamePerformance) => others += 1,
+                Ok(RavdessFile::NoFilm) => tables += 1,
+                Err((kind, why)) => found.problem(kind, format!("{at}{why}")),
             }
-            let Some(label) = emotion.checked_sub(1).and_then(|i| RAVDESS_LABELS.get(i)) else {
-                found.problem(Kind::UnknownLabel, format!("{at}: emotion {emotion} is none of 01 to 08"));
-                continue;
-            };
-            let fits =
-                (1..=2).contains(&intensity) && (1..=2).contains(&statement) && (1..=2).contains(&repetition);
-            if said as u64 != actor || !fits || (emotion, intensity) == (1, 2) {
-                let why = "names another actor, or numbers that do not occur";
-                found.problem(Kind::BadLine, format!("{at} {why}"));
-                continue;
-            }
-            let label = if merge_calm && *label == "calm" { "neutral" } else { label };
-            let fold = (actor - 1) / RAVDESS_FOLD + 1;
-            *counts.entry(actor).or_insert(0) += 1;
-            found.push(Entry { id: format!("ravdess-{stem}"), clip, label: label.to_owned(), fold }, &at);
         }
     }
     if others > 0 {
         let note = "files of songs, or of film or sound alone, were passed over: the same performances again";
         found.notes.push(format!("{others} {note}"));
     }
+    if tables > 0 {
+        found.notes.push(format!("{tables} files that are no films (.mp4) were passed over"));
+    }
     for (actor, clips) in counts {
         found.official(&format!("Actor_{actor:02}"), clips, RAVDESS_PER_ACTOR);
     }
     found.notes.push("folds are six of four actors in order; RAVDESS has no official ones".to_owned());
     Ok(found)
+}
+
+enum RavdessFile {
+    Clip(Entry),
+    /// A song, film or sound alone.
+    SamePerformance,
+    /// A table, a hidden file.
+    NoFilm,
+}
+
+/// What a file in the folder of an actor is, or why it cannot be used.
+fn ravdess_clip(clip: &Path, actor: u64, merge_calm: bool) -> Result<RavdessFile, (Kind, String)> {
+    let stem = clip.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let ending = clip.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if ending == "wav" {
+        return Ok(RavdessFile::SamePerformance);
+    }
+    if ending != "mp4" || stem.starts_with('.') || !clip.is_file() {
+        return Ok(RavdessFile::NoFilm);
+    }
+    let parts: Option<Vec<usize>> = stem.split('-').map(|part| part.parse().ok()).collect();
+    let Some([modality, channel, emotion, intensity, statement, repetition, said]) =
+        parts.and_then(|parts| <[usize; 7]>::try_from(parts).ok())
+    else {
+        return Err((Kind::BadLine, " is not named by seven numbers, as 01-01-06-01-02-01-12.mp4".into()));
+    };
+    if (modality, channel) != (1, 1) {
+        return Ok(RavdessFile::SamePerformance);
+    }
+    let Some(label) = emotion.checked_sub(1).and_then(|i| RAVDESS_LABELS.get(i)) else {
+        return Err((Kind::UnknownLabel, format!(": emotion {emotion} is none of 01 to 08")));
+    };
+    let fits = (1..=2).contains(&intensity) && (1..=2).contains(&statement) && (1..=2).contains(&repetition);
+    if said as u64 != actor || !fits || (emotion, intensity) == (1, 2) {
+        return Err((Kind::BadLine, " names another actor, or numbers that do not occur".into()));
+    }
+    let label = if merge_calm && *label == "calm" { "neutral" } else { label };
+    let (id, fold) = (format!("ravdess-{stem}"), (actor - 1) / RAVDESS_FOLD + 1);
+    Ok(RavdessFile::Clip(Entry { id, clip: clip.to_owned(), label: label.to_owned(), fold }))
 }
 
 fn actor_of(folder: &Path) -> Option<u64> {

@@ -86,23 +86,17 @@ pub fn of(about: &About, records: &[Record]) -> Report {
     };
     let (recall, war) = recalls_of(&known);
 
-    let guesses: Vec<(f64, bool)> = known
-        .iter()
-        .map(|(truth, r)| {
-            let (guess, confidence) = metrics::best(&r.scores);
-            (confidence, guess == *truth)
-        })
-        .collect();
+    let surest = |(truth, r): &(usize, &Record)| {
+        let (guess, confidence) = metrics::best(&r.scores);
+        (confidence, guess == *truth)
+    };
+    let guesses: Vec<(f64, bool)> = known.iter().map(surest).collect();
     let rows: Vec<(&[f32], usize)> = known.iter().map(|(truth, r)| (&r.scores[..], *truth)).collect();
     let (truths, by_scores) = sides(&known, |r| Some(metrics::best(&r.scores).0));
     let bins = metrics::bins(&guesses);
     let curve = metrics::risk_coverage(&guesses);
 
-    let cued: Vec<&&Record> = read.iter().filter(|r| r.claims.is_some()).collect();
-    let sum = |of: fn(&Record) -> Option<usize>| cued.iter().filter_map(|r| of(r)).sum::<usize>() as f64;
-    let (claims, supported, cues) = (sum(|r| r.claims), sum(|r| r.supported), sum(|r| r.cues));
-    let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
-
+    let grounding = Grounding::of(&read);
     let subset = |name: &str| {
         let clips: Vec<_> =
             known.iter().filter(|(_, r)| r.subset.as_deref() == Some(name)).copied().collect();
@@ -130,11 +124,11 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         brier: metrics::brier(&rows),
         nll: (!rows.is_empty()).then(|| metrics::nll(&rows, 1.0, 1.0)),
         aurc: metrics::mean(curve.iter().map(|(_, risk)| *risk)),
-        claim_precision: share(supported, claims),
-        claim_recall: share(supported, cues),
-        contradiction: share(sum(|r| r.contradicted), claims),
-        absent: share(sum(|r| r.absent), claims),
-        cue_clips: cued.len(),
+        claim_precision: grounding.precision,
+        claim_recall: grounding.recall,
+        contradiction: grounding.contradiction,
+        absent: grounding.absent,
+        cue_clips: grounding.clips,
         tokens: metrics::mean(read.iter().filter_map(|r| Some(r.tokens? as f64))),
         unknown_recall,
         uar_consistent: uar_of(0),
@@ -154,6 +148,31 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         ms_median: metrics::quantile(&ms, 0.5),
         ms_p95: metrics::quantile(&ms, 0.95),
         read_ms_median: metrics::quantile(&read_ms, 0.5),
+    }
+}
+
+/// How the claims of reasons meet the cues of their clips, over the clips with cues.
+struct Grounding {
+    precision: Option<f64>,
+    recall: Option<f64>,
+    contradiction: Option<f64>,
+    absent: Option<f64>,
+    clips: usize,
+}
+
+impl Grounding {
+    fn of(read: &[&Record]) -> Grounding {
+        let cued: Vec<&&Record> = read.iter().filter(|r| r.claims.is_some()).collect();
+        let sum = |of: fn(&Record) -> Option<usize>| cued.iter().filter_map(|r| of(r)).sum::<usize>() as f64;
+        let (claims, supported, cues) = (sum(|r| r.claims), sum(|r| r.supported), sum(|r| r.cues));
+        let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+        Grounding {
+            precision: share(supported, claims),
+            recall: share(supported, cues),
+            contradiction: share(sum(|r| r.contradicted), claims),
+            absent: share(sum(|r| r.absent), claims),
+            clips: cued.len(),
+        }
     }
 }
 
