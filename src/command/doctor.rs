@@ -5,10 +5,12 @@
 
 use super::Refused;
 use crate::{
-    bundle::Bundle,
+    backend::cpu::Level,
+    bundle::{Bundle, Kind},
     config::{self, Config},
     machine::l4t::Release,
     sink::serial,
+    source::recorded::ffmpeg::{PROGRAMS, VERSION_MIN},
 };
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::{Access, access};
@@ -112,7 +114,17 @@ fn cpu() -> Finding {
     let features = features();
     let features =
         if features.is_empty() { "no vector units that we use".into() } else { features.join(" ") };
-    ok("cpu", format!("{}, {cores} cores: {features}", std::env::consts::ARCH))
+    let found = format!("{}, {cores} cores: {features}", std::env::consts::ARCH);
+    match Level::detect() {
+        Ok(level) => {
+            let (name, bound) = (level.name(), level.score_bound(Kind::Q8_0));
+            ok(
+                "cpu",
+                format!("{found}; kernels {name}, scores of a q8_0 bundle within {bound} of the reference"),
+            )
+        }
+        Err(error) => problem("cpu", &error, "unset MIEN_CPU"),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -179,17 +191,25 @@ fn l4t(release: Release) -> Finding {
 }
 
 fn ffmpeg() -> Finding {
-    let said = Command::new("ffmpeg").arg("-version").output();
-    match said {
-        Ok(said) if said.status.success() => {
-            let said = String::from_utf8_lossy(&said.stdout).into_owned();
-            ok("ffmpeg", said.lines().next().unwrap_or("ffmpeg").to_string())
+    const INSTALL: &str = "apt-get install ffmpeg";
+    const WITHOUT: &str = "clips can be folders of images, WAV, and AVI with MJPEG and PCM";
+    for program in [PROGRAMS.ffmpeg, PROGRAMS.ffprobe] {
+        let said = Command::new(program).arg("-version").output();
+        if !said.is_ok_and(|said| said.status.success()) {
+            return note("ffmpeg", format!("{program} is not installed or does not run: {WITHOUT}"), INSTALL);
         }
-        _ => note(
+    }
+    match PROGRAMS.version() {
+        Some(version) if version < VERSION_MIN => note(
             "ffmpeg",
-            "not installed: clips can be folders of images, WAV, and AVI with MJPEG and PCM",
-            "apt-get install ffmpeg",
+            format!(
+                "version {}.{} is older than {}.{}, the oldest that is tested",
+                version.0, version.1, VERSION_MIN.0, VERSION_MIN.1
+            ),
+            "install a newer ffmpeg, or convert clips elsewhere",
         ),
+        Some((major, minor)) => ok("ffmpeg", format!("version {major}.{minor}")),
+        None => ok("ffmpeg", "a build without a version: taken for a new one"),
     }
 }
 

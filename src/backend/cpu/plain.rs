@@ -82,7 +82,8 @@ unsafe impl Lanes for Four {
     }
 }
 
-/// Integer tile: `weight` gives the panel's weight of a lane, value `k` of the block.
+/// Integer tile: `widen` lays out block `b` of the panel as `(BLOCK, PANEL)`, each input beside its neighbours of other outputs, so that
+/// the compiler finds its vectors.
 ///
 /// # Safety
 /// As [`Isa::tile_q8`].
@@ -93,23 +94,46 @@ unsafe fn tile(
     x: *const u8,
     blocks: usize,
     out: *mut f32,
-    weight: impl Fn(usize, usize, usize) -> i32,
+    widen: impl Fn(usize, &mut [[i16; PANEL]; BLOCK]),
 ) {
+    let mut weights = [[0i16; PANEL]; BLOCK];
+    // SAFETY: the caller's: `out` is `(rows, PANEL)`, and each block of `x` has `rows` rows of BLOCK bytes, then their scales.
     unsafe {
-        std::slice::from_raw_parts_mut(out, rows * PANEL).fill(0.0);
+        let out = std::slice::from_raw_parts_mut(out.cast::<[f32; PANEL]>(), rows);
+        out.fill([0.0; PANEL]);
         for b in 0..blocks {
+            widen(b, &mut weights);
+            let d: [f32; PANEL] = scales
+                .add(b * PANEL)
+                .cast::<[u16; PANEL]>()
+                .read_unaligned()
+                .map(|bits| f16::from_bits(bits).to_f32());
             let x = x.add(b * rows * (BLOCK + 8));
-            for lane in 0..PANEL {
-                let d = f16::from_bits(*scales.add(b * PANEL + lane)).to_f32();
-                for m in 0..rows {
-                    let q = x.add(m * BLOCK) as *const i8;
-                    let dot: i32 = (0..BLOCK).map(|k| weight(b, lane, k) * i32::from(*q.add(k))).sum();
-                    let xd = *(x.add(rows * BLOCK) as *const f32).add(m);
-                    *out.add(m * PANEL + lane) += dot as f32 * (d * xd);
+            for (m, out) in out.iter_mut().enumerate() {
+                let q = x.add(m * BLOCK).cast::<[i8; BLOCK]>().read_unaligned();
+                let xd = *x.add(rows * BLOCK).cast::<f32>().add(m);
+                let dots = dots(&weights, &q);
+                for lane in 0..PANEL {
+                    out[lane] += dots[lane] as f32 * (d[lane] * xd);
                 }
             }
         }
     }
+}
+
+/// One block of a row against sixteen outputs. Two products of signed bytes fit into 16 bits: `2 * 128 * 127 < 2^15`, as `q` is never
+/// -128.
+#[inline(always)]
+fn dots(weights: &[[i16; PANEL]; BLOCK], q: &[i8; BLOCK]) -> [i32; PANEL] {
+    let mut sums = [0i32; PANEL];
+    for (pair, q) in weights.chunks_exact(2).zip(q.chunks_exact(2)) {
+        let (a, b) = (i16::from(q[0]), i16::from(q[1]));
+        for lane in 0..PANEL {
+            let two = pair[0][lane].wrapping_mul(a).wrapping_add(pair[1][lane].wrapping_mul(b));
+            sums[lane] += i32::from(two);
+        }
+    }
+    sums
 }
 
 // SAFETY: needs nothing that the target does not have.
@@ -140,11 +164,20 @@ unsafe impl Isa for Plain {
         blocks: usize,
         out: *mut f32,
     ) {
-        let weight = |b: usize, lane: usize, k: usize| {
+        let widen = |b: usize, weights: &mut [[i16; PANEL]; BLOCK]| {
             // SAFETY: a panel holds `blocks` blocks of PANEL * BLOCK bytes.
-            i32::from(unsafe { *w.add(b * PANEL * BLOCK + k / 4 * 64 + lane * 4 + k % 4) } as i8)
+            let block =
+                unsafe { w.add(b * PANEL * BLOCK).cast::<[[i32; PANEL]; BLOCK / 4]>().read_unaligned() };
+            for (quad, rows) in block.iter().zip(weights.chunks_exact_mut(4)) {
+                for k in 0..4 {
+                    for lane in 0..PANEL {
+                        rows[k][lane] = (i32::from_le(quad[lane]) << (24 - 8 * k) >> 24) as i16;
+                    }
+                }
+            }
         };
-        unsafe { tile(rows, scales, x, blocks, out, weight) }
+        // SAFETY: the caller's.
+        unsafe { tile(rows, scales, x, blocks, out, widen) }
     }
     unsafe fn tile_q4(
         rows: usize,
@@ -154,12 +187,24 @@ unsafe impl Isa for Plain {
         blocks: usize,
         out: *mut f32,
     ) {
-        let weight = |b: usize, lane: usize, k: usize| {
+        let widen = |b: usize, weights: &mut [[i16; PANEL]; BLOCK]| {
             // SAFETY: a panel holds `blocks` blocks of PANEL * BLOCK / 2 bytes.
-            let byte = unsafe { *w.add(b * PANEL * BLOCK / 2 + k % 16 / 4 * 64 + lane * 4 + k % 4) };
-            i32::from(if k < 16 { byte & 15 } else { byte >> 4 }) - 8
+            let block =
+                unsafe { w.add(b * PANEL * BLOCK / 2).cast::<[[i32; PANEL]; BLOCK / 8]>().read_unaligned() };
+            let (low, high) = weights.split_at_mut(BLOCK / 2);
+            for ((quad, low), high) in block.iter().zip(low.chunks_exact_mut(4)).zip(high.chunks_exact_mut(4))
+            {
+                for k in 0..4 {
+                    for lane in 0..PANEL {
+                        let four = i32::from_le(quad[lane]) >> (8 * k);
+                        low[k][lane] = (four & 15) as i16 - 8;
+                        high[k][lane] = (four >> 4 & 15) as i16 - 8;
+                    }
+                }
+            }
         };
-        unsafe { tile(rows, scales, x, blocks, out, weight) }
+        // SAFETY: the caller's.
+        unsafe { tile(rows, scales, x, blocks, out, widen) }
     }
     unsafe fn quantise(x: *const f32, q: *mut i8) -> (f32, i32) {
         unsafe { quantise_plain(x, q) }

@@ -33,6 +33,9 @@ pub struct Programs {
     pub ffprobe: &'static str,
 }
 
+/// The oldest version that clips are read with: Debian 10 and Ubuntu 18.04 are older or as old.
+pub const VERSION_MIN: (u32, u32) = (4, 1);
+
 pub const PROGRAMS: Programs = Programs { ffmpeg: "ffmpeg", ffprobe: "ffprobe" };
 
 /// What a file holds.
