@@ -7,7 +7,7 @@
 
 use crate::{
     machine,
-    model::{self, AudioContext},
+    model::{self, AudioContext, Decoding, Infer},
     policy, privacy,
     sink::{self, Sinks, cut},
     source::{self, clip, pipe},
@@ -73,6 +73,15 @@ pub struct Model {
     pub audio_context: AudioContext,
     /// 0: as many as the machine has cores.
     pub threads: usize,
+}
+
+impl Model {
+    /// Sets a loaded model as the config says.
+    pub fn apply(&self, infer: &mut dyn Infer) -> Result<()> {
+        let decoding = Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() };
+        infer.set_decoding(decoding).context("model.reason_tokens")?;
+        infer.set_audio_context(self.audio_context).context("model.audio_context")
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -108,7 +108,7 @@ fn check_config_prints_the_limits() {
     let output = mien(&["check-config", path(&config("limits.toml", "[sink.stdout]\n"))]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    for row in ["window", "sound", "readings queued", "messages queued per sink", "bundle, mapped"] {
+    for row in ["window", "sound", "readings queued", "messages queued per sink", "keys and values", "sum"] {
         assert!(said.contains(row), "{row} is missing:\n{said}");
     }
 }

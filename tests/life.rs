@@ -179,7 +179,7 @@ impl Daemon {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.log().contains(words) {
             assert!(Instant::now() < deadline, "the log has no `{words}`:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -216,6 +216,28 @@ fn term_int_and_quit_end_what_holds_within_two_seconds() {
         line.assert_paired();
         assert_eq!(line.events.last().unwrap().1.cause, wire::Cause::Shutdown);
     }
+}
+
+/// A large model takes a minute to load and to show a window: nobody waits for that.
+#[test]
+fn a_signal_while_the_model_is_readied_ends_at_once() {
+    let line = Line::new();
+    let site = Site::on(&line);
+    let bundle = format!("{}/tiny.gguf", material().display());
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default.gguf");
+    site.write(&site.text.replace(&bundle, default).replace("[model]", "[model]\nthreads = 1"));
+    // A daemon that is faster than this test is tried again.
+    let caught = (0..10).any(|_| {
+        let mut daemon = site.start();
+        daemon.until_log("purpose=research");
+        std::thread::sleep(Duration::from_millis(5));
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.end(Duration::from_secs(1)).code(), Some(0), "{}", daemon.log());
+        let log = daemon.log();
+        fs::remove_file(&daemon.log).unwrap();
+        !log.contains("real_time_factor=")
+    });
+    assert!(caught, "no signal came before the first window was scored");
 }
 
 #[test]

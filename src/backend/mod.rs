@@ -43,6 +43,23 @@ pub struct Ceilings {
     pub read_bytes_per_s: f64,
 }
 
+/// Memory that a device holds for a model, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Matrices and vectors of the bundle, as the device lays them out.
+    pub weights: usize,
+    /// Keys and values of the decoder, and of what silence leaves in the audio tower.
+    pub cache: usize,
+    /// Activations, and what the ops pack for themselves.
+    pub scratch: usize,
+}
+
+impl Footprint {
+    pub fn bytes(self) -> usize {
+        self.weights + self.cache + self.scratch
+    }
+}
+
 /// What follows a product or a norm, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {

@@ -5,7 +5,7 @@ use crate::{
     bundle::Bundle,
     config,
     daemon::{self, Controls, Pace, Plan, Summary},
-    model::{self, Decoding, Infer},
+    model::{self, Infer},
     privacy,
 };
 use anyhow::{Context, Result};
@@ -16,8 +16,13 @@ use signal_hook::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGQUIT];
 
 /// Run the daemon.
 ///
@@ -33,6 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    let starting = end_at_once()?;
     let refuse = || Refused(format!("cannot use the config {}", args.config.display()));
     let source = config::Source::read(&args.config).with_context(refuse)?;
     let bundle = open_bundle(&source.config.model.bundle)?;
@@ -52,6 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         let took = daemon::rehearse(&plan, infer.as_mut())?;
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
     }
+    starting.store(false, Ordering::Relaxed);
     let sinks = daemon::open_sinks(&plan).with_context(refuse)?;
     let summary = daemon::run(&plan, &controls, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
@@ -61,15 +68,23 @@ pub fn run(args: Args) -> Result<()> {
 fn load(bundle: &Bundle, plan: &Plan) -> Result<Box<dyn Infer>> {
     let settings = &plan.model;
     let mut infer = model::load(bundle, settings.backend, settings.threads).context("loading the model")?;
-    let decoding = Decoding { max_new_tokens: Some(settings.reason_tokens), ..Decoding::default() };
-    infer.set_decoding(decoding).context("model.reason_tokens")?;
-    infer.set_audio_context(settings.audio_context).context("model.audio_context")?;
+    settings.apply(infer.as_mut())?;
     Ok(infer)
+}
+
+/// While the flag is up, nothing was said to anybody yet, and a signal that ends the run ends it at once.
+fn end_at_once() -> Result<Arc<AtomicBool>> {
+    let starting = Arc::new(AtomicBool::new(true));
+    for signal in ENDING {
+        flag::register_conditional_shutdown(signal, 0, Arc::clone(&starting))
+            .context("preparing for signals")?;
+    }
+    Ok(starting)
 }
 
 /// Signals steer a run from now on. A second one that ends it ends at once, whatever the first is waiting for.
 fn listen_to_signals(controls: &Controls, source: config::Source, path: &Path) -> Result<()> {
-    for signal in [SIGINT, SIGTERM, SIGQUIT] {
+    for signal in ENDING {
         flag::register_conditional_shutdown(signal, 1, Arc::clone(&controls.stop))
             .context("preparing for signals")?;
         flag::register(signal, Arc::clone(&controls.stop)).context("preparing for signals")?;

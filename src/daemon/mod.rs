@@ -18,6 +18,7 @@ mod controls;
 mod core;
 mod edge;
 mod exits;
+mod memory;
 mod newest;
 mod numbers;
 mod pace;
@@ -33,6 +34,7 @@ mod threads;
 
 pub use controls::Controls;
 pub use exits::Exits;
+pub use memory::Memory;
 pub use pace::Pace;
 pub use plan::{Limit, Plan};
 pub use prepare::prepare;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every number is resolved, and [`Plan::limits`] is the one table of them; `check-config` prints it.
 
-use super::pace::Pace;
+use super::{memory::Memory, pace::Pace};
 use crate::{
     config, policy, privacy,
     sink::{self, Message, Setup, Speaker},
@@ -31,7 +31,7 @@ pub struct Plan {
     pub speaker: Arc<Speaker>,
     /// Name of the board's profile; empty without one.
     pub board: String,
-    /// Bytes of the bundle's file, which is mapped.
+    /// Bytes of the bundle's file.
     pub bundle_bytes: usize,
 }
 
@@ -69,8 +69,8 @@ impl Plan {
         Setup { speaker: Arc::clone(&self.speaker), state_dir: self.state_dir.clone() }
     }
 
-    /// Every limit of the run in resolved numbers.
-    pub fn limits(&self) -> Vec<Limit> {
+    /// Every limit of the run in resolved numbers, and their sums: with the readings taken as they come, and with every queue full.
+    pub fn limits(&self, memory: &Memory) -> Vec<Limit> {
         let (window, policy, daemon) = (&self.window, &self.policy, &self.daemon);
         let row = |what, limit: String, bytes| Limit { what, limit, bytes };
         let picture = self.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
@@ -111,9 +111,22 @@ impl Plan {
                 Some(daemon.messages_max * size_of::<Message>() * self.sinks.len()),
             ),
             row("packet", "1".into(), Some(LINE_BYTES_MAX)),
-            row("bundle, mapped", self.speaker.bundle.clone(), Some(self.bundle_bytes)),
+            row("program and tables", "vocabulary, prompts, labels".into(), Some(memory.program)),
+            row(
+                "weights",
+                format!("{}, read once from its {} bytes", self.speaker.bundle, self.bundle_bytes),
+                Some(memory.model.weights),
+            ),
+            row("keys and values", "the longest prompt and answer".into(), Some(memory.model.cache)),
+            row("scratch", "activations and packed inputs".into(), Some(memory.model.scratch)),
         ];
-        board.into_iter().chain(rows).collect()
+        let full: usize = rows.iter().filter_map(|row| row.bytes).sum();
+        let empty = full - (daemon.readings_max * picture);
+        let sums = [
+            row("sum", "a run that keeps up".into(), Some(empty)),
+            row("sum at most", "every queue full".into(), Some(full)),
+        ];
+        board.into_iter().chain(rows).chain(sums).collect()
     }
 
     fn pictures_held(&self) -> usize {

@@ -46,6 +46,32 @@ pub fn system_boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
 }
 
+/// What of this process lies in memory now, in bytes; 0 where the kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resident {
+    /// Its own: heap, stacks, anonymous mappings.
+    pub own: usize,
+    /// Parts of files: the program, libraries, what is mapped.
+    pub files: usize,
+}
+
+pub fn resident() -> Resident {
+    let size = |name| status_bytes(name).unwrap_or(0);
+    Resident { own: size("RssAnon:"), files: size("RssFile:") }
+}
+
+/// The most bytes of this process that ever lay in memory at once.
+pub fn resident_bytes_max() -> Option<usize> {
+    status_bytes("VmHWM:")
+}
+
+/// A size of proc_pid_status(5).
+fn status_bytes(name: &str) -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
+}
+
 /// 64 random bits.
 pub fn random() -> Result<u64> {
     let mut bytes = [0; 8];

@@ -62,11 +62,12 @@ sources! {
 }
 
 impl Settings {
-    /// Bytes of one picture, where the config says; 0 where only the device knows.
+    /// Bytes of one picture: what the config says, or the first of a recording; 0 where there is none or only a writer knows.
     pub fn picture_bytes(&self) -> usize {
         match self {
             #[cfg(feature = "camera")]
             Settings::Camera(camera) => camera.width as usize * camera.height as usize * 3,
+            Settings::Clip(clip) => clip.picture_bytes(),
             _ => 0,
         }
     }

@@ -43,6 +43,10 @@ impl Cache {
         })
     }
 
+    pub fn bytes(&self) -> usize {
+        self.keys.bytes() + self.values.bytes() + self.turns.len() * size_of::<(f32, f32)>()
+    }
+
     fn head_at(&self, layer: usize, head: usize) -> usize {
         let padded = self.positions_max.next_multiple_of(PANEL);
         (layer * self.heads.n_kv_heads + head) * padded * self.heads.head_dim

@@ -4,7 +4,7 @@ use super::{
     attention::Attend,
     lanes::PANEL,
     level::{self, Facts, Level},
-    memory::{Arena, Buf, Memory, Out},
+    memory::{Arena, Buf, HUGE_BYTES, Memory, Out},
     packs::{KeySource, PackKeys, Packs},
     panels::{Matrix, Packed},
     pool::Pool,
@@ -12,12 +12,12 @@ use super::{
     rows::Norm,
 };
 use crate::{
-    backend::{Act, Heads},
+    backend::{Act, Footprint, Heads},
     bundle::Kind,
 };
 use anyhow::{Result, bail};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -54,6 +54,8 @@ pub struct Cpu {
     pub(super) packs: Packs,
     pub(super) scores: Memory,
     pub(super) wide: Buf,
+    /// What the verbs of memory handed out.
+    pub(super) handed: Cell<Footprint>,
 }
 
 /// Rows of one chunk of a job over rows.
@@ -75,17 +77,42 @@ impl Cpu {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         };
+        Cpu::with_pool(Pool::new(threads), precision, level)
+    }
+
+    /// Takes the memory of a run and computes nothing: every op returns at once and leaves its result undefined. Memory that
+    /// nobody writes costs nothing, so [`Cpu::footprint`] of a large model is known in a moment.
+    pub fn planning(precision: Precision) -> Result<Cpu> {
+        Cpu::with_pool(Pool::idle(), precision, Level::detect()?)
+    }
+
+    fn with_pool(pool: Pool, precision: Precision, level: Level) -> Result<Cpu> {
         Ok(Cpu {
             level,
             precision,
-            pool: Pool::new(threads),
+            pool,
             second_level_bytes: level::second_level_bytes(),
             weights: RefCell::default(),
             packed: Packed::new()?,
             packs: Packs::new()?,
             scores: Memory::new(0)?,
             wide: Buf::new(0)?,
+            handed: Cell::default(),
         })
+    }
+
+    /// What was handed out so far, and what the ops keep for themselves.
+    pub fn footprint(&self) -> Footprint {
+        let handed = self.handed.get();
+        let own = self.packed.bytes() + self.packs.bytes() + self.scores.bytes() + self.wide.bytes();
+        // The last huge page of the weights is taken whole.
+        let weights = handed.weights.next_multiple_of(HUGE_BYTES);
+        Footprint { weights, scratch: handed.scratch + own, ..handed }
+    }
+
+    pub(super) fn hand(&self, weights: usize, cache: usize, scratch: usize) {
+        let Footprint { weights: w, cache: c, scratch: s } = self.handed.get();
+        self.handed.set(Footprint { weights: w + weights, cache: c + cache, scratch: s + scratch });
     }
 
     pub fn threads(&self) -> usize {

@@ -7,6 +7,8 @@ use std::{ptr::NonNull, sync::Arc};
 const LARGE_BYTES: usize = 1 << 20;
 /// Weights are laid into pieces of this size, so that all but the last lie in whole huge pages.
 const PIECE_BYTES: usize = 32 << 20;
+/// A huge page of x86-64, and of aarch64 with pages of 4 KiB.
+pub const HUGE_BYTES: usize = 2 << 20;
 const LINE: usize = 64;
 
 /// Bytes of the allocator or of the kernel.
@@ -129,6 +131,9 @@ impl Buf {
     }
     pub fn len(&self) -> usize {
         self.len
+    }
+    pub fn bytes(&self) -> usize {
+        self.memory.bytes()
     }
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -32,22 +32,30 @@ impl Backend for Cpu {
     }
 
     fn alloc(&self, len: usize) -> Result<Buf> {
-        Buf::new(len)
+        let buf = Buf::new(len)?;
+        self.hand(0, 0, buf.bytes());
+        Ok(buf)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Buf> {
         let mut buf = Buf::new(values.len())?;
+        self.hand(buf.bytes(), 0, 0);
         buf.first_mut(values.len()).copy_from_slice(values);
         Ok(buf)
     }
 
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Matrix> {
-        Matrix::new(parts, self.level.run(Facts).offset, &mut self.weights.borrow_mut(), &self.pool)
+        let offset = self.level.run(Facts).offset;
+        let matrix = Matrix::new(parts, offset, &mut self.weights.borrow_mut(), &self.pool)?;
+        self.hand(matrix.bytes(), 0, 0);
+        Ok(matrix)
     }
 
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {
         let entry = if self.precision == Precision::F32 { Entry::F32 } else { Entry::F16 };
-        Cache::new(layers, heads, positions_max, entry)
+        let cache = Cache::new(layers, heads, positions_max, entry)?;
+        self.hand(0, cache.bytes(), 0);
+        Ok(cache)
     }
 
     fn write(&mut self, src: &[f32], dst: &mut Buf, at: usize) {
@@ -128,7 +136,9 @@ impl Backend for Cpu {
     }
 
     fn kept(&self, layers: usize, heads: Heads, rows: usize) -> Result<Kept> {
-        Kept::new(layers, heads, rows, self.bf16())
+        let kept = Kept::new(layers, heads, rows, self.bf16())?;
+        self.hand(0, kept.bytes(), 0);
+        Ok(kept)
     }
 
     fn keep(&mut self, qkv: &Buf, kept: &mut Kept, layer: usize) {

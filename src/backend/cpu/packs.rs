@@ -53,6 +53,9 @@ impl Packs {
     pub fn unit_values(&self, unit: usize) -> *mut u8 {
         self.unit_keys(unit).wrapping_add(self.values_at)
     }
+    pub fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
     pub fn padded(&self) -> usize {
         self.keys.next_multiple_of(PANEL)
     }
@@ -73,6 +76,10 @@ impl Kept {
             Ok(packs)
         };
         Ok(Kept { layers: (0..layers).map(layer).collect::<anyhow::Result<_>>()?, heads, rows })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(Packs::bytes).sum()
     }
 }
 

@@ -234,6 +234,10 @@ impl Packed {
         self.memory.reserve(rows.div_ceil(tile) * self.tile_bytes);
     }
 
+    pub fn bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
     pub fn tile(&self, i: usize) -> *const u8 {
         self.memory.ptr::<u8>().wrapping_add(i * self.tile_bytes)
     }

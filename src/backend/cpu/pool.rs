@@ -43,6 +43,8 @@ pub struct Pool {
     /// One caller at a time: not `Sync`.
     one_caller: PhantomData<Cell<()>>,
     jobs: Arc<AtomicU64>,
+    /// Takes jobs and leaves them undone.
+    idle: bool,
 }
 
 impl Pool {
@@ -76,7 +78,14 @@ impl Pool {
                     .unwrap_or_else(|error| panic!("worker {i} of {threads} did not start: {error}"))
             })
             .collect();
-        Pool { shared, workers, one_caller: PhantomData, jobs: Arc::default() }
+        Pool { shared, workers, one_caller: PhantomData, jobs: Arc::default(), idle: false }
+    }
+
+    /// A team that leaves every job undone: what is asked for is sized, and nothing is computed or touched.
+    pub fn idle() -> Pool {
+        let mut pool = Pool::new(1);
+        pool.idle = true;
+        pool
     }
 
     /// Jobs so far.
@@ -92,6 +101,9 @@ impl Pool {
     pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
         let shared = &*self.shared;
         self.jobs.fetch_add(1, Relaxed);
+        if self.idle {
+            return;
+        }
         if chunks <= 1 || self.workers.is_empty() {
             (0..chunks).for_each(|chunk| job(chunk, 0));
             return;

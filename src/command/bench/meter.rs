@@ -124,10 +124,3 @@ pub fn ms(time: Duration) -> f64 {
 pub fn total_ms(rows: &[Row]) -> f64 {
     rows.iter().map(|r| ms(r.median)).sum()
 }
-
-/// `VmHWM` of this process.
-pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)
-}

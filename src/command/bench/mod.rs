@@ -21,10 +21,11 @@ use crate::{
     backend::cpu::Cpu,
     bundle::{Bundle, synthetic},
     command::open_bundle,
+    machine,
     model::{AudioContext, Device, Infer},
 };
 use anyhow::{Context, Result, bail, ensure};
-use meter::{peak_bytes, rows};
+use meter::rows;
 use report::Report;
 use scene::{Bench, Measured};
 use std::{
@@ -106,7 +107,7 @@ fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<R
             hops.push(hop);
         }
     }
-    let peak_bytes = peak_bytes();
+    let peak_bytes = machine::resident_bytes_max();
     let errors = match args.audio_context {
         AudioContext::Whole => Vec::new(),
         AudioContext::Speech => bench.error_of_speech()?,

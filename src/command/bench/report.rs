@@ -19,7 +19,7 @@ pub struct Report {
     pub stages: Vec<Row>,
     pub hop: Vec<Row>,
     pub tokens: usize,
-    pub peak_bytes: Option<u64>,
+    pub peak_bytes: Option<usize>,
     /// Of speech context: relative root mean squares, and the largest difference of a score.
     pub errors: Vec<(&'static str, f64)>,
 }

@@ -5,10 +5,10 @@
 
 use super::{
     args::Args,
-    meter::{Sample, ms, peak_bytes},
+    meter::{Sample, ms},
     scene::{Bench, Measured},
 };
-use crate::{bundle::Bundle, model::Infer};
+use crate::{bundle::Bundle, machine, model::Infer};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
@@ -40,7 +40,7 @@ pub fn run<B: Measured>(
             "step": line.trim(),
             "ms": ms(took),
             "stages": stages,
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": machine::resident_bytes_max(),
             "said": said,
         }))?;
     }

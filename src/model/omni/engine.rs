@@ -79,6 +79,10 @@ impl<B: Backend> Model<B> {
         })
     }
 
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// Forgets the text before the first modality, so that the next prompt is prefilled from its first position.
     pub fn forget_prefix(&mut self) {
         self.session.forget_prefix();

@@ -19,6 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// For the first picture of a recording.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+
 /// Samples in a chunk: 100 ms.
 const CHUNK: usize = SAMPLE_RATE as usize / 10;
 
@@ -48,6 +51,19 @@ impl Settings {
     pub fn gives(&self) -> Result<Gives> {
         let clip = Clip::open(self, &Pool::default());
         Ok(clip.with_context(|| format!("clip.path = {}", self.path.display()))?.gives())
+    }
+
+    /// Bytes of the first picture; 0 without one.
+    pub fn picture_bytes(&self) -> usize {
+        let first = |mut clip: Clip| loop {
+            match clip.read(FIRST_WAIT).ok()?? {
+                Reading::Frame(frame) => break Some(frame.rgb.len()),
+                Reading::Chunk(_) | Reading::Lost { .. } => (),
+                Reading::End { .. } => break None,
+            }
+        };
+        let unpaced = Settings { paced: false, ..self.clone() };
+        Clip::open(&unpaced, &Pool::default()).ok().and_then(first).unwrap_or(0)
     }
 
     pub fn probe(&self) -> Result<()> {
