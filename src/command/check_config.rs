@@ -3,7 +3,7 @@
 use super::{Refused, open_bundle};
 use crate::{
     config::{self, Config},
-    daemon::{self, Limit, Memory, Plan},
+    daemon::{self, Limit, Plan},
     privacy::Gate,
 };
 use anyhow::{Context, Result};
@@ -30,7 +30,7 @@ pub fn run(args: Args) -> Result<()> {
     if !args.no_devices {
         probe(&config, &plan).with_context(refuse)?;
     }
-    let memory = Memory::of(&plan, &bundle).with_context(refuse)?;
+    let memory = daemon::memory(&plan, &bundle).with_context(refuse)?;
     print!("{}", table(&plan.limits(&memory)));
     println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
     plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));

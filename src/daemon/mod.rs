@@ -34,7 +34,7 @@ mod threads;
 
 pub use controls::Controls;
 pub use exits::Exits;
-pub use memory::Memory;
+pub use memory::memory;
 pub use pace::Pace;
 pub use plan::{Limit, Plan};
 pub use prepare::prepare;

@@ -2,8 +2,9 @@
 //!
 //! Invariant: every number is resolved, and [`Plan::limits`] is the one table of them; `check-config` prints it.
 
-use super::{memory::Memory, pace::Pace};
+use super::pace::Pace;
 use crate::{
+    backend::Footprint,
     config, policy, privacy,
     sink::{self, Message, Setup, Speaker},
     source::{self, Gives, Pool, SAMPLE_RATE},
@@ -33,6 +34,15 @@ pub struct Plan {
     pub board: String,
     /// Bytes of the bundle's file.
     pub bundle_bytes: usize,
+}
+
+/// Bytes that a run holds besides its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The program with the tables of the bundle (vocabulary, prompts, labels), measured in this process.
+    pub program: usize,
+    /// As the CPU backend lays it out.
+    pub model: Footprint,
 }
 
 /// One row of the table of limits.
