@@ -7,16 +7,26 @@
 //! clip, pipe                                                                                     serial, mqtt, stdout
 //! ```
 //!
-//! Reading goes one way. A module names only modules above it in this file: the order of the `mod` lines is the
-//! architecture, and `tests/house.rs` holds it.
+//! | Room | What is in it |
+//! |---|---|
+//! | [`wire`] | the packet on the line, for firmware too (`no_std`) |
+//! | [`outage`], [`kept`], [`machine`] | losing and healing of a device; small files that outlive a power cut; what the machine says of itself |
+//! | [`source`], [`window`], [`feature`] | readings; windows of them; pictures and sound as the towers want them |
+//! | [`bundle`], [`backend`], [`model`] | weights as a file; ops on the CPU and on CUDA; the model over any of them |
+//! | [`cues`], [`eval`], [`report`] | what reasons claim; sets, answers and figures; pages and drawings |
+//! | [`policy`], [`privacy`], [`sink`] | scores to events; what may run and what may leave; serial line, MQTT, standard output |
+//! | [`config`], [`daemon`], [`command`] | the TOML file; a run; what a user types |
 //!
-//! Invariants:
-//! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. Between `source` and
-//!   `sink` nobody asks a clock, so a recording replays to the same bytes.
-//! - Only `source`, `sink`, `privacy`, `daemon`, `command` and `main` touch the world, `bundle` the one file that
-//!   it maps, and `eval` lists of clips.
-//! - Every queue, ring and buffer is sized at start from the bundle and the config.
-//! - No path leads frames or samples off the device: sinks take events.
+//! `tests/house` holds the following:
+//! - A module names only modules above it in this file: the order of the `mod` lines is the architecture. No file imports itself
+//!   in a circle, and no command names another.
+//! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. `window`, `feature`,
+//!   `policy` and `cues` ask no clock, so a recording replays to the same bytes.
+//! - Who opens files, starts threads, asks a clock, reads the environment, starts a process, or names a crate stands in a list with
+//!   its reason. Nobody opens a connection but the MQTT client.
+//!
+//! `tests/limits.rs` holds that every queue and buffer is sized at start ([`daemon::Plan::limits`]). A sink is given a
+//! [`sink::Message`], which has no room for pictures or sound.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod wire;

@@ -1,10 +1,12 @@
-//! The rules of the house that a machine can check: order of modules, headers, length, names, where `unsafe` may stand.
+//! The rules of the house that a machine can check: order of modules, headers, length, names, where `unsafe` may stand, who
+//! opens files, starts threads, asks a clock and names a crate. Each rule is shown to catch a planted breach.
 
 mod imports;
+mod length;
+mod rules;
 
 use std::{collections::BTreeSet, fs, path::Path, path::PathBuf};
 
-const LINES_MAX: usize = 700;
 const BANNED_NAMES: [&str; 6] = ["utils", "util", "helpers", "helper", "manager", "misc"];
 /// The kernels; and, file by file, what the operating system offers in no other way.
 const UNSAFE_ROOMS: [&str; 7] = [
@@ -105,19 +107,23 @@ fn without_comments(text: &str) -> String {
 
 #[test]
 fn a_module_names_only_modules_above_it() {
+    assert_kept(&out_of_order(&sources()));
+}
+
+fn out_of_order(sources: &[(String, String)]) -> Vec<String> {
     let order = order();
     assert!(order.len() > 5, "src/lib.rs has lost its list of modules: {order:?}");
     let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    for (name, text) in sources {
         let room = name["src/".len()..].split(['/', '.']).next().expect("a first part").to_string();
         let Some(own) = order.iter().position(|m| *m == room) else { continue };
-        for used in named_modules(&without_comments(&text)) {
+        for used in named_modules(&without_comments(text)) {
             if order.iter().position(|m| *m == used).is_some_and(|at| at > own) {
                 wrong.push(format!("{name} names crate::{used}, which stands below {room} in src/lib.rs"));
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    wrong
 }
 
 #[test]
@@ -127,28 +133,34 @@ fn the_check_of_the_order_sees_paths_and_lists() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_stays_short() {
+fn every_file_says_what_it_is_for() {
+    assert_kept(&without_header(&sources()));
+    assert_kept(&without_header(&rust_files(&root().join("tests"))));
+}
+
+fn without_header(sources: &[(String, String)]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, text) in sources().into_iter().chain(rust_files(&root().join("tests"))) {
+    for (name, text) in sources {
         if !text.starts_with("//! ") {
             wrong.push(format!("{name} does not open with `//! ` and a sentence"));
         }
-        if text.lines().count() > LINES_MAX {
-            wrong.push(format!("{name} has {} lines: it asks to be two", text.lines().count()));
-        }
-        let stem = Path::new(&name).file_stem().expect("a file name").to_string_lossy().into_owned();
+        let stem = Path::new(name).file_stem().expect("a file name").to_string_lossy().into_owned();
         if BANNED_NAMES.contains(&stem.as_str()) {
             wrong.push(format!("{name}: '{stem}' says nothing about what is in it"));
         }
     }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    wrong
+}
+
+#[test]
+fn unsafe_stands_where_it_may_and_with_its_argument() {
+    assert_kept(&unsafe_out_of_place(&sources()));
 }
 
 /// Each block has its `// SAFETY:` argument, unless it is the body of an `unsafe fn` in a file that states the contract.
-#[test]
-fn unsafe_stands_where_it_may_and_with_its_argument() {
+fn unsafe_out_of_place(sources: &[(String, String)]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, text) in sources() {
+    for (name, text) in sources {
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
             let code = line.trim_start();
@@ -169,7 +181,7 @@ fn unsafe_stands_where_it_may_and_with_its_argument() {
             }
         }
     }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    wrong
 }
 
 #[test]
@@ -190,4 +202,78 @@ fn no_file_imports_itself_in_a_circle() {
     assert!(graph.values().map(|edges| edges.len()).sum::<usize>() > 300, "the graph has lost its edges");
     let circles = imports::circles(&graph);
     assert!(circles.is_empty(), "\n{}", circles.join("\n"));
+}
+
+fn assert_kept(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The sources with `more` at the head of `file`.
+fn planted(file: &str, more: &str) -> Vec<(String, String)> {
+    let mut sources = sources();
+    let (_, text) = sources.iter_mut().find(|(name, _)| name == file).expect("a file of the house");
+    text.insert_str(0, more);
+    sources
+}
+
+/// The names by which code calls the dependencies.
+fn dependencies() -> Vec<String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let table: toml::Table = manifest.parse().expect("TOML");
+    let names = table["dependencies"].as_table().expect("a table").keys();
+    names.map(|name| name.replace('-', "_")).collect()
+}
+
+#[test]
+fn files_and_functions_stay_short() {
+    let mut all = sources();
+    all.extend(rust_files(&root().join("tests")));
+    assert_kept(&length::too_long(&all));
+    let long = format!("fn planted() {{\n{}}}\n", "    work();\n".repeat(length::FUNCTION_LINES_MAX));
+    let found = length::too_long(&planted("src/policy.rs", &long));
+    assert_eq!(found, ["src/policy.rs: `planted` has 72 lines"]);
+    let long = "//\n".repeat(length::FILE_LINES_MAX);
+    assert!(length::too_long(&planted("src/policy.rs", &long))[0].contains("it asks to be two"));
+}
+
+#[test]
+fn powers_are_used_where_they_may_be() {
+    assert_kept(&rules::broken_powers(&sources()));
+    for rule in &rules::RULES {
+        for word in rule.words {
+            let found =
+                rules::broken_powers(&planted("src/policy.rs", &format!("fn planted() {{ {word}; }}\n")));
+            assert_eq!(found.len(), 1, "{word}: {found:?}");
+            assert!(found[0].starts_with(&format!("src/policy.rs {}", rule.power)), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn crates_are_named_where_they_may_be() {
+    assert_kept(&rules::broken_crates(&sources(), &dependencies()));
+    let found = rules::broken_crates(&planted("src/policy.rs", "use tokio::net;\n"), &dependencies());
+    assert_eq!(
+        found,
+        ["src/policy.rs names the crate tokio, and is not on the list in tests/house/rules.rs"]
+    );
+    let more: Vec<String> = dependencies().into_iter().chain(["reqwest".into()]).collect();
+    assert_eq!(rules::broken_crates(&sources(), &more).len(), 1);
+}
+
+#[test]
+fn no_command_names_another() {
+    assert_kept(&rules::broken_commands(&sources()));
+    let found = rules::broken_commands(&planted("src/command/run.rs", "use super::doctor::Args;\n"));
+    assert_eq!(found, ["src/command/run.rs names the command doctor"]);
+}
+
+#[test]
+fn planted_breaches_of_the_older_rules_are_caught() {
+    let circle = planted("src/wire/code.rs", "use super::packet::crc;\nuse crate::wire::packet;\n");
+    assert!(!imports::circles(&imports::graph(&circle)).is_empty());
+    assert!(!out_of_order(&planted("src/wire/code.rs", "use crate::policy;\n")).is_empty());
+    assert!(!without_header(&planted("src/wire/code.rs", "use core::fmt;\n")).is_empty());
+    let bare = planted("src/policy.rs", "fn planted() { unsafe { work() } }\n");
+    assert_eq!(unsafe_out_of_place(&bare).len(), 2);
 }

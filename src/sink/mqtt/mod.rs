@@ -11,7 +11,7 @@
 //! | `reason` | no | JSON |
 //!
 //! Everything goes out with QoS 1, and a message counts as sent when the broker has confirmed it. Events and reasons wait in an
-//! [`outbox`], on disk where there is a `state_dir`. The client id is that of the machine and the device's name, so that a broker
+//! `outbox`, on disk where there is a `state_dir`. The client id is that of the machine and the device's name, so that a broker
 //! ends the session of an earlier process instead of sending its will later.
 //!
 //! Two devices of one name would mark each other offline. Before the first publication of a connection the retained `hello` and

@@ -1,6 +1,6 @@
 //! Recordings: files and folders that are played as a source, or read whole as one window.
 //!
-//! [`track`] is what a format gives; [`avi`], [`wav`], [`folder`] and [`ffmpeg`] are the formats; [`kind`] chooses one for a path;
+//! `track` is what a format gives; [`avi`], [`wav`], [`folder`] and [`ffmpeg`] are the formats; `kind` chooses one for a path;
 //! [`clip`] plays it, [`whole`] reads it as one window.
 
 pub mod avi;

@@ -3,7 +3,7 @@
 //! Read as the world writes them: a data size of 0, of 0xFFFFFFFF, or beyond the file means "to the end" (a recorder or a pipe
 //! that never went back to its header), and a sample has the width of its container, with the valid bits on the left. Other codecs are
 //! left to ffmpeg.
-//! Limits: [`BLOCK`] frames are held at a time.
+//! Limits: `BLOCK` frames are held at a time.
 
 use super::track::{Sound, Step};
 use crate::source::{pcm::Pcm, resample::Resampler};
