@@ -8,7 +8,7 @@ use mien::{
     source::Frame,
 };
 use stages::{
-    Clip, Of,
+    Clip, Expected, Of,
     fixture::{self, Layout},
 };
 use std::sync::OnceLock;
@@ -70,6 +70,37 @@ fn video_alone_on_both() {
     let clip = Clip { samples: Vec::new(), ..fixture::clip() };
     check(&mut *load(Device::Scalar), &clip, "video");
     check(&mut *load(Device::Cpu), &clip, "video");
+}
+
+/// Upstream shows some frames of a short clip twice; so does the comparer, and the engine need not encode them twice.
+#[test]
+fn a_clip_of_five_frames_is_compared_at_every_stage() {
+    let mut clip = fixture::clip();
+    clip.frames.truncate(5);
+    let judged = stages::run(&mut *load(Device::Scalar), 8, &clip, STEPS);
+    let as_reference = |values: &stages::Values| -> stages::Reference {
+        let whole = |v: &model::observe::Tapped| Expected {
+            values: v.values.clone(),
+            step: 1,
+            len: v.values.len(),
+            rms: None,
+        };
+        values.iter().map(|(stage, values)| (stage.clone(), whole(values))).collect()
+    };
+    let mut model = load(Device::Cpu);
+    let rows = stages::compare(&as_reference(&judged), &stages::run(&mut *model, 8, &clip, STEPS));
+    assert!(rows.len() > 10 && rows.iter().all(|r| r.largest.max(r.rms) < LIMIT), "{}", stages::table(&rows));
+
+    let picked = mien::feature::sample_frames(5, 8);
+    assert_eq!(picked, [0, 1, 1, 2, 2, 3, 3, 4]);
+    let set = bundle().label_sets()[0].name.clone();
+    let mut scores = |ids: [u64; 8]| {
+        let shown: Vec<(u64, &Frame)> =
+            ids.into_iter().zip(&picked).map(|(id, i)| (id, &clip.frames[*i])).collect();
+        model.see("label", &Input { frames: Some(&shown), samples: Some(&clip.samples) }).unwrap();
+        model.score(&set).unwrap().probabilities.clone()
+    };
+    assert_eq!(scores([0, 1, 2, 3, 4, 5, 6, 7]), scores([10, 11, 11, 12, 12, 13, 13, 14]));
 }
 
 #[test]

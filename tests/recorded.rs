@@ -4,7 +4,7 @@
 
 use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
 use mien::source::{
-    Pool, Reading, Source,
+    PIXELS_MAX, Pool, Reading, Source,
     clip::{self, Clip},
     recorded::whole::Recording,
 };
@@ -256,5 +256,37 @@ fn old_and_new_ffmpeg_are_given_the_option_they_know() {
             said.status.success() && out.contains(r#""frames_total":40"#),
             "ffmpeg {version}: {out} {told}"
         );
+    }
+}
+
+/// A header is cheap to write, and what it asks for is not: nothing is allocated for a picture beyond the limit. A pipe says so and
+/// waits for a better writer; whatever else is asked ends.
+#[test]
+fn a_giant_picture_is_refused_by_every_source() {
+    let room = Room::new();
+    room.ffmpeg("-f lavfi -i color=size=5000x5000:rate=1 -frames:v 1 -c:v ffv1 film.mkv")
+        .ffmpeg("-f lavfi -i color=size=5000x5000:rate=1 -frames:v 1 photo.png")
+        .ffmpeg("-f lavfi -i color=size=5000x5000:rate=1 -frames:v 1 -c:v mjpeg -pix_fmt yuvj420p film.avi");
+    fs::create_dir(room.path("album")).unwrap();
+    fs::rename(room.path("photo.png"), room.path("album/photo.png")).unwrap();
+    fs::write(room.path("pipe.y4m"), "YUV4MPEG2 W4000000000 H4000000000 F10:1 C420\nFRAME\n").unwrap();
+    let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/models/default.gguf");
+    for (command, table) in [
+        ("run", "[clip]\npath = \"film.mkv\""),
+        ("run", "[clip]\npath = \"film.avi\""),
+        ("run", "[clip]\npath = \"album\""),
+        ("run", "[pipe]\nvideo = \"pipe.y4m\""),
+        ("check-config", "[camera]\nwidth = 5000\nheight = 5000"),
+    ] {
+        let text = format!(
+            "[model]\nbundle = \"{bundle}\"\n[privacy]\npurpose = \"research\"\n{table}\n[sink.stdout]\n"
+        );
+        fs::write(room.path("site.toml"), text).unwrap();
+        let command =
+            format!("ulimit -v 1000000; timeout 3 {} {command} site.toml", env!("CARGO_BIN_EXE_mien"));
+        let said = Command::new("sh").args(["-c", &command]).current_dir(room.0.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(text.contains(&PIXELS_MAX.to_string()), "{table}: {text}");
+        assert!(!said.status.success(), "{table}: {text}");
     }
 }

@@ -34,12 +34,12 @@ pub enum Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Short => "too few bytes for the picture",
-            Self::Truncated => "a JPEG without its end",
-            Self::Jpeg => "not a JPEG that can be decoded",
-            Self::Size => "a picture without pixels or with too many",
-        })
+        match self {
+            Self::Short => f.write_str("too few bytes for the picture"),
+            Self::Truncated => f.write_str("a JPEG without its end"),
+            Self::Jpeg => f.write_str("not a JPEG that can be decoded"),
+            Self::Size => write!(f, "a picture without pixels or with more than {PIXELS_MAX}"),
+        }
     }
 }
 

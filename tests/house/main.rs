@@ -277,3 +277,33 @@ fn planted_breaches_of_the_older_rules_are_caught() {
     let bare = planted("src/policy.rs", "fn planted() { unsafe { work() } }\n");
     assert_eq!(unsafe_out_of_place(&bare).len(), 2);
 }
+
+/// `rust-version` is what the strictest dependency asks for, and the README says it.
+#[test]
+fn the_oldest_rust_is_that_of_the_dependencies() {
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo");
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("JSON");
+    let version = |text: &str| -> Vec<u32> {
+        text.split('.').map(|number| number.parse().expect("a number")).take(2).collect()
+    };
+    let mut ours = "";
+    let mut strictest = (Vec::new(), "");
+    for package in metadata["packages"].as_array().expect("packages") {
+        let (Some(name), Some(rust)) = (package["name"].as_str(), package["rust_version"].as_str()) else {
+            continue;
+        };
+        if name == "mien" {
+            ours = rust;
+        } else {
+            strictest = strictest.max((version(rust), name));
+        }
+    }
+    assert_eq!(version(ours), strictest.0, "rust-version, and what {} asks for", strictest.1);
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    assert!(readme.contains(&format!("Rust {ours}")), "the README does not name Rust {ours}");
+}

@@ -70,10 +70,12 @@ pub struct Clip {
     pub samples: Vec<f32>,
 }
 
-/// A model's values for the frames that upstream would sample, and `steps` greedy tokens.
+/// A model's values for the frames that upstream would sample, and `steps` greedy tokens. A frame that a short clip shows twice is
+/// encoded twice, as upstream does, so that every stage has its rows.
 pub fn run(model: &mut dyn Infer, frames_seen: usize, clip: &Clip, steps: usize) -> Values {
     let picked = sample_frames(clip.frames.len(), frames_seen);
-    let frames: Vec<(u64, &Frame)> = picked.iter().map(|i| (*i as u64, &clip.frames[*i])).collect();
+    let frames: Vec<(u64, &Frame)> =
+        picked.iter().zip(0..).map(|(index, id)| (id, &clip.frames[*index])).collect();
     let input = Input {
         frames: (!frames.is_empty()).then_some(&frames),
         samples: (!clip.samples.is_empty()).then_some(&clip.samples),

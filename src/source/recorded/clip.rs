@@ -93,6 +93,8 @@ pub struct Clip {
     pictures: Option<Box<dyn Pictures>>,
     sound: Option<Box<dyn Sound>>,
     frame: Option<Frame>,
+    /// A picture could be read.
+    shown: bool,
     samples: Vec<f32>,
     samples_taken: usize,
     sound_over: bool,
@@ -114,6 +116,7 @@ impl Clip {
             pictures: kind.pictures(path, Rate::new(settings.frames_per_second, 1))?,
             sound: kind.sound(path, None)?,
             frame: None,
+            shown: false,
             samples: Vec::with_capacity(1 << 16),
             samples_taken: 0,
             sound_over: false,
@@ -129,11 +132,24 @@ impl Clip {
             && let Some(pictures) = &mut self.pictures
         {
             match pictures.next(&self.pool, wait)? {
-                Step::Next(frame) => self.frame = Some(frame),
+                Step::Next(frame) => {
+                    self.shown = true;
+                    self.frame = Some(frame);
+                }
                 Step::Wait => return Ok(Look::Wait),
                 Step::End => {
-                    self.counts.broken += pictures.broken();
+                    let broken = pictures.broken();
+                    self.counts.broken += broken;
+                    let why = pictures.why_broken();
                     self.pictures = None;
+                    if let Some(why) = why {
+                        let name = &self.name;
+                        ensure!(
+                            self.shown,
+                            "none of the {broken} pictures of the clip {name} could be read: {why}"
+                        );
+                        log::warn!("clip={name} pictures_left_out={broken}, the first: {why}");
+                    }
                     return Ok(Look::End(Modality::Video));
                 }
             }
