@@ -227,7 +227,8 @@ impl Table {
     }
 
     fn print(&self, out: &mut String) {
-        let _ = writeln!(out, "\n{}", self.title);
+        let gap = if out.is_empty() { "" } else { "\n" };
+        let _ = writeln!(out, "{gap}{}", self.title);
         let width = |i: usize| {
             let cells = self.rows.iter().map(|r| &r[i]).chain([&self.head[i]]);
             cells.map(|c| c.chars().count()).max().unwrap_or(0)

@@ -307,8 +307,8 @@ def main():
     ask.add_argument("--survey", action="store_true", help="time the variants of the peers again, and choose the fastest anew")
     ask.add_argument("--whisper-cpp", action="store_true",
                      help="whisper.cpp among the variants too: slow to build, and about five times slower than ONNX Runtime")
-    ask.add_argument("--keep", action="store_true", help="make this run tools/bench/result.json and quote it in README.md")
-    ask.add_argument("--redraw", action="store_true", help="no run: picture and README from tools/bench/result.json")
+    ask.add_argument("--keep", action="store_true", help="make this run tools/bench/result.json and quote it in tools/bench/README.md")
+    ask.add_argument("--redraw", action="store_true", help="no run: picture and README.md beside it from tools/bench/result.json")
     ask.add_argument("--mien", type=Path, help=argparse.SUPPRESS)
     ask.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     args = ask.parse_args()

@@ -1,4 +1,4 @@
-"""What a run of the peers says: rows with their targets, the table, the picture, and the block in README.md that quotes them."""
+"""What a run of the peers says: rows with their targets, the table, the picture, and the block in tools/bench/README.md that quotes them."""
 
 import platform
 from pathlib import Path
@@ -176,22 +176,22 @@ def markdown(result):
     load = f"{100 * result['foreign_load']:.0f} %"
     lines = [f"On {result['date']}: {result['machine']}. {result['threads']} threads, random weights of R1-Omni's shapes, ours and the",
              f"peer's in turn, median of {result['pairs']} pairs; others took {load} of the machine. Every figure and every variant",
-             "that was tried: `tools/bench/result.json`.", "",
+             "that was tried: `result.json`.", "",
              "| " + " | ".join(HEAD) + " |", "|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells(r)).replace("<=", "≤").replace(">=", "≥") + " |" for r in result["rows"]]
     lines += [line for what in missing(result) for line in ("", f"Not in the table: {what}.")]
-    lines += ["", "![Our time as a share of the fastest peer's](tools/bench/peers.svg)"]
+    lines += ["", "![Our time as a share of the fastest peer's](peers.svg)"]
     return "\n".join(lines)
 
 
 def quote(result):
-    """The picture beside result.json, and README's block."""
+    """The picture beside result.json, and the block of the page beside it."""
     (ROOT / "tools/bench/peers.svg").write_text(picture(result))
-    readme = ROOT / "README.md"
+    readme = ROOT / "tools/bench/README.md"
     text = readme.read_text()
     if any(text.count(mark) != 1 for mark in MARKS):
-        raise SystemExit(f"error: README.md must hold {MARKS[0]} and {MARKS[1]} once each; put them back and run --redraw")
+        raise SystemExit(f"error: tools/bench/README.md must hold {MARKS[0]} and {MARKS[1]} once each; put them back and run --redraw")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     readme.write_text(f"{before}{MARKS[0]}\n{markdown(result)}\n{MARKS[1]}{after}")
-    print("written: tools/bench/peers.svg and the block in README.md")
+    print("written: tools/bench/peers.svg and the block in tools/bench/README.md")
