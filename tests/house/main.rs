@@ -307,3 +307,33 @@ fn the_oldest_rust_is_that_of_the_dependencies() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     assert!(readme.contains(&format!("Rust {ours}")), "the README does not name Rust {ours}");
 }
+
+/// Buffers and weights of the model, by their types.
+fn without_shape(sources: &[(String, String)]) -> Vec<String> {
+    let kinds = ["B::Buf", "B::Kept", "B::Cache", "Linear<B>", "Norm<B>"];
+    let mut wrong = Vec::new();
+    for (name, text) in sources.iter().filter(|(name, _)| name.starts_with("src/model/")) {
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2) {
+            let Some((_, kind)) = pair[1].split_once(": ") else { continue };
+            let is_field =
+                pair[1].starts_with("    ") && pair[1].ends_with(',') && !pair[1].contains(['(', '&', '=']);
+            let kind = kind.trim_end_matches(',').trim_start_matches("Option<");
+            if is_field
+                && kinds.iter().any(|k| kind.starts_with(k))
+                && !pair[0].trim_start().starts_with("///")
+            {
+                wrong.push(format!("{name}: no shape above `{}`", pair[1].trim()));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_buffer_and_weight_of_the_model_has_its_shape() {
+    assert_kept(&without_shape(&sources()));
+    let found =
+        without_shape(&planted("src/model/pass.rs", "struct Planted<B: Backend> {\n    a: B::Buf,\n}\n"));
+    assert_eq!(found, ["src/model/pass.rs: no shape above `a: B::Buf,`"]);
+}

@@ -49,23 +49,30 @@ const SILENCE: f32 = -1.0;
 
 /// What silence leaves.
 struct Silence<B: Backend> {
+    /// Keys and values of `audio_positions` positions in every layer.
     kept: B::Kept,
     /// `(audio_tokens, decoder hidden)`
     tokens: B::Buf,
 }
 
 pub struct Audio<B: Backend> {
+    /// `(hidden, 3 * mels)`: one tap after the other.
     conv1: Linear<B>,
+    /// `(hidden, 3 * hidden)`: one tap after the other.
     conv2: Linear<B>,
     /// `(audio_positions, hidden)`
     positions: B::Buf,
     tower: Tower<B>,
+    /// `(hidden,)`
     norm: Norm<B>,
+    /// `(decoder hidden, hidden)`
     fc1: Linear<B>,
+    /// `(decoder hidden, decoder hidden)`
     fc2: Linear<B>,
     mel: Mel,
-    /// `(2 * audio_positions, mels)` on the host and on the device.
+    /// `(2 * audio_positions, mels)`
     picture: Vec<f32>,
+    /// `(2 * audio_positions, mels)`
     uploaded: B::Buf,
     /// `(audio_positions, hidden)`
     x: B::Buf,

@@ -20,24 +20,35 @@ const BLOCK_EPS: f32 = 1e-5;
 
 /// A convolution block: 1x1, depthwise 3x3, squeeze and excite, 1x1, all with norms, beside a shortcut.
 struct Block<B: Backend> {
+    /// `(channels, inputs)`
     conv1: Linear<B>,
+    /// `(channels,)`
     norm1: Norm<B>,
     /// `(9, channels)`
     taps: B::Buf,
+    /// `(channels,)`
     norm2: Norm<B>,
+    /// `(squeezed, channels)`
     se1: Linear<B>,
+    /// `(channels, squeezed)`
     se2: Linear<B>,
+    /// `(channels, channels)`
     conv3: Linear<B>,
+    /// `(channels,)`
     norm3: Norm<B>,
+    /// `(channels, inputs)` and `(channels,)`, where `inputs` is not `channels`.
     short: Option<(Linear<B>, Norm<B>)>,
 }
 
 struct Branch<B: Backend> {
     names: [&'static str; 4],
     s1: [Block<B>; 2],
+    /// `(hidden, 8 * hidden)`: two frames, two rows, two columns.
     sampler: Linear<B>,
     s2: [Block<B>; 2],
+    /// `(hidden, hidden)`
     readout1: Linear<B>,
+    /// `(hidden, hidden)`
     readout2: Linear<B>,
     /// `(frames * grid * grid, hidden)`: after `s1`, by slot.
     kept: B::Buf,
@@ -60,7 +71,9 @@ pub struct Fresh {
 
 pub struct Fusion<B: Backend> {
     branches: [Branch<B>; 2],
+    /// `(hidden, vision hidden)`
     face1: Linear<B>,
+    /// `(hidden, hidden)`
     face2: Linear<B>,
     /// `(visual_tokens, hidden)`: by slot.
     face_kept: B::Buf,

@@ -11,11 +11,17 @@ use crate::{
 use anyhow::Result;
 
 struct Layer<B: Backend> {
+    /// `(hidden,)`
     ln1: Norm<B>,
+    /// `(3 * hidden, hidden)`: queries, keys, values.
     qkv: Linear<B>,
+    /// `(hidden, hidden)`
     o: Linear<B>,
+    /// `(hidden,)`
     ln2: Norm<B>,
+    /// `(ffn, hidden)`
     fc1: Linear<B>,
+    /// `(hidden, ffn)`
     fc2: Linear<B>,
 }
 

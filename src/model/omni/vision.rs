@@ -16,6 +16,7 @@ use crate::{
 use anyhow::Result;
 
 pub struct Vision<B: Backend> {
+    /// `(hidden, 3 * patch * patch)`
     patch: Linear<B>,
     /// `(grid * grid, hidden)`
     positions: B::Buf,

@@ -21,11 +21,15 @@ const LAST_ROWS: usize = 2;
 struct Layer<B: Backend> {
     /// Gain `(hidden,)`.
     attn_norm: B::Buf,
+    /// `(Heads::qkv, hidden)`
     qkv: Linear<B>,
+    /// `(hidden, heads * head)`
     o: Linear<B>,
     /// Gain `(hidden,)`.
     ffn_norm: B::Buf,
+    /// `(2 * ffn, hidden)`: gates, then values.
     gate_up: Linear<B>,
+    /// `(hidden, ffn)`
     down: Linear<B>,
 }
 
@@ -71,7 +75,9 @@ pub struct Span {
 }
 
 pub struct Decoder<B: Backend> {
+    /// `(vocab, hidden)`
     embed: Linear<B>,
+    /// `(vocab, hidden)`, where it is not the embedding.
     head: Option<Linear<B>>,
     layers: Vec<Layer<B>>,
     /// Gain `(hidden,)`.
