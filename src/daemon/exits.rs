@@ -9,9 +9,12 @@ use super::{
     status::Status,
     threads,
 };
-use crate::sink::{
-    Message, Sink, SinkCounts,
-    backlog::{self, Class},
+use crate::{
+    privacy::Gate,
+    sink::{
+        Message, Sink, SinkCounts,
+        backlog::{self, Class},
+    },
 };
 use anyhow::Result;
 use std::{
@@ -45,6 +48,7 @@ impl Exits {
         messages_max: usize,
         pace: Pace,
         status: &Arc<Status>,
+        gate: &Arc<Gate>,
         stop: &Arc<AtomicBool>,
     ) -> Result<(Arc<Exits>, Delivery)> {
         let mut queues = Vec::new();
@@ -52,8 +56,8 @@ impl Exits {
         for sink in sinks {
             let (name, queue) = (sink.name(), Arc::new(Queue::new(messages_max)));
             queues.push(Arc::clone(&queue));
-            let status = Arc::clone(status);
-            let work = move || deliver(sink, &queue, &status);
+            let (status, gate) = (Arc::clone(status), Arc::clone(gate));
+            let work = move || deliver(sink, &queue, &status, &gate);
             handles.push((name, threads::start(&format!("sink-{name}"), work)?));
         }
         let exits = Exits { queues, pace, status: Arc::clone(status), stop: Arc::clone(stop) };
@@ -114,7 +118,7 @@ impl Delivery {
 }
 
 /// A sink's thread: tells it what comes through its queue, until the queue is closed and empty.
-fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status) -> SinkCounts {
+fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status, gate: &Gate) -> SinkCounts {
     loop {
         match messages.pop(WAIT) {
             Popped::Item(message) => sink.send(&message),
@@ -122,6 +126,7 @@ fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status) 
             Popped::Closed => break,
         }
         status.set_sink(sink.name(), sink.counts());
+        sink.watch(&status.snapshot(gate.muted()));
     }
     sink.close();
     status.set_sink(sink.name(), sink.counts());

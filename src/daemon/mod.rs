@@ -41,5 +41,4 @@ pub use prepare::prepare;
 pub use queue::{Popped, Queue};
 pub use rehearsal::{keep_up, rehearse};
 pub use run::{open_sinks, run};
-pub use status::Snapshot;
 pub use summary::Summary;

@@ -40,7 +40,8 @@ pub fn run(
 
     let left = left(&sinks);
     let messages_max = plan.daemon.messages_max;
-    let (exits, delivery) = Exits::open(sinks, messages_max, plan.pace, &status, &controls.stop)?;
+    let (exits, delivery) =
+        Exits::open(sinks, messages_max, plan.pace, &status, &controls.gate, &controls.stop)?;
     let mut sources = Vec::new();
     for (device, gives) in &plan.sources {
         let links = edge::Links {

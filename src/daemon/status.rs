@@ -1,10 +1,11 @@
-//! What the threads know of each other, and one snapshot of it: for the heartbeat, the status line, and whatever shows it next.
-//!
-//! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
+//! What the threads know of each other, and one [`Snapshot`] of it: for the heartbeat, the status line, and the sinks that show it.
 
 use super::plan::Plan;
 use crate::{
-    sink,
+    sink::{
+        self, Snapshot,
+        snapshot::{SINKS_MAX, SOURCES_MAX},
+    },
     source::{self, Modality, Reading},
     wire::{Health, Heartbeat, NO_LABEL},
 };
@@ -14,56 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub const SOURCES_MAX: usize = 4;
-pub const SINKS_MAX: usize = 8;
-
 /// A source that gives nothing for so long has stalled.
 const STALL: Duration = Duration::from_secs(2);
-
-/// Every count of a run at one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
-    /// As it goes out, with the health of each modality and all drops.
-    pub heartbeat: Heartbeat,
-    pub sources: Vec<(&'static str, source::SourceCounts), SOURCES_MAX>,
-    pub sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
-    /// Readings and messages that full queues gave up.
-    pub queue_drops: u32,
-    /// How long the model has been busy with one window.
-    pub busy: Duration,
-}
-
-impl Snapshot {
-    /// One line of `key=value`.
-    pub fn line(&self) -> String {
-        use std::fmt::Write;
-        let beat = &self.heartbeat;
-        let mut line = format!(
-            "uptime_s={} windows={} late={} events={} dropped={} infer_ms={} video={} audio={} muted={}",
-            beat.uptime_ms / 1000,
-            beat.windows,
-            beat.late,
-            beat.events,
-            beat.dropped,
-            beat.infer_ms,
-            beat.video.name(),
-            beat.audio.name(),
-            beat.muted
-        );
-        for (name, counts) in &self.sources {
-            let source::SourceCounts { gaps, broken, losses, .. } = counts;
-            let _ = write!(line, " {name}_gaps={gaps} {name}_broken={broken} {name}_losses={losses}");
-        }
-        for (name, counts) in &self.sinks {
-            let sink::SinkCounts { sent, dropped, losses, waiting } = counts;
-            let _ = write!(
-                line,
-                " {name}_sent={sent} {name}_dropped={dropped} {name}_waiting={waiting} {name}_losses={losses}"
-            );
-        }
-        line
-    }
-}
 
 pub struct Status {
     started: Instant,

@@ -3,23 +3,12 @@
 use crate::sink::{
     ledger::Told,
     message::{Message, Speaker},
+    snapshot::{SinkCounts, Snapshot},
 };
 use std::{path::PathBuf, sync::Arc};
 
-/// What a sink has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SinkCounts {
-    pub sent: u64,
-    /// Messages that the edge did not take.
-    pub dropped: u64,
-    /// Times the edge was lost.
-    pub losses: u64,
-    /// Messages that wait for the edge.
-    pub waiting: u64,
-}
-
 pub trait Sink: Send {
-    /// `stdout`, `serial`, `mqtt`.
+    /// As its table in a config is named.
     fn name(&self) -> &'static str;
     /// The begin that an earlier run told here and did not end.
     fn left(&self) -> Option<&Told> {
@@ -28,6 +17,8 @@ pub trait Sink: Send {
     fn send(&mut self, message: &Message);
     /// Called a few times a second when there is nothing to send.
     fn tick(&mut self) {}
+    /// Called several times a second with the counts of the run, for whoever shows them.
+    fn watch(&mut self, _run: &Snapshot) {}
     fn counts(&self) -> SinkCounts;
     /// Sends what is still held, for at most about two seconds.
     fn close(&mut self) {}

@@ -1,4 +1,4 @@
-//! Exits for events: serial, MQTT, standard output. One file or folder per kind, and one line in [`settings`].
+//! Exits for events: serial, MQTT, standard output, a status page. One file or folder per kind, and one line in [`settings`].
 //!
 //! A sink is a value that one thread owns. It is told [`Message`]s as they come and [`Sink::tick`]ed when none do, so that it
 //! can look after its connection. A sink never fails: what it cannot send it counts, and an edge that is lost is reported once in
@@ -15,11 +15,15 @@ pub mod ledger;
 pub mod message;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "page")]
+pub mod page;
 pub mod serial;
 pub mod settings;
+pub mod snapshot;
 pub mod stdout;
 
-pub use exit::{Setup, Sink, SinkCounts};
+pub use exit::{Setup, Sink};
 pub(crate) use message::cut;
 pub use message::{EpisodeReason, Message, Speaker, WindowScores};
 pub use settings::{Settings, Sinks};
+pub use snapshot::{SinkCounts, Snapshot};

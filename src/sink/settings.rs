@@ -4,6 +4,8 @@
 
 #[cfg(feature = "mqtt")]
 use super::mqtt;
+#[cfg(feature = "page")]
+use super::page;
 use super::{Setup, Sink};
 use super::{serial, stdout};
 use anyhow::{Context, Result};
@@ -70,4 +72,6 @@ sinks! {
     Serial serial serial::Settings;
     #[cfg(feature = "mqtt")]
     Mqtt mqtt mqtt::Settings;
+    #[cfg(feature = "page")]
+    Page page page::Settings;
 }

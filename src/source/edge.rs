@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A device that opens and fails again within this is still in the same outage.
+#[cfg(any(feature = "camera", feature = "mic"))]
 pub(super) const DEVICE_STABLE: Duration = Duration::from_secs(2);
 /// How often a `Lost` reading tells that nothing came.
 const TELL: Duration = Duration::from_millis(500);

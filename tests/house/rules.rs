@@ -27,6 +27,7 @@ pub const RULES: [Rule; 8] = [
             ("src/source/recorded/", "recordings"),
             ("src/sink/serial.rs", "the tty"),
             ("src/sink/mqtt/link.rs", "certificates"),
+            ("src/sink/page/settings.rs", "the token"),
             ("src/sink/mqtt/outbox.rs", "events that wait for the broker"),
             ("src/config.rs", "configs"),
             ("src/eval/", "lists of clips and records"),
@@ -42,6 +43,7 @@ pub const RULES: [Rule; 8] = [
             ("src/bundle/digest.rs", "check beside the load"),
             ("src/bundle/synthetic.rs", "random numbers for a large bundle"),
             ("src/sink/mqtt/link.rs", "the client's runtime"),
+            ("src/sink/page/server.rs", "the page's runtime"),
             ("src/command/run.rs", "signals"),
         ],
     },
@@ -81,12 +83,21 @@ pub const RULES: [Rule; 8] = [
     },
     Rule {
         power: "opens a connection",
-        words: &["TcpStream", "UdpSocket", "TcpListener", "UnixStream", "UnixDatagram"],
-        rooms: &[],
+        words: &["TcpStream", "UdpSocket", "TcpListener", "UnixStream", "UnixListener", "UnixDatagram"],
+        rooms: &[("src/sink/page/", "the status page listens")],
     },
     Rule {
         power: "names a kind of sink",
-        words: &["serial::", "mqtt::", "stdout::", "Settings::Serial", "Settings::Mqtt", "Settings::Stdout"],
+        words: &[
+            "serial::",
+            "mqtt::",
+            "page::",
+            "stdout::",
+            "Settings::Serial",
+            "Settings::Mqtt",
+            "Settings::Page",
+            "Settings::Stdout",
+        ],
         rooms: &[
             ("src/sink/settings.rs", "the list of kinds"),
             ("src/command/doctor.rs", "tries a tty"),
@@ -108,7 +119,7 @@ pub const RULES: [Rule; 8] = [
 const EVERYWHERE: [&str; 3] = ["anyhow", "log", "serde"];
 
 /// Every other crate, and the rooms that name it.
-const CRATES: [(&str, &[&str]); 32] = [
+const CRATES: [(&str, &[&str]); 35] = [
     ("alsa", &["src/source/mic.rs"]),
     ("clap", &["src/command/", "src/main.rs"]),
     ("cobs", &["src/wire/packet.rs"]),
@@ -116,7 +127,20 @@ const CRATES: [(&str, &[&str]); 32] = [
     ("cudarc", &["src/backend/cuda/"]),
     ("env_logger", &["src/main.rs"]),
     ("half", &["src/backend/", "src/bundle/"]),
-    ("heapless", &["src/wire/", "src/source/pipe.rs", "src/window.rs", "src/policy.rs", "src/daemon/"]),
+    (
+        "heapless",
+        &[
+            "src/wire/",
+            "src/source/pipe.rs",
+            "src/window.rs",
+            "src/policy.rs",
+            "src/sink/snapshot.rs",
+            "src/daemon/",
+        ],
+    ),
+    ("http_body_util", &["src/sink/page/server.rs"]),
+    ("hyper", &["src/sink/page/server.rs"]),
+    ("hyper_util", &["src/sink/page/server.rs"]),
     ("image", &["src/source/recorded/folder.rs"]),
     ("indicatif", &["src/command/"]),
     ("libc", &["src/source/mic.rs", "src/sink/serial.rs", "src/sink/clock.rs", "src/command/doctor.rs"]),
@@ -158,7 +182,7 @@ const CRATES: [(&str, &[&str]); 32] = [
     ("strsim", &["src/config.rs"]),
     ("tempfile", &["src/bundle/", "src/source/recorded/ffmpeg.rs", "src/command/bench/mod.rs"]),
     ("tokenizers", &["src/bundle/tokenizer.rs", "src/bundle/gate.rs"]),
-    ("tokio", &["src/sink/mqtt/link.rs"]),
+    ("tokio", &["src/sink/mqtt/link.rs", "src/sink/page/server.rs"]),
     ("toml", &["src/config.rs"]),
     ("v4l", &["src/source/v4l2.rs"]),
     ("zune_jpeg", &["src/source/pixels.rs"]),
@@ -166,7 +190,9 @@ const CRATES: [(&str, &[&str]); 32] = [
 
 /// Code without comments and without the tests at its end.
 pub fn code(text: &str) -> String {
-    let body = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let tests =
+        ["#[cfg(test)]\nmod ", "#[cfg(test)]\npub mod "].into_iter().filter_map(|mark| text.find(mark)).min();
+    let body = &text[..tests.unwrap_or(text.len())];
     body.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

@@ -1,0 +1,66 @@
+//! Every count of a run at one moment.
+//!
+//! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
+
+use crate::{source::SourceCounts, wire::Heartbeat};
+use heapless::Vec;
+use std::time::Duration;
+
+pub const SOURCES_MAX: usize = 4;
+pub const SINKS_MAX: usize = 8;
+
+/// What a sink has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkCounts {
+    pub sent: u64,
+    /// Messages that the edge did not take.
+    pub dropped: u64,
+    /// Times the edge was lost.
+    pub losses: u64,
+    /// Messages that wait for the edge.
+    pub waiting: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// As it goes out, with the health of each modality and all drops.
+    pub heartbeat: Heartbeat,
+    pub sources: Vec<(&'static str, SourceCounts), SOURCES_MAX>,
+    pub sinks: Vec<(&'static str, SinkCounts), SINKS_MAX>,
+    /// Readings and messages that full queues gave up.
+    pub queue_drops: u32,
+    /// How long the model has been busy with one window.
+    pub busy: Duration,
+}
+
+impl Snapshot {
+    /// One line of `key=value`.
+    pub fn line(&self) -> String {
+        use std::fmt::Write;
+        let beat = &self.heartbeat;
+        let mut line = format!(
+            "uptime_s={} windows={} late={} events={} dropped={} infer_ms={} video={} audio={} muted={}",
+            beat.uptime_ms / 1000,
+            beat.windows,
+            beat.late,
+            beat.events,
+            beat.dropped,
+            beat.infer_ms,
+            beat.video.name(),
+            beat.audio.name(),
+            beat.muted
+        );
+        for (name, counts) in &self.sources {
+            let SourceCounts { gaps, broken, losses, .. } = counts;
+            let _ = write!(line, " {name}_gaps={gaps} {name}_broken={broken} {name}_losses={losses}");
+        }
+        for (name, counts) in &self.sinks {
+            let SinkCounts { sent, dropped, losses, waiting } = counts;
+            let _ = write!(
+                line,
+                " {name}_sent={sent} {name}_dropped={dropped} {name}_waiting={waiting} {name}_losses={losses}"
+            );
+        }
+        line
+    }
+}
