@@ -14,6 +14,8 @@ macro_rules! codes {
             $($(#[$each])* $variant),+
         }
         impl $name {
+            /// Every one that has a meaning.
+            pub const ALL: &[$name] = &[$($name::$variant),+];
             /// The name used in text and JSON.
             pub fn name(self) -> &'static str {
                 match self { $name::Other => "other", $($name::$variant => $text),+ }

@@ -2,6 +2,8 @@
 
 #![cfg(feature = "mqtt")]
 
+mod discovery;
+
 use super::{Setup, begin, event, setup, until};
 use mien::sink::{
     Message, Sink,

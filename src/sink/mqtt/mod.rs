@@ -9,16 +9,18 @@
 //! | `event` | no | JSON |
 //! | `event/compact` | no | the packet of `wire`, as on a serial line |
 //! | `reason` | no | JSON |
+//! | `DISCOVERY/device/mien_ID/config` | yes | JSON for Home Assistant (`discovery`), again whenever it says on `DISCOVERY/status` that it is born |
 //!
 //! Everything goes out with QoS 1, and a message counts as sent when the broker has confirmed it. Events and reasons wait in an
 //! `outbox`, on disk where there is a `state_dir`. The client id is that of the machine and the device's name, so that a broker
 //! ends the session of an earlier process instead of sending its will later.
 //!
 //! Two devices of one name would mark each other offline. Before the first publication of a connection the retained `hello` and
-//! `availability` are read: if another machine speaks there and is online, this sink leaves and says what to do. Nothing else is
-//! subscribed to, and nothing that a broker sends changes what the daemon does.
+//! `availability` are read: if another machine speaks there and is online, this sink leaves and says what to do. Besides, only Home
+//! Assistant's birth is subscribed to; nothing that a broker sends changes what the daemon does.
 //! Limits: `queue` messages wait; retained topics keep only their latest.
 
+mod discovery;
 mod link;
 mod outbox;
 mod settings;
@@ -49,6 +51,8 @@ const CLOSE_WAIT: Duration = Duration::from_millis(1_500);
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// How long retained topics may take after the broker has agreed to send them.
 const MEET_WAIT: Duration = Duration::from_millis(500);
+/// All devices answer a birth of Home Assistant within this.
+const BIRTH_MS_MAX: u64 = 2_000;
 /// Publications that a broker has not confirmed yet, at most.
 const IN_FLIGHT_MAX: usize = 8;
 
@@ -67,6 +71,10 @@ pub struct Mqtt {
     health_at: Instant,
     /// Retained topics that the broker has not been given yet.
     greet: Greeting,
+    /// Home Assistant's births are listened to on this connection.
+    births_asked: bool,
+    /// Home Assistant was born: it is told of this device again then.
+    told_again_at: Option<Instant>,
     seq: u16,
     confirmed: u64,
 }
@@ -76,6 +84,7 @@ struct Greeting {
     online: bool,
     hello: bool,
     state: bool,
+    device: bool,
 }
 
 /// Finding out whether another machine speaks under this name.
@@ -118,6 +127,8 @@ impl Mqtt {
             health: None,
             health_at: Instant::now(),
             greet: Greeting::default(),
+            births_asked: false,
+            told_again_at: None,
             seq: 0,
             confirmed: 0,
         })
@@ -140,7 +151,8 @@ impl Mqtt {
         if generation != self.generation {
             self.generation = generation;
             self.meeting = Meeting::Due;
-            self.greet = Greeting { online: true, hello: true, state: true };
+            self.greet = Greeting { online: true, hello: true, state: true, device: true };
+            self.births_asked = false;
             self.health_at = Instant::now();
         }
         if !self.meet() {
@@ -150,9 +162,36 @@ impl Mqtt {
             self.greet.hello =
                 self.publish("hello", Line::hello(&self.speaker).text().into(), true).is_none();
         }
+        self.discover();
         self.confirm();
         self.send_waiting();
         self.send_retained();
+    }
+
+    /// Tells Home Assistant of this device: at every connection, and after its birth, a little later on each device.
+    fn discover(&mut self) {
+        if self.settings.discovery.is_empty() {
+            return;
+        }
+        let status = format!("{}/status", self.settings.discovery);
+        if !self.births_asked {
+            self.births_asked = self.link.subscribe(std::slice::from_ref(&status)).is_some();
+        }
+        while let Some(publication) = self.link.next(Duration::ZERO) {
+            if publication.topic == status && publication.payload == b"online" {
+                let late_ms = machine::random().unwrap_or_default() % BIRTH_MS_MAX;
+                self.told_again_at = Some(Instant::now() + Duration::from_millis(late_ms));
+            }
+        }
+        if self.told_again_at.is_some_and(|at| Instant::now() >= at) {
+            self.told_again_at = None;
+            self.greet = Greeting { online: true, state: true, device: true, ..self.greet };
+        }
+        if self.greet.device {
+            let (topic, said) = discovery::config(&self.settings, &self.prefix, &self.speaker);
+            let topic = format!("{}/{topic}", self.settings.discovery);
+            self.greet.device = self.link.publish(topic, said.to_string().into(), true).is_none();
+        }
     }
 
     /// Whether it is known that no other machine speaks under this name.

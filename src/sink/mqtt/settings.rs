@@ -39,6 +39,8 @@ pub struct Settings {
     /// Events that wait for a broker, on disk where there is a `state_dir`.
     pub queue: usize,
     pub reasons: bool,
+    /// The prefix under which Home Assistant looks for devices, as a rule `homeassistant`; empty: it is not told.
+    pub discovery: String,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             health_s: 10,
             queue: 1_024,
             reasons: true,
+            discovery: String::new(),
         }
     }
 }
@@ -77,6 +80,13 @@ impl Settings {
                 && !self.prefix.ends_with('/'),
             "sink.mqtt.prefix = {:?}: a topic without wildcards and without a slash at either end",
             self.prefix
+        );
+        ensure!(
+            !self.discovery.contains(['#', '+', '\0'])
+                && !self.discovery.starts_with('/')
+                && !self.discovery.ends_with('/'),
+            "sink.mqtt.discovery = {:?}: a topic without wildcards and without a slash at either end",
+            self.discovery
         );
         ensure!((8..=65_536).contains(&self.queue), "sink.mqtt.queue = {}: from 8 to 65536", self.queue);
         ensure!(

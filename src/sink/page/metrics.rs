@@ -71,7 +71,7 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
     page.one("mien_muted", "gauge", "1 while the devices are closed.", beat.muted);
     page.about("mien_modality_health", "gauge", "1 for the state that a modality is in.");
     for (modality, health) in [("video", beat.video), ("audio", beat.audio)] {
-        for state in HEALTHS {
+        for &state in Health::ALL {
             let row = [("modality", modality), ("state", state.name())];
             page.row("mien_modality_health", &row, u8::from(state == health));
         }
@@ -93,9 +93,6 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
     sink(page, "mien_sink_losses_total", "counter", "Times the edge was lost.", |of| of.losses);
     sink(page, "mien_sink_waiting", "gauge", "Messages that wait for the edge.", |of| of.waiting);
 }
-
-const HEALTHS: [Health; 6] =
-    [Health::Off, Health::Ok, Health::Absent, Health::Stalled, Health::Muted, Health::Ended];
 
 fn seconds(ms: u32) -> f64 {
     f64::from(ms) / 1000.0
