@@ -15,6 +15,45 @@ fn publish(broker: &Broker, topic: &str, text: &str) {
     assert!(Command::new("mosquitto_pub").args(arguments).status().unwrap().success());
 }
 
+/// Each entity's template gives what the entity takes, over what was last said on its topic.
+fn check_entities(components: &serde_json::Map<String, Value>, last: impl Fn(&str) -> Option<String>) {
+    let mut templates = minijinja::Environment::new();
+    templates.set_undefined_behavior(minijinja::UndefinedBehavior::Chainable);
+    let (mut unique, mut seen) = (Vec::new(), Vec::new());
+    for (name, entity) in components {
+        let said = last(entity["state_topic"].as_str().unwrap())
+            .unwrap_or_else(|| panic!("{name}: nothing is said there"));
+        let value: Value = serde_json::from_str(&said).unwrap();
+        let template = entity["value_template"].as_str().unwrap();
+        let shown = templates
+            .render_str(template, minijinja::context! { value_json => minijinja::value::Serde(value) })
+            .unwrap();
+        assert!(!shown.is_empty() && shown.len() <= 255, "{name}: {shown}");
+        if let Some(options) = entity["options"].as_array() {
+            assert!(options.iter().any(|option| option == shown.as_str()), "{name}: {shown} of {options:?}");
+        }
+        match entity["platform"].as_str().unwrap() {
+            "binary_sensor" => assert_eq!(shown, "ON"),
+            "event" => {
+                let event: Value = serde_json::from_str(&shown).unwrap();
+                assert!(entity["event_types"].as_array().unwrap().contains(&event["event_type"]), "{shown}");
+            }
+            "sensor" if entity.get("unit_of_measurement").is_some() => drop(shown.parse::<f64>().unwrap()),
+            "sensor" => {}
+            other => panic!("{name} has the platform {other}"),
+        }
+        unique.push(entity["unique_id"].as_str().unwrap().to_owned());
+        seen.push(name.as_str());
+    }
+    for name in ["label", "confidence", "event", "muted", "video", "audio", "inference", "dropped", "reason"]
+    {
+        assert!(seen.contains(&name), "{name} of {seen:?}");
+    }
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), seen.len());
+}
+
 #[test]
 fn home_assistant_is_told_what_it_can_use_and_again_after_its_birth() {
     let mut broker = Broker::new("allow_anonymous true\n");
@@ -50,41 +89,7 @@ fn home_assistant_is_told_what_it_can_use_and_again_after_its_birth() {
     assert_eq!(topic, format!("homeassistant/device/{id}/config"));
     assert!(config["origin"]["name"].is_string());
     assert_eq!(last(config["availability_topic"].as_str().unwrap()).unwrap(), "online");
-    let mut templates = minijinja::Environment::new();
-    templates.set_undefined_behavior(minijinja::UndefinedBehavior::Chainable);
-    let (mut unique, mut seen) = (Vec::new(), Vec::new());
-    for (name, entity) in config["components"].as_object().unwrap() {
-        let said = last(entity["state_topic"].as_str().unwrap())
-            .unwrap_or_else(|| panic!("{name}: nothing is said there"));
-        let value: Value = serde_json::from_str(&said).unwrap();
-        let template = entity["value_template"].as_str().unwrap();
-        let shown = templates
-            .render_str(template, minijinja::context! { value_json => minijinja::value::Serde(value) })
-            .unwrap();
-        assert!(!shown.is_empty() && shown.len() <= 255, "{name}: {shown}");
-        if let Some(options) = entity["options"].as_array() {
-            assert!(options.iter().any(|option| option == shown.as_str()), "{name}: {shown} of {options:?}");
-        }
-        match entity["platform"].as_str().unwrap() {
-            "binary_sensor" => assert_eq!(shown, "ON"),
-            "event" => {
-                let event: Value = serde_json::from_str(&shown).unwrap();
-                assert!(entity["event_types"].as_array().unwrap().contains(&event["event_type"]), "{shown}");
-            }
-            "sensor" if entity.get("unit_of_measurement").is_some() => drop(shown.parse::<f64>().unwrap()),
-            "sensor" => {}
-            other => panic!("{name} has the platform {other}"),
-        }
-        unique.push(entity["unique_id"].as_str().unwrap().to_owned());
-        seen.push(name.as_str());
-    }
-    for name in ["label", "confidence", "event", "muted", "video", "audio", "inference", "dropped", "reason"]
-    {
-        assert!(seen.contains(&name), "{name} of {seen:?}");
-    }
-    unique.sort();
-    unique.dedup();
-    assert_eq!(unique.len(), seen.len());
+    check_entities(config["components"].as_object().unwrap(), last);
 
     let online = || heard.of(&format!("{PREFIX}/availability")).len();
     let before = online();
