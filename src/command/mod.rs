@@ -1,8 +1,8 @@
 //! The commands, one file each: arguments in, work done, a result for the exit code. No command names another.
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Error, Result};
 use std::{
-    env, fmt, fs,
+    env, fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -29,10 +29,18 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Opens a bundle, or refuses it by name.
+/// Opens a bundle, or refuses it by name. A machine without memory is no fault of the bundle: another try may help.
 pub fn open_bundle(path: &Path) -> Result<crate::bundle::Bundle> {
-    crate::bundle::Bundle::open(path)
-        .with_context(|| Refused(format!("cannot use the bundle {}", path.display())))
+    let cannot = || format!("cannot use the bundle {}", path.display());
+    crate::bundle::Bundle::open(path).map_err(|error| match out_of_memory(&error) {
+        true => error.context(format!("{}: free memory, and try again", cannot())),
+        false => error.context(Refused(cannot())),
+    })
+}
+
+fn out_of_memory(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.into_iter().any(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
 }
 
 /// The bundle to use when none is named: the only one, or `default.gguf`, in the first folder of models that holds any. Folders

@@ -77,13 +77,13 @@ impl Cpu {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         };
-        Cpu::with_pool(Pool::new(threads), precision, level)
+        Cpu::with_pool(Pool::new(threads)?, precision, level)
     }
 
     /// Takes the memory of a run and computes nothing: every op returns at once and leaves its result undefined. Memory that
     /// nobody writes costs nothing, so [`Cpu::footprint`] of a large model is known in a moment.
     pub fn planning(precision: Precision) -> Result<Cpu> {
-        Cpu::with_pool(Pool::idle(), precision, Level::detect()?)
+        Cpu::with_pool(Pool::idle()?, precision, Level::detect()?)
     }
 
     fn with_pool(pool: Pool, precision: Precision, level: Level) -> Result<Cpu> {

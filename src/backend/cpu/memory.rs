@@ -23,6 +23,12 @@ unsafe impl Send for Bytes {}
 // SAFETY: as above.
 unsafe impl Sync for Bytes {}
 
+fn no_memory(bytes: usize) -> String {
+    format!(
+        "no memory for {bytes} bytes: `mien check-config` says what a run takes; free some, or pack a smaller bundle"
+    )
+}
+
 fn layout(bytes: usize) -> std::alloc::Layout {
     std::alloc::Layout::from_size_align(bytes, LINE).unwrap_or_else(|_| panic!("{bytes} bytes is no size"))
 }
@@ -36,7 +42,7 @@ impl Bytes {
             let at = unsafe {
                 let protection = ProtFlags::READ | ProtFlags::WRITE;
                 let at = mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE)
-                    .with_context(|| format!("no memory for {bytes} bytes"))?;
+                    .with_context(|| no_memory(bytes))?;
                 let _ = madvise(at, bytes, Advice::LinuxHugepage);
                 at
             };
@@ -45,7 +51,7 @@ impl Bytes {
         }
         // SAFETY: the layout has a size.
         let at = unsafe { std::alloc::alloc_zeroed(layout(bytes)) };
-        let at = NonNull::new(at).with_context(|| format!("no memory for {bytes} bytes"))?;
+        let at = NonNull::new(at).with_context(|| no_memory(bytes))?;
         Ok(Bytes { at, bytes, mapped: false })
     }
 }

@@ -5,6 +5,7 @@
 //! Invariant: which thread computes a piece never changes what it computes; results depend on neither count nor luck.
 //! Limits: a worker looks for the next job for a moment (`SPINS`) after one ends, then parks; an idle pool burns nothing.
 
+use anyhow::{Context, Result};
 use std::{
     cell::{Cell, UnsafeCell},
     marker::PhantomData,
@@ -49,7 +50,7 @@ pub struct Pool {
 
 impl Pool {
     /// `threads` in all, the caller among them.
-    pub fn new(threads: usize) -> Pool {
+    pub fn new(threads: usize) -> Result<Pool> {
         let asleep = (1..threads).map(|_| AtomicBool::new(false)).collect();
         let nothing: &'static Job = &|_, _| {};
         let shared = Arc::new(Shared {
@@ -63,29 +64,30 @@ impl Pool {
             asleep,
         });
         let cpus = allowed_cpus();
-        let workers = (1..threads)
-            .map(|i| {
-                let shared = Arc::clone(&shared);
-                let cpu = (threads <= cpus.len()).then(|| cpus[i]);
-                thread::Builder::new()
-                    .name(format!("cpu-{i}"))
-                    .spawn(move || {
-                        if let Some(cpu) = cpu {
-                            pin(cpu);
-                        }
-                        shared.work(i);
-                    })
-                    .unwrap_or_else(|error| panic!("worker {i} of {threads} did not start: {error}"))
-            })
-            .collect();
-        Pool { shared, workers, one_caller: PhantomData, jobs: Arc::default(), idle: false }
+        let mut pool =
+            Pool { shared, workers: Vec::new(), one_caller: PhantomData, jobs: Arc::default(), idle: false };
+        for i in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let cpu = (threads <= cpus.len()).then(|| cpus[i]);
+            let work = move || {
+                if let Some(cpu) = cpu {
+                    pin(cpu);
+                }
+                shared.work(i);
+            };
+            let worker = thread::Builder::new().name(format!("cpu-{i}")).spawn(work).with_context(|| {
+                format!("starting worker {i} of {threads}: set model.threads lower, or free memory")
+            })?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
     }
 
     /// A team that leaves every job undone: what is asked for is sized, and nothing is computed or touched.
-    pub fn idle() -> Pool {
-        let mut pool = Pool::new(1);
+    pub fn idle() -> Result<Pool> {
+        let mut pool = Pool::new(1)?;
         pool.idle = true;
-        pool
+        Ok(pool)
     }
 
     /// Jobs so far.
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_chunk_runs_once() {
-        let pool = Pool::new(4);
+        let pool = Pool::new(4).unwrap();
         for chunks in [0, 1, 2, 3, 7, 64, 1000] {
             for _ in 0..20 {
                 let counts: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_pause_parks_and_the_next_job_wakes() {
-        let pool = Pool::new(3);
+        let pool = Pool::new(3).unwrap();
         for _ in 0..5 {
             thread::sleep(std::time::Duration::from_millis(20));
             let sum = AtomicUsize::new(0);
