@@ -1,6 +1,6 @@
 //! Parse, run, exit code: 0 fine, 78 bad config or bundle, 1 the rest.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mien::bundle::Damaged;
 use mien::command::{self, Refused};
 use std::process::ExitCode;
@@ -25,6 +25,8 @@ enum Command {
     Draw(command::draw::Args),
     Eval(command::eval::Args),
     Calibrate(command::calibrate::Args),
+    Completions(command::completions::Args),
+    Manual(command::manual::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         Command::Draw(args) => command::draw::run(args),
         Command::Eval(args) => command::eval::run(args),
         Command::Calibrate(args) => command::calibrate::run(args),
+        Command::Completions(args) => command::completions::run(args, Cli::command()),
+        Command::Manual(args) => command::manual::run(args, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -384,3 +384,28 @@ fn watch_reads_recordings_of_packets_and_says_when_too_few_came() {
     input.stdin.take().unwrap().write_all(&packet(9)).unwrap();
     assert!(text(&input.wait_with_output().unwrap().stdout).contains("begin"));
 }
+
+#[test]
+fn completions_and_the_man_page_know_every_command() {
+    let said = |arguments: &[&str]| {
+        let done = Command::new(env!("CARGO_BIN_EXE_mien")).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let help = said(&["--help"]);
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    let manual = said(&["manual"]);
+    for shell in ["bash", "zsh", "fish"] {
+        let completions = said(&["completions", shell]);
+        commands.iter().for_each(|command| assert!(completions.contains(command), "{shell}: {command}"));
+    }
+    for command in commands {
+        assert!(manual.contains(&format!(".SH \"MIEN {}\"", command.to_uppercase())), "{command}");
+    }
+    let mut bash = Command::new("bash").arg("-n").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut bash.stdin.take().unwrap(), said(&["completions", "bash"]).as_bytes())
+        .unwrap();
+    assert!(bash.wait().unwrap().success());
+}

@@ -119,9 +119,11 @@ pub const RULES: [Rule; 8] = [
 const EVERYWHERE: [&str; 3] = ["anyhow", "log", "serde"];
 
 /// Every other crate, and the rooms that name it.
-const CRATES: [(&str, &[&str]); 35] = [
+const CRATES: [(&str, &[&str]); 37] = [
     ("alsa", &["src/source/mic.rs"]),
     ("clap", &["src/command/", "src/main.rs"]),
+    ("clap_complete", &["src/command/completions.rs"]),
+    ("clap_mangen", &["src/command/manual.rs"]),
     ("cobs", &["src/wire/packet.rs"]),
     ("crc", &["src/wire/packet.rs"]),
     ("cudarc", &["src/backend/cuda/"]),
