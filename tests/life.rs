@@ -371,7 +371,7 @@ fn sudden_deaths_leave_every_begin_with_one_end_and_no_number_twice() {
     assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
     line.read();
     println!("{kills} kills: {} begins, {} ends", line.count(Kind::Begin), line.count(Kind::End));
-    assert!(line.count(Kind::End) as u32 > kills / 3);
+    assert!(line.count(Kind::End) as u32 > kills / 10, "too few were alive when they died");
     line.assert_paired();
     let mut numbers: Vec<(u32, Event)> = line.events.iter().map(|(_, event)| (event.seq, *event)).collect();
     numbers.sort_by_key(|(seq, _)| *seq);
