@@ -4,9 +4,10 @@ use super::{Refused, open_bundle};
 use crate::{
     config::{self, Config},
     daemon::{self, Limit, Plan},
+    machine,
     privacy::Gate,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 
 /// Check a config and print the limits it sets.
@@ -31,7 +32,11 @@ pub fn run(args: Args) -> Result<()> {
         probe(&config, &plan).with_context(refuse)?;
     }
     let memory = daemon::memory(&plan, &bundle).with_context(refuse)?;
-    print!("{}", table(&plan.limits(&memory)));
+    let limits = plan.limits(&memory);
+    print!("{}", table(&limits));
+    if let Some(machine) = machine::memory() {
+        fits(&limits, machine.free)?;
+    }
     println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
     plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));
     let asked = if args.no_devices { ", devices and broker not asked" } else { "" };
@@ -46,6 +51,18 @@ fn probe(config: &Config, plan: &Plan) -> Result<()> {
     }
     let setup = plan.setup();
     plan.sinks.iter().try_for_each(|sink| sink.probe(&setup))
+}
+
+/// Refuses a run that takes more than `free` bytes. That may change: no fault of the config.
+fn fits(limits: &[Limit], free: usize) -> Result<()> {
+    let sum = limits.iter().find(|limit| limit.what == "sum").and_then(|limit| limit.bytes).unwrap_or(0);
+    ensure!(
+        sum <= free,
+        "a run takes {}, and {} can be had: free memory, or use a smaller bundle (`mien pack --quant q4_0`)",
+        size(sum),
+        size(free)
+    );
+    Ok(())
 }
 
 fn table(limits: &[Limit]) -> String {
@@ -67,5 +84,18 @@ fn size(bytes: usize) -> String {
         0..1024 => format!("{bytes} B"),
         1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_takes_more_than_there_is_is_refused_with_both_numbers() {
+        let limits = [Limit { what: "sum", limit: String::new(), bytes: Some(900 << 20) }];
+        assert!(fits(&limits, 1 << 30).is_ok());
+        let said = fits(&limits, 512 << 20).unwrap_err().to_string();
+        assert!(said.contains("takes 900.0 MiB, and 512.0 MiB can be had"), "{said}");
     }
 }

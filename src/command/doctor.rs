@@ -8,7 +8,7 @@ use crate::{
     backend::cpu::Level,
     bundle::{Bundle, Kind},
     config::{self, Config},
-    machine::l4t::Release,
+    machine::{self, l4t::Release},
     sink::serial,
     source::recorded::ffmpeg::{PROGRAMS, VERSION_MIN},
 };
@@ -159,17 +159,11 @@ fn features() -> Vec<&'static str> {
 }
 
 fn memory() -> Finding {
-    let facts = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let (total, free) = (kib(&facts, "MemTotal:"), kib(&facts, "MemAvailable:"));
-    let Some((total, free)) = total.zip(free) else {
+    let Some(memory) = machine::memory() else {
         return note("memory", "not known", "mount /proc");
     };
-    let gib = |kib: u64| kib as f64 / 1_048_576.0;
-    ok("memory", format!("{:.1} GiB, of which {:.1} GiB can be had", gib(total), gib(free)))
-}
-
-fn kib(facts: &str, name: &str) -> Option<u64> {
-    facts.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    ok("memory", format!("{:.1} GiB, of which {:.1} GiB can be had", gib(memory.total), gib(memory.free)))
 }
 
 fn cuda() -> Finding {
@@ -394,12 +388,5 @@ mod tests {
         let json = serde_json::to_value(&findings).unwrap();
         assert_eq!(json[0], serde_json::json!({"about": "cpu", "state": "ok", "found": "2 cores"}));
         assert_eq!(json[2]["state"], "problem");
-    }
-
-    #[test]
-    fn memory_is_read_as_the_kernel_writes_it() {
-        let facts = "MemTotal:       16384000 kB\nMemFree:  1 kB\nMemAvailable:    8192000 kB\n";
-        assert_eq!(kib(facts, "MemAvailable:"), Some(8_192_000));
-        assert_eq!(kib(facts, "SwapTotal:"), None);
     }
 }

@@ -65,10 +65,38 @@ pub fn resident_bytes_max() -> Option<usize> {
     status_bytes("VmHWM:")
 }
 
-/// A size of proc_pid_status(5).
 fn status_bytes(name: &str) -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    size(&fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// Memory of the machine, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub total: usize,
+    /// What a new program can have: of the machine, and of this process's control group where that has a limit.
+    pub free: usize,
+}
+
+/// `None` where the kernel does not say.
+pub fn memory() -> Option<Memory> {
+    let facts = fs::read_to_string("/proc/meminfo").ok()?;
+    let free = size(&facts, "MemAvailable:")?;
+    Some(Memory { total: size(&facts, "MemTotal:")?, free: free.min(group_free().unwrap_or(free)) })
+}
+
+/// What the limit of the control group (version 2) leaves.
+fn group_free() -> Option<usize> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{path}/{file}")).ok();
+    let limit: usize = read("memory.max")?.trim().parse().ok()?;
+    let used: usize = read("memory.current")?.trim().parse().ok()?;
+    Some(limit.saturating_sub(used))
+}
+
+/// A size as the kernel writes it: a name, a number, `kB`.
+fn size(facts: &str, name: &str) -> Option<usize> {
+    let line = facts.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib * 1024)
 }
 
@@ -84,6 +112,15 @@ pub fn random() -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_the_kernel_writes_them() {
+        let facts = "MemTotal:       16384000 kB\nMemFree:  1 kB\nMemAvailable:    8192000 kB\n";
+        assert_eq!(size(facts, "MemAvailable:"), Some(8_192_000 * 1024));
+        assert_eq!(size(facts, "SwapTotal:"), None);
+        let memory = memory().unwrap();
+        assert!(memory.free > 0 && memory.free < memory.total);
+    }
 
     #[test]
     fn an_id_stays_and_does_not_tell_the_machines_own() {
