@@ -402,3 +402,32 @@ fn what_cannot_be_seen_is_refused_by_name() {
     let hot = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
     refused(model.set_decoding(Decoding { sampling: Some(hot), ..Decoding::default() }), "temperature");
 }
+
+/// Somebody who stops a run does not wait for the window or the answer at hand.
+#[test]
+fn a_halted_model_comes_back_at_once() {
+    let clip = fixture::clip();
+    let mut model = load(Device::Cpu);
+    let window = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let input = Input { frames: Some(&window), samples: Some(&clip.samples) };
+    let start = std::time::Instant::now();
+    model.see("reason", &input).unwrap();
+    let whole = model.reason(&mut |_| {}).unwrap();
+    let took = start.elapsed();
+    assert!(whole.tokens > 10 && whole.stop != Stop::Halted);
+
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    model.halt_when(std::sync::Arc::clone(&stop));
+    let mut said = 0;
+    model.see("reason", &input).unwrap();
+    let cut = model
+        .reason(&mut |_| {
+            said += 1;
+            stop.store(said >= 3, std::sync::atomic::Ordering::Relaxed);
+        })
+        .unwrap();
+    assert!(cut.stop == Stop::Halted && cut.tokens < whole.tokens, "{cut:?}");
+    let start = std::time::Instant::now();
+    let _ = model.see("reason", &input);
+    assert!(start.elapsed() < took / 4, "{:?} of {took:?}", start.elapsed());
+}

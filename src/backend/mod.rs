@@ -13,7 +13,10 @@
 
 use crate::bundle::Tensor;
 use anyhow::{Result, bail};
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -130,6 +133,10 @@ pub trait Backend {
     // Memory.
     fn alloc(&self, len: usize) -> Result<Self::Buf>;
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
+    /// From the moment that `stop` is raised ops may return at once and leave their results undefined: whoever raised it throws them away.
+    /// A backend that is quick may go on.
+    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
+
     /// Stacks the rows of `parts`, which share kind and column count, into one matrix (`q | k | v`, `gate | up`). Refuses NaN and
     /// infinity by tensor, row and column.
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;

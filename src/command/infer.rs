@@ -216,6 +216,7 @@ fn speak(out: &mut impl Write, model: &mut dyn Infer, quiet: bool) -> Result<Rea
         Stop::EndOfText => "",
         Stop::MaxNewTokens => " (cut: no more tokens are allowed)",
         Stop::Repetition => " (stopped: the same words came again and again)",
+        Stop::Halted => " (stopped)",
     };
     writeln!(out, "\n  {} tokens{end}", reason.tokens)?;
     if let Some(answer) = &reason.answer {
@@ -273,6 +274,7 @@ fn report(
                 Stop::EndOfText => "end_of_text",
                 Stop::MaxNewTokens => "max_new_tokens",
                 Stop::Repetition => "repetition",
+                Stop::Halted => "halted",
             },
         })
     });

@@ -47,6 +47,8 @@ pub struct Links {
     pub newest: Arc<Newest>,
     /// Thresholds that replace the plan's at the next window.
     pub limits: Arc<Mutex<Option<policy::Limits>>>,
+    /// Raised when the run is to end: what the model says then is thrown away.
+    pub stop: Arc<AtomicBool>,
 }
 
 pub struct Core<'a> {
@@ -64,6 +66,7 @@ struct State<'a> {
     status: Arc<Status>,
     newest: Arc<Newest>,
     limits: Arc<Mutex<Option<policy::Limits>>>,
+    stop: Arc<AtomicBool>,
     infer: &'a mut dyn Infer,
     policy: Policy,
     numbers: Numbers,
@@ -81,6 +84,7 @@ struct State<'a> {
 impl<'a> Core<'a> {
     /// Ends what an earlier run left: `left` are the begins that its sinks told and did not end.
     pub fn new(plan: &'a Plan, links: Links, infer: &'a mut dyn Infer, left: &[Told]) -> Core<'a> {
+        infer.halt_when(Arc::clone(&links.stop));
         let gives = plan.gives();
         let (numbers, first) = Numbers::new(Kept::new(&plan.state_dir, "numbers.json"));
         // The ends of what was left take the first numbers.
@@ -91,6 +95,7 @@ impl<'a> Core<'a> {
             status: links.status,
             newest: links.newest,
             limits: links.limits,
+            stop: links.stop,
             infer,
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
             numbers,
@@ -106,12 +111,12 @@ impl<'a> Core<'a> {
         Core { plan, pool: links.pool, gate: links.gate, windows: None, state }
     }
 
-    /// Takes readings until the recording is over or `stop` is set; what holds then is ended.
-    pub fn attend(&mut self, readings: &Queue<Item>, stop: &AtomicBool) -> Result<()> {
+    /// Takes readings until the recording is over or the run is stopped; what holds then is ended.
+    pub fn attend(&mut self, readings: &Queue<Item>) -> Result<()> {
         let mut left = self.plan.gives();
         let mut muted = false;
         let (cause, outcome) = loop {
-            if stop.load(Ordering::Acquire) {
+            if self.state.stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
             }
             if self.gate.muted() != muted {
@@ -195,6 +200,11 @@ impl State<'_> {
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         self.note_time(started);
+        // What a halted model says means nothing.
+        if self.stop.load(Ordering::Acquire) {
+            self.status.set_busy(false);
+            return Ok(());
+        }
         self.beat.windows += 1;
         if let Some(scores) = &scores {
             log::debug!("window at_ms={at_ms} present={present} scores={scores:?}");
@@ -262,7 +272,7 @@ impl State<'_> {
             Err(error) if error.is::<Lost>() => return Err(error),
             Err(error) => format!("{error:#}"),
         };
-        if !std::mem::replace(&mut self.failing, true) {
+        if !self.stop.load(Ordering::Acquire) && !std::mem::replace(&mut self.failing, true) {
             log::error!("the model fails on windows: {failure}");
         }
         Ok(None)
@@ -274,6 +284,7 @@ impl State<'_> {
             self.infer.ask(&self.plan.model.reason_prompt).and_then(|()| self.infer.reason(&mut |_| {}));
         self.infer_time += started.elapsed();
         match said {
+            _ if self.stop.load(Ordering::Acquire) => {}
             Ok(said) => {
                 let text = said.think.unwrap_or(said.text);
                 let reason = EpisodeReason { episode, at_ms, text, answer: said.answer };

@@ -71,9 +71,10 @@ pub fn run(
         status: Arc::clone(&status),
         newest,
         limits: Arc::clone(&controls.limits),
+        stop: Arc::clone(&controls.stop),
     };
     let mut core = core::Core::new(plan, links, infer, &left);
-    let outcome = core.attend(&readings, &controls.stop);
+    let outcome = core.attend(&readings);
     let summary = core.summary(started.elapsed());
 
     done.store(true, Ordering::Release);

@@ -5,6 +5,7 @@ use crate::{
     source::Frame,
 };
 use anyhow::Result;
+use std::sync::{Arc, atomic::AtomicBool};
 
 /// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ pub enum Stop {
     MaxNewTokens,
     /// The repetition guard saw the same stretch again and again.
     Repetition,
+    /// Nobody wants it any more (`Infer::halt_when`).
+    Halted,
 }
 
 /// A loaded model as the daemon sees it; the backend is chosen once, behind this.
@@ -55,6 +58,8 @@ pub trait Infer {
     fn score(&mut self, label_set: &str) -> Result<&Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
+    /// From the moment that `stop` is raised a call may return soon, with results that mean nothing: whoever raised it throws them away.
+    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
     /// How `reason` generates from now on; refused where the bundle cannot do it.
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;
     /// How much sound is encoded from now on; refused where the device cannot. The last window is forgotten.

@@ -17,6 +17,7 @@ use crate::{
     bundle::Tensor,
 };
 use anyhow::Result;
+use std::sync::{Arc, atomic::AtomicBool};
 
 /// Rows up to which attention over the cache takes one row at a time.
 const FEW_ROWS: usize = 4;
@@ -26,6 +27,10 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Cache = Cache;
     type Kept = Kept;
+
+    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
+        self.pool.halt_when(stop);
+    }
 
     fn describe(&self) -> String {
         format!("cpu, {}, {} threads, {:?} attention", self.level.name(), self.threads(), self.precision)

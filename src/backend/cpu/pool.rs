@@ -44,8 +44,8 @@ pub struct Pool {
     /// One caller at a time: not `Sync`.
     one_caller: PhantomData<Cell<()>>,
     jobs: Arc<AtomicU64>,
-    /// Takes jobs and leaves them undone.
-    idle: bool,
+    /// While it is raised, jobs are taken and left undone.
+    halted: Arc<AtomicBool>,
 }
 
 impl Pool {
@@ -64,8 +64,13 @@ impl Pool {
             asleep,
         });
         let cpus = allowed_cpus();
-        let mut pool =
-            Pool { shared, workers: Vec::new(), one_caller: PhantomData, jobs: Arc::default(), idle: false };
+        let mut pool = Pool {
+            shared,
+            workers: Vec::new(),
+            one_caller: PhantomData,
+            jobs: Arc::default(),
+            halted: Arc::default(),
+        };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let cpu = (threads <= cpus.len()).then(|| cpus[i]);
@@ -86,8 +91,13 @@ impl Pool {
     /// A team that leaves every job undone: what is asked for is sized, and nothing is computed or touched.
     pub fn idle() -> Result<Pool> {
         let mut pool = Pool::new(1)?;
-        pool.idle = true;
+        pool.halted = Arc::new(AtomicBool::new(true));
         Ok(pool)
+    }
+
+    /// Leaves jobs undone from the moment that `stop` is raised.
+    pub fn halt_when(&mut self, stop: Arc<AtomicBool>) {
+        self.halted = stop;
     }
 
     /// Jobs so far.
@@ -103,7 +113,7 @@ impl Pool {
     pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
         let shared = &*self.shared;
         self.jobs.fetch_add(1, Relaxed);
-        if self.idle {
+        if self.halted.load(Relaxed) {
             return;
         }
         if chunks <= 1 || self.workers.is_empty() {

@@ -24,6 +24,7 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, bail, ensure};
+use std::sync::{Arc, atomic::AtomicBool};
 
 /// Rows of logits at once.
 const PICKS_MIN: usize = 16;
@@ -179,6 +180,11 @@ impl<B: Backend> Infer for Model<B> {
     fn score(&mut self, label_set: &str) -> Result<&Scores> {
         let Self { backend, session, scratch, observer, .. } = self;
         session.score(&mut Pass::new(backend, observer.as_deref_mut()), scratch, label_set)
+    }
+
+    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
+        self.backend.halt_when(Arc::clone(&stop));
+        self.session.halt_when(stop);
     }
 
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {

@@ -19,6 +19,10 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, ensure};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// A part of a prompt.
 pub enum Part<'a, B: Backend> {
@@ -56,6 +60,7 @@ pub struct Session<B: Backend> {
     asked: Option<usize>,
     /// The text whose keys and values stand at the first positions.
     prefix: Vec<u32>,
+    halted: Arc<AtomicBool>,
 }
 
 impl<B: Backend> Session<B> {
@@ -70,6 +75,7 @@ impl<B: Backend> Session<B> {
             row: loader.backend.alloc(sizing.stack.hidden)?,
             asked: None,
             prefix: Vec::with_capacity(rows_max),
+            halted: Arc::default(),
         })
     }
 
@@ -137,6 +143,11 @@ impl<B: Backend> Session<B> {
         self.tally.score(&mut self.decoder, pass, scratch, (&self.prompt_row, prompt_len), set)
     }
 
+    /// An answer in the making ends when `stop` is raised.
+    pub fn halt_when(&mut self, stop: Arc<AtomicBool>) {
+        self.halted = stop;
+    }
+
     /// Generates the answer to the prompt; `say` gets text as it comes, whole characters only.
     pub fn answer(
         &mut self,
@@ -154,6 +165,9 @@ impl<B: Backend> Session<B> {
         let mut answer = Answer::new(form, &self.decoding, penalty, tokens_max);
         let mut position = prompt_len;
         let stop = loop {
+            if self.halted.load(Ordering::Relaxed) {
+                break Stop::Halted;
+            }
             let ids = match answer.wish() {
                 Wish::Stop(stop) => break stop,
                 Wish::Forced(ids) => {
