@@ -1,6 +1,6 @@
 //! What Home Assistant wants to know of a device: one retained message that makes its entities (MQTT device discovery, since 2024.11).
 //!
-//! Names of keys and topics: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
+//! Names of keys and topics: <https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload>
 
 use super::Settings;
 use crate::{
