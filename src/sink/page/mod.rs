@@ -3,9 +3,9 @@
 //! `/` is one self-contained page, `/events` what it shows as server-sent events (the last hour, then live), `/metrics` the counts in
 //! Prometheus' text format, `/health` 200 while windows come and 503 while they do not. Nothing can be set here.
 //!
-//! Limits: [`shown::HISTORY_BYTES_MAX`] of history, [`server::CONNECTIONS_MAX`] connections; a reader that is too slow is dropped and
+//! Limits: `shown::HISTORY_BYTES_MAX` of history, `server::CONNECTIONS_MAX` connections; a reader that is too slow is dropped and
 //! may come again.
-//! Invariant: who is not on this machine needs the token, and a page of another site cannot read ours ([`server`]).
+//! Invariant: who is not on this machine needs the token, and a page of another site cannot read ours (`server`).
 
 mod metrics;
 mod server;
