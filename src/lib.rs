@@ -4,7 +4,7 @@
 //! camera -+                       image -+
 //!         +- Reading -> window - Window -+-> model (vision, audio, fusion, decoder) - Scores, Reason -> policy - Event -> sinks
 //! mic ----+                         mel -+            over  backend (cpu, cuda)                                  |
-//! clip, pipe                                                                                     serial, mqtt, stdout
+//! clip, pipe                                                                                     serial, mqtt, stdout, page
 //! ```
 //!
 //! | Room | What is in it |
@@ -14,7 +14,7 @@
 //! | [`source`], [`window`], [`feature`] | readings; windows of them; pictures and sound as the towers want them |
 //! | [`bundle`], [`backend`], [`model`] | weights as a file; ops on the CPU and on CUDA; the model over any of them |
 //! | [`cues`], [`eval`], [`report`] | what reasons claim; sets, answers and figures; pages and drawings |
-//! | [`policy`], [`privacy`], [`sink`] | scores to events; what may run and what may leave; serial line, MQTT, standard output |
+//! | [`policy`], [`privacy`], [`sink`] | scores to events; what may run and what may leave; serial line, MQTT, standard output, status page |
 //! | [`config`], [`daemon`], [`command`] | the TOML file; a run; what a user types |
 //!
 //! `tests/house` holds the following:
@@ -23,9 +23,9 @@
 //! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. `window`, `feature`,
 //!   `policy` and `cues` ask no clock, so a recording replays to the same bytes.
 //! - Who opens files, starts threads, asks a clock, reads the environment, starts a process, or names a crate stands in a list with
-//!   its reason. Nobody opens a connection but the MQTT client.
+//!   its reason. Nobody opens a connection but the MQTT client, and nobody listens but the page.
 //!
-//! `tests/limits.rs` holds that every queue and buffer is sized at start ([`daemon::Plan::limits`]). A sink is given a
+//! `tests/limits.rs` holds that a run takes the memory that [`daemon::Plan::limits`] says, within a tenth. A sink is given a
 //! [`sink::Message`], which has no room for pictures or sound.
 #![cfg_attr(not(feature = "std"), no_std)]
 

@@ -5,8 +5,10 @@ use mien::bundle::Damaged;
 use mien::command::{self, Refused};
 use std::process::ExitCode;
 
+const EXIT_CODES: &str = "Exit codes: 0 fine, 78 bad config or bundle, 1 the rest.";
+
 #[derive(Parser)]
-#[command(name = "mien", version, about, disable_help_subcommand = true)]
+#[command(name = "mien", version, about, disable_help_subcommand = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

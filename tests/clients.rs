@@ -1,5 +1,8 @@
 //! The decoders under board/clients beside the sender's own, on frozen streams: every packet, field by field, and every error.
 
+mod dice;
+
+use dice::Dice;
 use mien::wire::{
     self, Cause, Decoder, Event, Health, Heartbeat, Hello, Kind, LABELS_MAX, Message, ReasonPart,
 };
@@ -41,17 +44,6 @@ fn written(packet: &wire::Packet<'_>) -> Value {
     };
     value["packet_seq"] = json!(packet.seq);
     value
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }
 
 /// Every kind, every code, the limits of every number, text of every width.

@@ -1,6 +1,9 @@
 //! A day of windows through policy and sinks, in seconds: memory and files stay what they were. Alone in its process, which is measured.
 #![cfg(all(feature = "mqtt", feature = "page"))]
 
+mod dice;
+
+use dice::Dice;
 use mien::{
     policy::{Limits, Need, Observation, Policy},
     sink::{Message, Setup, Sink, Sinks, Speaker, WindowScores, stdout, stdout::Stdout},
@@ -9,18 +12,6 @@ use mien::{
 use std::{fs, path::Path, sync::Arc, time::Instant};
 
 const BOTH: u8 = VIDEO | AUDIO;
-
-/// The same numbers every time.
-struct Dice(u64);
-
-impl Dice {
-    fn share(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 24) as f32
-    }
-}
 
 fn speaker() -> Arc<Speaker> {
     Arc::new(Speaker {

@@ -2,18 +2,17 @@
 //!
 //! Each test prints one line `seen: ...` with its counts.
 
-use mien::{
-    bundle::{
-        Kind as Block,
-        synthetic::{self, Preset},
-    },
-    wire::{self, AUDIO, Decoder, Event, Kind, VIDEO},
-};
-use rustix::process::{Pid, Signal, kill_process};
+mod dice;
+mod program;
+
+use dice::Dice;
+use mien::wire::{self, AUDIO, Decoder, Event, Kind, VIDEO};
+use program::{Program, material, mien};
+use rustix::process::Signal;
 use std::{
     fs,
     path::Path,
-    process::{Child, Command},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,18 +20,6 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const BOTH: u8 = VIDEO | AUDIO;
-
-/// The same numbers every time.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 /// A daemon on a tiny bundle and a clip of half a minute, its events in a file.
 struct Site {
@@ -42,19 +29,12 @@ struct Site {
 impl Site {
     fn new(more: &str) -> Site {
         let folder = tempfile::tempdir().unwrap();
-        synthetic::write_file(&folder.path().join("tiny.gguf"), Preset::Tiny, 1, Block::F32, &mut |_| ())
-            .unwrap();
-        let clip = folder.path().join("clip");
-        fs::create_dir(&clip).unwrap();
-        for i in 0..600u32 {
-            let picture = image::RgbImage::from_pixel(32, 24, image::Rgb([(i % 250) as u8, 90, 200]));
-            picture.save(clip.join(format!("{i:03}.png"))).unwrap();
-        }
         let text = String::from(
-            "device = \"bench\"\n[model]\nbundle = \"tiny.gguf\"\nbackend = \"cpu\"\n[clip]\npath = \"clip\"\npaced = true\n\
+            "device = \"bench\"\n[model]\nbundle = \"FROM/tiny.gguf\"\nbackend = \"cpu\"\n[clip]\npath = \"FROM/clip\"\npaced = true\n\
              frames_per_second = 20\n[window]\nwindow_ms = 400\nhop_ms = 200\nlateness_ms = 0\n[privacy]\npurpose = \"research\"\n\
              [policy]\nenter = 0.05\nexit = 0.01\ndwell_ms = 0\nneed = \"any\"\nchange = 0.0001\n[sink.stdout]\n",
         );
+        let text = text.replace("FROM", material().to_str().unwrap());
         // Keys of the top level come first.
         let (top, rest): (Vec<&str>, Vec<&str>) =
             more.lines().partition(|line| line.starts_with("state_dir"));
@@ -68,7 +48,7 @@ impl Site {
     }
 
     fn start(&self, environment: &[(&str, &str)]) -> Daemon {
-        let child = Command::new(env!("CARGO_BIN_EXE_mien"))
+        let child = mien()
             .arg("run")
             .arg(self.path("site.toml"))
             .envs(environment.iter().copied())
@@ -76,7 +56,7 @@ impl Site {
             .stderr(fs::File::create(self.path("log")).unwrap())
             .spawn()
             .unwrap();
-        Daemon(child)
+        Daemon(Program(child))
     }
 
     fn log(&self) -> String {
@@ -98,25 +78,14 @@ impl Site {
     }
 }
 
-struct Daemon(Child);
+struct Daemon(Program);
 
 impl Daemon {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-
     /// Ends it; the exit code.
     fn end(mut self) -> Option<i32> {
-        self.signal(Signal::CONT);
-        self.signal(Signal::TERM);
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.signal(Signal::CONT);
+        self.0.signal(Signal::TERM);
+        self.0.0.wait().unwrap().code()
     }
 }
 
@@ -212,9 +181,9 @@ fn a_quarter_of_the_processor_costs_windows_and_no_pair() {
     site.until("the first event", || !site.events().is_empty());
     let end = Instant::now() + Duration::from_secs(6);
     while Instant::now() < end {
-        daemon.signal(Signal::STOP);
+        daemon.0.signal(Signal::STOP);
         std::thread::sleep(Duration::from_millis(75));
-        daemon.signal(Signal::CONT);
+        daemon.0.signal(Signal::CONT);
         std::thread::sleep(Duration::from_millis(25));
     }
     let before = site.events().len();
@@ -327,16 +296,14 @@ fn a_hostile_broker_costs_nothing_but_its_events() {
     site.until("events beside the broker", || {
         site.events().len() > 8 && connections.load(Ordering::SeqCst) >= 5
     });
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id())).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();
-    let kib: usize = rss.trim_end_matches(" kB").parse().unwrap();
-    assert!(kib < 100_000, "{rss}");
+    let kib = daemon.0.status_bytes("VmRSS:") / 1024;
+    assert!(kib < 100_000, "{kib} KiB");
     assert_eq!(daemon.end(), Some(0), "{}", site.log());
     assert_eq!(unpaired(&site.events()), 0);
     let lines = site.log().lines().filter(|line| line.contains("broker")).count();
     assert!(lines < 20, "{lines} lines about the broker:\n{}", site.log());
     println!(
-        "seen: {} connections, {} events elsewhere, {rss} in memory, {lines} lines in the log, exit code 0",
+        "seen: {} connections, {} events elsewhere, {kib} KiB in memory, {lines} lines in the log, exit code 0",
         connections.load(Ordering::SeqCst),
         site.events().len()
     );

@@ -1,44 +1,24 @@
 //! A daemon's life, on the real program: signals, readers that leave or stand still, configs that change, and sudden deaths.
 
-use mien::{
-    bundle::{
-        Kind as Block,
-        synthetic::{self, Preset},
-    },
-    wire::{self, Decoder, Event, Kind},
-};
+mod dice;
+mod program;
+
+use dice::Dice;
+use mien::wire::{self, Decoder, Event, Kind};
+use program::{Program, material, mien};
 use rustix::{
-    process::{Pid, Signal, kill_process},
+    process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 use std::{
     fs,
     io::Read,
     os::fd::{AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::OnceLock,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-
-/// A folder with a tiny bundle and a clip of half a minute, made once.
-fn material() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        synthetic::write_file(&folder.path().join("tiny.gguf"), Preset::Tiny, 1, Block::F32, &mut |_| ())
-            .unwrap();
-        let clip = folder.path().join("clip");
-        fs::create_dir(&clip).unwrap();
-        for i in 0..600u32 {
-            let picture = image::RgbImage::from_pixel(32, 24, image::Rgb([(i % 250) as u8, 90, 200]));
-            picture.save(clip.join(format!("{i:03}.png"))).unwrap();
-        }
-        folder
-    });
-    folder.path()
-}
 
 /// One end of a serial line that outlives daemons; the other is a tty.
 struct Line {
@@ -150,25 +130,25 @@ impl Site {
 
     fn start(&self) -> Daemon {
         let log = self.folder.path().join("log");
-        let child = Command::new(env!("CARGO_BIN_EXE_mien"))
+        let child = mien()
             .arg("run")
             .arg(self.folder.path().join("site.toml"))
             .stdout(Stdio::piped())
             .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
-        Daemon { child, log }
+        Daemon { program: Program(child), log }
     }
 }
 
 struct Daemon {
-    child: Child,
+    program: Program,
     log: PathBuf,
 }
 
 impl Daemon {
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.program.signal(signal);
     }
 
     fn log(&self) -> String {
@@ -187,19 +167,12 @@ impl Daemon {
     fn end(&mut self, within: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.program.0.try_wait().unwrap() {
                 return status;
             }
             assert!(start.elapsed() < within, "still there after {:?}:\n{}", start.elapsed(), self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -275,7 +248,7 @@ fn a_reader_of_standard_output_that_leaves_stops_nothing() {
     let more = format!("[sink.serial]\ntty = \"{}\"\n[sink.stdout]\nscores = true\n", line.tty.display());
     let site = Site::new(&more);
     let mut daemon = site.start();
-    drop(daemon.child.stdout.take());
+    drop(daemon.program.0.stdout.take());
     daemon.until_log("standard output is gone");
     let before = line.heartbeats;
     line.until("heartbeats", |line| line.heartbeats > before + 3);
@@ -294,7 +267,7 @@ fn a_reader_of_standard_output_that_stands_still_does_not_hold_the_exit() {
     );
     let site = Site::new(&more);
     let mut daemon = site.start();
-    let pipe = daemon.child.stdout.take().unwrap();
+    let pipe = daemon.program.0.stdout.take().unwrap();
     // SAFETY: the descriptor is open as long as `pipe` lives.
     let bytes = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
     assert_eq!(bytes, 4096);
@@ -319,16 +292,16 @@ fn a_config_too_fast_for_the_machine_is_refused_stretched_or_skipped_aloud() {
     ] {
         let slow = fast.replace("[daemon]", &format!("[daemon]\non_late = \"{on_late}\""));
         site.write(&slow);
-        let mut daemon = Command::new(env!("CARGO_BIN_EXE_mien"))
+        let mut daemon = mien()
             .arg("run")
             .arg(site.folder.path().join("site.toml"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map(|child| Daemon { child, log: PathBuf::new() })
+            .map(|child| Daemon { program: Program(child), log: PathBuf::new() })
             .unwrap();
         let mut said = String::new();
-        let mut stderr = daemon.child.stderr.take().unwrap();
+        let mut stderr = daemon.program.0.stderr.take().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut bytes = [0; 1024];
         while !said.contains(words) && Instant::now() < deadline {
@@ -339,7 +312,7 @@ fn a_config_too_fast_for_the_machine_is_refused_stretched_or_skipped_aloud() {
         }
         assert!(said.contains(words) && said.contains("real_time_factor="), "{on_late}: {said}");
         if let Some(code) = code {
-            assert_eq!(daemon.child.wait().unwrap().code(), Some(code));
+            assert_eq!(daemon.program.0.wait().unwrap().code(), Some(code));
         }
     }
 }
@@ -350,19 +323,16 @@ fn sudden_deaths_leave_every_begin_with_one_end_and_no_number_twice() {
     let kills = std::env::var("MIEN_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12u32);
     let mut line = Line::new();
     let site = Site::on(&line);
-    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
     for _ in 0..kills {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
         let mut daemon = site.start();
-        let until = Instant::now() + Duration::from_millis(100 + state % 900);
+        let until = Instant::now() + Duration::from_millis(100 + dice.next() % 900);
         while Instant::now() < until {
             line.read();
             std::thread::sleep(Duration::from_millis(2));
         }
-        daemon.child.kill().unwrap();
-        daemon.child.wait().unwrap();
+        daemon.program.0.kill().unwrap();
+        daemon.program.0.wait().unwrap();
     }
     let mut daemon = site.start();
     let begins = line.count(Kind::Begin);

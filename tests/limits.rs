@@ -1,22 +1,16 @@
 //! The limits that `check-config` prints are what a running daemon takes.
 
+mod program;
+
+use program::{Program, mien};
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Bytes of the row `name` of the table.
 fn limit(table: &str, name: &str) -> f64 {
@@ -26,13 +20,6 @@ fn limit(table: &str, name: &str) -> f64 {
     let [.., number, unit] = words[..] else { panic!("{words:?}") };
     let unit = ["B", "KiB", "MiB", "GiB"].iter().position(|name| *name == unit).unwrap();
     number.parse::<f64>().unwrap() * 1024f64.powi(unit as i32)
-}
-
-/// Bytes of the process that lie in memory now.
-fn resident(daemon: &Daemon) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<f64>().unwrap() * 1024.0
 }
 
 /// The sum that is printed for `bundle` on a PC, and what the daemon takes once it has scored windows; from the words of its log.
@@ -45,7 +32,6 @@ fn printed_and_taken(bundle: &Path, more: &str) -> (f64, f64) {
         bundle.display()
     );
     fs::write(&config, text).unwrap();
-    let mien = || Command::new(env!("CARGO_BIN_EXE_mien"));
     let check = mien().args(["check-config", "--no-devices"]).arg(&config).output().unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
     let table = String::from_utf8(check.stdout).unwrap();
@@ -58,13 +44,13 @@ fn printed_and_taken(bundle: &Path, more: &str) -> (f64, f64) {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let daemon = Daemon(child);
+    let daemon = Program(child);
     let deadline = Instant::now() + Duration::from_secs(300);
     while fs::read_to_string(&out).unwrap().lines().filter(|line| line.contains("scores")).count() < 2 {
         assert!(Instant::now() < deadline, "no scores came:\n{}", fs::read_to_string(&log).unwrap());
         std::thread::sleep(Duration::from_millis(20));
     }
-    let taken = resident(&daemon);
+    let taken = daemon.status_bytes("VmRSS:") as f64;
     println!(
         "{}: printed {:.1} MiB, taken {:.1} MiB",
         bundle.display(),

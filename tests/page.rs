@@ -1,13 +1,17 @@
 //! The status page on the real program: who may read it, what it says, and that no reader can hold or stop the daemon.
 #![cfg(feature = "page")]
 
+mod program;
+
+use program::{Program, mien};
+use rustix::process::Signal;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -15,41 +19,39 @@ use tempfile::TempDir;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TOKEN: &str = "0123456789abcdef-Token";
 
-fn mien() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_mien"))
-}
-
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 struct Daemon {
-    child: Child,
+    program: Program,
     folder: TempDir,
     port: u16,
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A recording at the speed of life.
+fn clip() -> String {
+    format!("[clip]\npath = \"{ROOT}/models/demo/demo.avi\"\npaced = true\n")
 }
 
-fn config(page: &str) -> String {
+fn config(page: &str, source: &str) -> String {
     format!(
         "device = \"kiosk\"\n[model]\nbundle = \"{ROOT}/models/default.gguf\"\n[privacy]\npurpose = \"research\"\n\
-         [clip]\npath = \"{ROOT}/models/demo/demo.avi\"\npaced = true\n[window]\nwindow_ms = 2000\nhop_ms = 500\n\
+         {source}[window]\nwindow_ms = 2000\nhop_ms = 500\n\
          [policy]\nenter = 0.3\nexit = 0.2\ndwell_ms = 0\n[sink.page]\n{page}"
     )
 }
 
 impl Daemon {
     fn start(page: &str) -> Daemon {
+        Daemon::on(page, &clip())
+    }
+
+    fn on(page: &str, source: &str) -> Daemon {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let page = page.replace("PORT", &port.to_string());
-        fs::write(folder.path().join("site.toml"), config(&page)).unwrap();
+        fs::write(folder.path().join("site.toml"), config(&page, source)).unwrap();
         let child = mien()
             .arg("run")
             .arg(folder.path().join("site.toml"))
@@ -57,7 +59,7 @@ impl Daemon {
             .stderr(fs::File::create(folder.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let daemon = Daemon { child, folder, port };
+        let daemon = Daemon { program: Program(child), folder, port };
         daemon.until("it listens", || daemon.log().contains("status page: "));
         daemon
     }
@@ -197,11 +199,10 @@ fn readers_that_do_not_read_or_never_ask_hold_nothing() {
         let _ = stream.read_to_string(&mut text);
         text.contains("mien_windows_total") && !text.contains("mien_windows_total 0\n")
     });
-    let pid = rustix::process::Pid::from_child(&daemon.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.program.signal(Signal::TERM);
     let mut daemon = daemon;
     let start = Instant::now();
-    let status = daemon.child.wait().unwrap();
+    let status = daemon.program.0.wait().unwrap();
     assert!(
         status.success() && start.elapsed() < Duration::from_secs(3),
         "{status:?} after {:?}",
@@ -230,7 +231,7 @@ fn bad_settings_are_refused_by_name() {
         (&not_a_socket, "it is no socket"),
     ] {
         let path: &Path = &folder.path().join("site.toml");
-        fs::write(path, config(page)).unwrap();
+        fs::write(path, config(page, &clip())).unwrap();
         let said = mien().arg("check-config").arg(path).output().unwrap();
         let text = String::from_utf8_lossy(&said.stderr);
         assert_eq!(said.status.code(), Some(78), "{page}: {text}");
@@ -257,4 +258,16 @@ fn rules_and_dashboard_name_metrics_that_exist() {
     assert!(named > 20, "{named}");
     let dashboard = fs::read_to_string(Path::new(ROOT).join("board/observe/grafana.json")).unwrap();
     serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
+}
+
+#[test]
+fn health_says_when_no_windows_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let daemon =
+        Daemon::on("listen = \"127.0.0.1:PORT\"", &format!("[pipe]\nvideo = \"{}\"\n", pipe.display()));
+    assert_eq!(daemon.get("/health", "").0, 200);
+    daemon.until("the silence is said", || daemon.get("/health", "").0 == 503);
+    assert!(daemon.get("/health", "").1.contains("\"ok\":false"));
 }

@@ -1,5 +1,8 @@
 //! The wire: literal bytes of every kind, round trips, noise, hostile bytes, and the C decoder on the same bytes.
 
+mod dice;
+
+use dice::Dice;
 use mien::wire::{
     Cause, Decoder, Error, Event, Health, Heartbeat, Hello, Kind, LABELS_MAX, LINE_BYTES_MAX, Message,
     Packet, RAW_BYTES_MAX, REASON_BYTES_MAX, ReasonPart, SCHEMA_HASH, SCHEMA_IDS, decode, encode,
@@ -329,14 +332,8 @@ fn the_c_decoder_reads_the_same_packets() {
 
 #[test]
 fn the_c_decoder_counts_bad_bytes_as_ours_does() {
-    // xorshift: the same hostile bytes on every run.
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut random = move || dice.next();
     let mut bytes = Vec::new();
     for seq in 0..4_000u16 {
         let mut packet = match seq % 4 {

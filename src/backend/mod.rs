@@ -57,12 +57,6 @@ pub struct Footprint {
     pub scratch: usize,
 }
 
-impl Footprint {
-    pub fn bytes(self) -> usize {
-        self.weights + self.cache + self.scratch
-    }
-}
-
 /// What follows a product or a norm, element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -129,14 +123,13 @@ pub trait Backend {
 
     /// One line for people: device, instruction set or architecture, threads.
     fn describe(&self) -> String;
+    /// From the moment that `stop` is raised ops may return at once and leave their results undefined: whoever raised it throws
+    /// them away. A backend that is quick may go on.
+    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
 
     // Memory.
     fn alloc(&self, len: usize) -> Result<Self::Buf>;
     fn vector(&self, values: &[f32]) -> Result<Self::Buf>;
-    /// From the moment that `stop` is raised ops may return at once and leave their results undefined: whoever raised it throws them away.
-    /// A backend that is quick may go on.
-    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
-
     /// Stacks the rows of `parts`, which share kind and column count, into one matrix (`q | k | v`, `gate | up`). Refuses NaN and
     /// infinity by tensor, row and column.
     fn matrix(&self, parts: &[Tensor<'_>]) -> Result<Self::Matrix>;

@@ -3,7 +3,7 @@
 use super::{Refused, open_bundle};
 use crate::{
     config::{self, Config},
-    daemon::{self, Limit, Plan},
+    daemon::{self, Limit, Limits, Plan},
     machine,
     privacy::Gate,
 };
@@ -35,7 +35,7 @@ pub fn run(args: Args) -> Result<()> {
     let limits = plan.limits(&memory);
     print!("{}", table(&limits));
     if let Some(machine) = machine::memory() {
-        fits(&limits, machine.free)?;
+        fits(limits.sum, machine.free)?;
     }
     println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
     plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));
@@ -54,8 +54,7 @@ fn probe(config: &Config, plan: &Plan) -> Result<()> {
 }
 
 /// Refuses a run that takes more than `free` bytes. That may change: no fault of the config.
-fn fits(limits: &[Limit], free: usize) -> Result<()> {
-    let sum = limits.iter().find(|limit| limit.what == "sum").and_then(|limit| limit.bytes).unwrap_or(0);
+fn fits(sum: usize, free: usize) -> Result<()> {
     ensure!(
         sum <= free,
         "a run takes {}, and {} can be had: free memory, or use a smaller bundle (`mien pack --quant q4_0`)",
@@ -65,17 +64,22 @@ fn fits(limits: &[Limit], free: usize) -> Result<()> {
     Ok(())
 }
 
-fn table(limits: &[Limit]) -> String {
+fn table(limits: &Limits) -> String {
     let mut text = String::new();
-    for Limit { what, limit, bytes } in limits {
+    let mut line = |what: &str, limit: &str, bytes: &str| {
+        text += format!("{what:<26}{limit:<52}{bytes:>14}").trim_end();
+        text.push('\n');
+    };
+    for Limit { what, limit, bytes } in &limits.rows {
         let bytes = match bytes {
             Some(0) => "as the input".into(),
             Some(bytes) => size(*bytes),
             None => String::new(),
         };
-        text += format!("{what:<26}{limit:<52}{bytes:>14}").trim_end();
-        text.push('\n');
+        line(what, limit, &bytes);
     }
+    line("sum", "a run that keeps up", &size(limits.sum));
+    line("sum at most", "every queue full", &size(limits.sum_most));
     text
 }
 
@@ -93,9 +97,8 @@ mod tests {
 
     #[test]
     fn a_run_that_takes_more_than_there_is_is_refused_with_both_numbers() {
-        let limits = [Limit { what: "sum", limit: String::new(), bytes: Some(900 << 20) }];
-        assert!(fits(&limits, 1 << 30).is_ok());
-        let said = fits(&limits, 512 << 20).unwrap_err().to_string();
+        assert!(fits(900 << 20, 1 << 30).is_ok());
+        let said = fits(900 << 20, 512 << 20).unwrap_err().to_string();
         assert!(said.contains("takes 900.0 MiB, and 512.0 MiB can be had"), "{said}");
     }
 }

@@ -41,8 +41,8 @@ pub fn open_bundle(path: &Path) -> Result<crate::bundle::Bundle> {
 }
 
 fn out_of_memory(error: &anyhow::Error) -> bool {
-    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.into_iter().any(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
 }
 
 /// The bundle to use when none is named: the only one, or `default.gguf`, in the first folder of models that holds any. Folders

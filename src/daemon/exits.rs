@@ -126,7 +126,7 @@ fn deliver(mut sink: Box<dyn Sink>, messages: &Queue<Message>, status: &Status, 
             Popped::Closed => break,
         }
         status.set_sink(sink.name(), sink.counts());
-        sink.watch(&status.snapshot(gate.muted()));
+        sink.watch(&|| status.snapshot(gate.muted()));
     }
     sink.close();
     status.set_sink(sink.name(), sink.counts());

@@ -1,7 +1,7 @@
 //! What memory a run takes, known before it starts.
 //!
-//! The model is laid out as for a run, shown a window and asked for its scores, and for a reason where the config wants reasons, by a CPU that sizes everything and
-//! computes nothing. So the numbers are those of the code that runs, not of a formula beside it.
+//! The model is laid out as for a run, shown a window and asked for its scores, and for a reason where the config wants reasons, by
+//! a CPU that sizes everything and computes nothing. So the numbers are those of the code that runs, not of a formula beside it.
 
 use super::{
     plan::{Memory, Plan},
@@ -28,5 +28,6 @@ pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
         model.reason(&mut |_| ()).context("asking for a reason")?;
     }
     let program = own + machine::resident().files;
-    Ok(Memory { program, model: model.backend().footprint() })
+    let picture = plan.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
+    Ok(Memory { program, model: model.backend().footprint(), picture })
 }

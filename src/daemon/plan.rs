@@ -43,6 +43,18 @@ pub struct Memory {
     pub program: usize,
     /// As the CPU backend lays it out.
     pub model: Footprint,
+    /// One picture of the source whose pictures are the largest; 0 where only its writer knows.
+    pub picture: usize,
+}
+
+/// Every limit of a run in resolved numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub rows: Vec<Limit>,
+    /// Bytes of a run that takes its readings as they come.
+    pub sum: usize,
+    /// Bytes of a run whose every queue is full.
+    pub sum_most: usize,
 }
 
 /// One row of the table of limits.
@@ -79,11 +91,10 @@ impl Plan {
         Setup { speaker: Arc::clone(&self.speaker), state_dir: self.state_dir.clone() }
     }
 
-    /// Every limit of the run in resolved numbers, and their sums: with the readings taken as they come, and with every queue full.
-    pub fn limits(&self, memory: &Memory) -> Vec<Limit> {
+    pub fn limits(&self, memory: &Memory) -> Limits {
         let (window, policy, daemon) = (&self.window, &self.policy, &self.daemon);
         let row = |what, limit: String, bytes| Limit { what, limit, bytes };
-        let picture = self.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
+        let readings = daemon.readings_max * memory.picture;
         let sound_ms = window.window_ms + window.lateness_ms;
         let sound_bytes =
             (sound_ms + window.window_ms) as usize * SAMPLE_RATE as usize / 1_000 * size_of::<f32>();
@@ -112,9 +123,9 @@ impl Plan {
             row(
                 "pictures in windows",
                 self.pictures_held().to_string(),
-                Some(self.pictures_held() * picture),
+                Some(self.pictures_held() * memory.picture),
             ),
-            row("readings queued", daemon.readings_max.to_string(), Some(daemon.readings_max * picture)),
+            row("readings queued", daemon.readings_max.to_string(), Some(readings)),
             row(
                 "messages queued per sink",
                 daemon.messages_max.to_string(),
@@ -130,13 +141,9 @@ impl Plan {
             row("keys and values", "the longest prompt and answer".into(), Some(memory.model.cache)),
             row("scratch", "activations and packed inputs".into(), Some(memory.model.scratch)),
         ];
-        let full: usize = rows.iter().filter_map(|row| row.bytes).sum();
-        let empty = full - (daemon.readings_max * picture);
-        let sums = [
-            row("sum", "a run that keeps up".into(), Some(empty)),
-            row("sum at most", "every queue full".into(), Some(full)),
-        ];
-        board.into_iter().chain(rows).chain(sums).collect()
+        let sum_most: usize = rows.iter().filter_map(|row| row.bytes).sum();
+        let sum = sum_most - readings;
+        Limits { rows: board.into_iter().chain(rows).collect(), sum, sum_most }
     }
 
     fn pictures_held(&self) -> usize {

@@ -56,17 +56,19 @@ pub struct Resident {
 }
 
 pub fn resident() -> Resident {
-    let size = |name| status_bytes(name).unwrap_or(0);
-    Resident { own: size("RssAnon:"), files: size("RssFile:") }
+    let status = own_status();
+    let bytes = |name| size(&status, name).unwrap_or(0);
+    Resident { own: bytes("RssAnon:"), files: bytes("RssFile:") }
 }
 
 /// The most bytes of this process that ever lay in memory at once.
 pub fn resident_bytes_max() -> Option<usize> {
-    status_bytes("VmHWM:")
+    size(&own_status(), "VmHWM:")
 }
 
-fn status_bytes(name: &str) -> Option<usize> {
-    size(&fs::read_to_string("/proc/self/status").ok()?, name)
+/// As in proc_pid_status(5); empty where the kernel gives none.
+fn own_status() -> String {
+    fs::read_to_string("/proc/self/status").unwrap_or_default()
 }
 
 /// Memory of the machine, in bytes.

@@ -58,7 +58,8 @@ pub trait Infer {
     fn score(&mut self, label_set: &str) -> Result<&Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
     fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
-    /// From the moment that `stop` is raised a call may return soon, with results that mean nothing: whoever raised it throws them away.
+    /// From the moment that `stop` is raised a call may return soon, with results that mean nothing: whoever raised it throws
+    /// them away.
     fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
     /// How `reason` generates from now on; refused where the bundle cannot do it.
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;

@@ -17,8 +17,8 @@ pub trait Sink: Send {
     fn send(&mut self, message: &Message);
     /// Called a few times a second when there is nothing to send.
     fn tick(&mut self) {}
-    /// Called several times a second with the counts of the run, for whoever shows them.
-    fn watch(&mut self, _run: &Snapshot) {}
+    /// Called several times a second with a way to the counts of the run, for whoever shows them.
+    fn watch(&mut self, _run: &dyn Fn() -> Snapshot) {}
     fn counts(&self) -> SinkCounts;
     /// Sends what is still held, for at most about two seconds.
     fn close(&mut self) {}

@@ -6,6 +6,8 @@
 //! Non-finite: a row that holds NaN or infinity comes out without one finite number, and other rows come out bit for bit as before.
 
 mod answers;
+#[path = "../dice/mod.rs"]
+mod dice;
 #[macro_use]
 mod devices;
 mod attention;

@@ -28,12 +28,12 @@ impl Backend for Cpu {
     type Cache = Cache;
     type Kept = Kept;
 
-    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
-        self.pool.halt_when(stop);
-    }
-
     fn describe(&self) -> String {
         format!("cpu, {}, {} threads, {:?} attention", self.level.name(), self.threads(), self.precision)
+    }
+
+    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
+        self.pool.halt_when(stop);
     }
 
     fn alloc(&self, len: usize) -> Result<Buf> {

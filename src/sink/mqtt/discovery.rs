@@ -4,7 +4,6 @@
 
 use super::Settings;
 use crate::{
-    machine,
     sink::Speaker,
     wire::{Health, Kind},
 };
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 /// The topic below Home Assistant's own prefix, and what is said there.
 pub fn config(settings: &Settings, prefix: &str, speaker: &Speaker) -> (String, Value) {
-    let id = format!("mien_{}", machine::digits(&[&speaker.machine, &speaker.device, &settings.client_salt]));
+    let id = format!("mien_{}", settings.id(speaker));
     let mut components = Map::new();
     for Entity { name, platform, from, template, more } in entities(settings, prefix, speaker) {
         let mut entity = json!({

@@ -107,9 +107,8 @@ impl Mqtt {
     pub fn open(settings: Settings, setup: &Setup) -> Result<Mqtt> {
         let speaker = Arc::clone(&setup.speaker);
         let prefix = settings.prefix(&speaker.device);
-        let id = machine::digits(&[&speaker.machine, &speaker.device, &settings.client_salt]);
         let will = Will { topic: format!("{prefix}/availability"), payload: "offline" };
-        let options = link::options(&settings, &format!("mien-{id}"), Some(will))?;
+        let options = link::options(&settings, &format!("mien-{}", settings.id(&speaker)), Some(will))?;
         let outbox_path = match setup.state_dir.as_os_str().is_empty() {
             true => setup.state_dir.clone(),
             false => setup.state_dir.join("mqtt.jsonl"),

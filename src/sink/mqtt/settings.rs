@@ -1,5 +1,6 @@
 //! The `[sink.mqtt]` table.
 
+use crate::{machine, sink::Speaker};
 use anyhow::{Result, bail, ensure};
 use std::path::PathBuf;
 
@@ -74,20 +75,8 @@ impl Settings {
     /// Refuses impossible values by name; asks nobody.
     pub fn check(&self) -> Result<()> {
         check_host(&self.host)?;
-        ensure!(
-            !self.prefix.contains(['#', '+', '\0'])
-                && !self.prefix.starts_with('/')
-                && !self.prefix.ends_with('/'),
-            "sink.mqtt.prefix = {:?}: a topic without wildcards and without a slash at either end",
-            self.prefix
-        );
-        ensure!(
-            !self.discovery.contains(['#', '+', '\0'])
-                && !self.discovery.starts_with('/')
-                && !self.discovery.ends_with('/'),
-            "sink.mqtt.discovery = {:?}: a topic without wildcards and without a slash at either end",
-            self.discovery
-        );
+        check_topic("prefix", &self.prefix)?;
+        check_topic("discovery", &self.discovery)?;
         ensure!((8..=65_536).contains(&self.queue), "sink.mqtt.queue = {}: from 8 to 65536", self.queue);
         ensure!(
             (5..=3600).contains(&self.keep_alive_s),
@@ -141,6 +130,11 @@ impl Settings {
         }
     }
 
+    /// Tells this speaker from every other at a broker.
+    pub fn id(&self, speaker: &Speaker) -> String {
+        machine::digits(&[&speaker.machine, &speaker.device, &self.client_salt])
+    }
+
     /// The topic under which a device speaks.
     pub fn prefix(&self, device: &str) -> String {
         match self.prefix.is_empty() {
@@ -148,6 +142,14 @@ impl Settings {
             false => self.prefix.clone(),
         }
     }
+}
+
+fn check_topic(key: &str, topic: &str) -> Result<()> {
+    ensure!(
+        !topic.contains(['#', '+', '\0']) && !topic.starts_with('/') && !topic.ends_with('/'),
+        "sink.mqtt.{key} = {topic:?}: a topic without wildcards and without a slash at either end"
+    );
+    Ok(())
 }
 
 /// Refuses a host with a scheme, a path, a user or a port in it, each with the key that takes it.

@@ -22,7 +22,8 @@ use std::sync::Arc;
 impl Settings {
     /// Refuses an address that cannot be listened at, and a token that cannot be read.
     pub fn probe(&self, _: &Setup) -> Result<()> {
-        self.listen()?;
+        drop(self.listen()?);
+        self.forget();
         self.token().map(drop)
     }
 
@@ -30,13 +31,14 @@ impl Settings {
         let shown = Arc::new(Shown::new(&setup.speaker, self.history_s));
         let server = server::Server::start(self.listen()?, self.token()?, Arc::clone(&shown))?;
         log::info!("status page: {}", self.address());
-        Ok(Box::new(Page { shown, server, counts: SinkCounts::default() }))
+        Ok(Box::new(Page { shown, server, settings: self.clone(), counts: SinkCounts::default() }))
     }
 }
 
 struct Page {
     shown: Arc<Shown>,
     server: server::Server,
+    settings: Settings,
     counts: SinkCounts,
 }
 
@@ -50,8 +52,8 @@ impl Sink for Page {
         self.counts.sent += 1;
     }
 
-    fn watch(&mut self, run: &Snapshot) {
-        self.shown.watch(run);
+    fn watch(&mut self, run: &dyn Fn() -> Snapshot) {
+        self.shown.watch(run());
     }
 
     fn counts(&self) -> SinkCounts {
@@ -60,5 +62,6 @@ impl Sink for Page {
 
     fn close(&mut self) {
         self.server.stop();
+        self.settings.forget();
     }
 }

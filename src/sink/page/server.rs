@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
-    future::Future,
+    future::ready,
     io,
     net::IpAddr,
     sync::{
@@ -63,10 +63,10 @@ impl Server {
             .context("starting the page's runtime")?;
         let listener = {
             let _inside = runtime.enter();
-            Ears::new(listener).context("listening for the page")?
+            Socket::new(listener).context("listening for the page")?
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let site = Arc::new(Site { shown, token, local: matches!(listener, Ears::Unix(_)) });
+        let site = Arc::new(Site { shown, token, local: matches!(listener, Socket::Unix(_)) });
         let until = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("page".into())
@@ -92,21 +92,21 @@ impl Drop for Server {
     }
 }
 
-enum Ears {
+enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Ears {
-    fn new(listener: Listener) -> io::Result<Ears> {
+impl Socket {
+    fn new(listener: Listener) -> io::Result<Socket> {
         Ok(match listener {
             Listener::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
-                Ears::Tcp(TcpListener::from_std(listener)?)
+                Socket::Tcp(TcpListener::from_std(listener)?)
             }
             Listener::Unix(listener) => {
                 listener.set_nonblocking(true)?;
-                Ears::Unix(UnixListener::from_std(listener)?)
+                Socket::Unix(UnixListener::from_std(listener)?)
             }
         })
     }
@@ -119,15 +119,15 @@ struct Site {
     local: bool,
 }
 
-async fn serve(listener: Ears, site: Arc<Site>, stop: Arc<AtomicBool>) {
+async fn serve(listener: Socket, site: Arc<Site>, stop: Arc<AtomicBool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while !stop.load(Ordering::Acquire) {
         let Ok(Ok(permit)) = timeout(STEP, Arc::clone(&room).acquire_owned()).await else { continue };
         let site = Arc::clone(&site);
         let accepted = async {
             match &listener {
-                Ears::Tcp(ears) => ears.accept().await.map(|(stream, _)| spawn(stream, site, permit)),
-                Ears::Unix(ears) => ears.accept().await.map(|(stream, _)| spawn(stream, site, permit)),
+                Socket::Tcp(socket) => socket.accept().await.map(|(stream, _)| spawn(stream, site, permit)),
+                Socket::Unix(socket) => socket.accept().await.map(|(stream, _)| spawn(stream, site, permit)),
             }
         };
         if let Ok(Err(error)) = timeout(STEP, accepted).await {
@@ -142,7 +142,7 @@ fn spawn(
     site: Arc<Site>,
     permit: OwnedSemaphorePermit,
 ) {
-    let answer = service_fn(move |request| answer(request, Arc::clone(&site)));
+    let answer = service_fn(move |request| ready(Ok::<_, Infallible>(respond(&request, &site))));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
@@ -154,13 +154,6 @@ fn spawn(
         }
         drop(permit);
     });
-}
-
-fn answer(
-    request: Request<Incoming>,
-    site: Arc<Site>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    std::future::ready(Ok(respond(&request, &site)))
 }
 
 fn respond(request: &Request<Incoming>, site: &Site) -> Response<Body> {

@@ -84,6 +84,13 @@ impl Settings {
         Ok(Listener::Tcp(TcpListener::bind(self.socket()?).with_context(cannot)?))
     }
 
+    /// Removes the socket that `listen` left in the file system.
+    pub fn forget(&self) {
+        if let Some(path) = self.unix() {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     pub fn token(&self) -> Result<Option<String>> {
         if self.token_file.as_os_str().is_empty() {
             return Ok(None);

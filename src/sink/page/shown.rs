@@ -77,14 +77,14 @@ impl Shown {
         inner.keep(at_ms, text, self.history_ms);
     }
 
-    pub fn watch(&self, run: &Snapshot) {
+    pub fn watch(&self, run: Snapshot) {
         let mut inner = self.lock();
-        inner.run = Some(run.clone());
         if inner.told.elapsed() >= RUN_STEP && !inner.readers.is_empty() {
             inner.told = Instant::now();
-            let text = self.run_line(run);
+            let text = run_line(&run);
             inner.show(&text);
         }
+        inner.run = Some(run);
     }
 
     /// Adds a reader, who first gets the hello, the history and the counts.
@@ -95,7 +95,7 @@ impl Shown {
             text.push_str(&format!("data: {line}\n\n"));
         }
         if let Some(run) = &inner.run {
-            text.push_str(&format!("data: {}\n\n", self.run_line(run)));
+            text.push_str(&format!("data: {}\n\n", run_line(run)));
         }
         if reader(&text) {
             inner.readers.push(reader);
@@ -120,36 +120,36 @@ impl Shown {
         (well, text)
     }
 
-    /// The counts of the run as the page reads them.
-    fn run_line(&self, run: &Snapshot) -> String {
-        let beat = &run.heartbeat;
-        let sources: Vec<_> = run
-            .sources
-            .iter()
-            .map(|(name, of)| {
-                serde_json::json!({"name": name, "readings": of.readings, "gaps": of.gaps, "broken": of.broken, "losses": of.losses})
-            })
-            .collect();
-        let sinks: Vec<_> = run
-            .sinks
-            .iter()
-            .map(|(name, of)| {
-                serde_json::json!({"name": name, "sent": of.sent, "dropped": of.dropped, "losses": of.losses, "waiting": of.waiting})
-            })
-            .collect();
-        let resident = machine::resident();
-        serde_json::json!({
-            "type": "run", "uptime_ms": beat.uptime_ms, "windows": beat.windows, "late": beat.late, "events": beat.events,
-            "dropped": beat.dropped, "queue_drops": run.queue_drops, "infer_ms": beat.infer_ms,
-            "busy_ms": run.busy.as_millis() as u64, "video": beat.video.name(), "audio": beat.audio.name(),
-            "muted": beat.muted != 0, "resident_bytes": resident.own + resident.files, "sources": sources, "sinks": sinks,
-        })
-        .to_string()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The counts of the run as the page reads them.
+fn run_line(run: &Snapshot) -> String {
+    let beat = &run.heartbeat;
+    let sources: Vec<_> = run
+        .sources
+        .iter()
+        .map(|(name, of)| {
+            serde_json::json!({"name": name, "readings": of.readings, "gaps": of.gaps, "broken": of.broken, "losses": of.losses})
+        })
+        .collect();
+    let sinks: Vec<_> = run
+        .sinks
+        .iter()
+        .map(|(name, of)| {
+            serde_json::json!({"name": name, "sent": of.sent, "dropped": of.dropped, "losses": of.losses, "waiting": of.waiting})
+        })
+        .collect();
+    let resident = machine::resident();
+    serde_json::json!({
+        "type": "run", "uptime_ms": beat.uptime_ms, "windows": beat.windows, "late": beat.late, "events": beat.events,
+        "dropped": beat.dropped, "queue_drops": run.queue_drops, "infer_ms": beat.infer_ms,
+        "busy_ms": run.busy.as_millis() as u64, "video": beat.video.name(), "audio": beat.audio.name(),
+        "muted": beat.muted != 0, "resident_bytes": resident.own + resident.files, "sources": sources, "sinks": sinks,
+    })
+    .to_string()
 }
 
 impl Inner {

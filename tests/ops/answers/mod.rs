@@ -2,6 +2,7 @@
 
 pub mod layer;
 
+use crate::dice::step;
 use half::f16;
 use mien::{
     backend::{Act, Backend, Heads},
@@ -13,10 +14,7 @@ pub struct Noise(pub u64);
 
 impl Noise {
     pub fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        step(&mut self.0)
     }
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
