@@ -23,6 +23,12 @@ fn main() {
         );
         return;
     }
+    if let Some(name) = changed(Path::new(&root), Path::new(&folder)) {
+        println!(
+            "cargo:error=the compiled kernels in {folder} are not those of kernels/{name}: run `tools/kernels build` again"
+        );
+        return;
+    }
     let mut text = String::from("pub const IMAGES: &[Image] = &[\n");
     for path in &images {
         println!("cargo:rerun-if-changed={}", path.display());
@@ -38,4 +44,14 @@ fn main() {
     text.push_str("];\n");
     let to = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("images.rs");
     fs::write(&to, text).expect("the build folder can be written");
+}
+
+/// A kernel source that is not as it was when the images in `folder` were made.
+fn changed(root: &Path, folder: &Path) -> Option<String> {
+    println!("cargo:rerun-if-changed={}", root.join("kernels").display());
+    let sources = fs::read_dir(root.join("kernels")).expect("the folder of the kernels");
+    let mut names: Vec<_> = sources.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".cu") || name.ends_with(".cuh"));
+    let read = |folder: &Path, name: &str| fs::read(folder.join(name)).ok();
+    names.into_iter().find(|name| read(&root.join("kernels"), name) != read(&folder.join("sources"), name))
 }

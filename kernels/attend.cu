@@ -2,7 +2,7 @@
 //
 //   qkv           (batch * rows, stride) f32, q first; head h of n_heads uses key/value head h / group
 //   keys, values  (batch, n_kv, pitch, padded) f16 as `heads` or `rope_store` leaves them; the template is `padded`: 16, 32, 64, 128
-//   start         causal: row r sees keys 0 .. start + r + 1. Negative: every row sees all `rows` keys
+//   start         causal: row r sees keys 0 .. start + r + 1. Negative: every row sees the first -start keys
 //   out           (batch * rows, n_heads * head_dim) f32
 //   launch        grid = (ceil(rows * group / 64), n_kv, batch), block = 128: four warps of 16 queries, a query is (row, head of the group)
 //
@@ -19,9 +19,9 @@ DEVICE void attend(const float *qkv, const f16 *key, const f16 *value, float *ou
     const f16 *k = key + (size_t)(blockIdx.z * n_kv + kv) * pitch * padded, *v = value + (size_t)(blockIdx.z * n_kv + kv) * pitch * padded;
     // Keys that the block's last query sees, and each of the lane's two.
     const int last = min((int)blockIdx.x * 64 + 63, queries.count - 1) / group;
-    const int count = start < 0 ? rows : start + last + 1;
+    const int count = start < 0 ? -start : start + last + 1;
     int seen[2];
-    for (int h = 0; h < 2; ++h) seen[h] = start < 0 ? rows : start + (first + lane / 4 + h * 8) / group + 1;
+    for (int h = 0; h < 2; ++h) seen[h] = start < 0 ? -start : start + (first + lane / 4 + h * 8) / group + 1;
 
     const int value_at = keys * (padded + 8); // in a buffer; a buffer is twice as long
     bring<padded, keys>(tiles, k, 0, count, threadIdx.x, 128);

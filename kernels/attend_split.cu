@@ -113,7 +113,7 @@ DEVICE void split(const float *qkv, f16 *key, f16 *value, float *parts, int rows
 }
 
 #define ATTEND_SPLIT(name, padded, keys)                                                                                                \
-    KERNEL(name, 128)                                                                                                                   \
+    KERNEL_TWICE(name, 128)                                                                                                                \
     (const float *qkv, f16 *key, f16 *value, float *parts, int rows, int n_heads, int n_kv, int head_dim, int pitch, int start,         \
      const int *position, const float *frequency, float scale) {                                                                        \
         split<padded, keys>(qkv, key, value, parts, rows, n_heads, n_kv, head_dim, pitch, start, position, frequency, scale);           \
@@ -127,21 +127,25 @@ ATTEND_SPLIT(attend_split_128, 128, 16)
 
 KERNEL(attend_join, 64)
 (const float *parts, float *out, i8 *to, float *to_s, int n_heads, int n_kv, int head_dim, int padded, int splits) {
+    SHARED(float, room, 2);
+    SHARED(float, share, 64); // of each run, at most SPLITS_MAX of state.rs
     const int row = blockIdx.x / n_heads, head = blockIdx.x % n_heads, group = n_heads / n_kv;
     const int wide = padded + 2, pitch = 16 * wide;
     const float *part = parts + (size_t)(head / group) * splits * pitch + (row * group + head % group) * wide;
-    float top = -INFINITY_F;
-    for (int s = 0; s < splits; ++s) top = fmaxf(top, part[s * pitch + padded]);
-    if (top == -INFINITY_F) top = 0.0f;
+    const bool mine = (int)threadIdx.x < splits;
+    const float top = mine ? part[threadIdx.x * pitch + padded] : -INFINITY_F, sum = mine ? part[threadIdx.x * pitch + padded + 1] : 0.0f;
+    float highest = block_max(top, room);
+    if (highest == -INFINITY_F) highest = 0.0f;
+    const float weight = exp2_fast(top - highest);
+    share[threadIdx.x] = weight;
+    const float all = block_sum(sum * weight, room);
     for (int c = threadIdx.x; c < head_dim; c += 64) {
-        float sum = 0.0f, weights = 0.0f;
-        for (int s = 0; s < splits; ++s) {
-            const float share = exp2_fast(part[s * pitch + padded] - top);
-            sum = fmaf(part[s * pitch + c], share, sum);
-            weights = fmaf(part[s * pitch + padded + 1], share, weights);
-        }
-        out[(size_t)blockIdx.x * head_dim + c] = sum / weights;
-        if (to) quantise_group(sum / weights, to, to_s, blockIdx.x * head_dim + c);
+        float value = 0.0f;
+#pragma unroll 8
+        for (int s = 0; s < splits; ++s) value = fmaf(part[s * pitch + c], share[s], value);
+        value /= all;
+        out[(size_t)blockIdx.x * head_dim + c] = value;
+        if (to) quantise_group(value, to, to_s, blockIdx.x * head_dim + c);
     }
 }
 EXPORT(attend_join)

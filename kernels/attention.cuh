@@ -28,20 +28,25 @@ DEVICE float turned(const float *x, const float *turn, int c, int half) {
     return x[c] * turn[i] + other * turn[half + i];
 }
 
-DEVICE float query_value(const Rows &rows, int query, int c) {
-    if (query >= rows.count || c >= rows.head_dim) return 0.0f;
-    const float *q = rows.qkv + (size_t)(query / rows.group) * rows.stride + query % rows.group * rows.head_dim;
-    return rows.turn ? turned(q, rows.turn, c, rows.head_dim / 2) : q[c];
+// Where a query's values begin, behind those of the first; below zero for none.
+DEVICE int query_at(const Rows &rows, int query) {
+    return query < rows.count ? query / rows.group * rows.stride + query % rows.group * rows.head_dim : -1;
+}
+
+DEVICE float query_value(const Rows &rows, int at, int c) {
+    if (at < 0 || c >= rows.head_dim) return 0.0f;
+    return rows.turn ? turned(rows.qkv + at, rows.turn, c, rows.head_dim / 2) : rows.qkv[at + c];
 }
 
 template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows, int first) {
     const int lane = threadIdx.x % 32;
+    const int q[2] = {query_at(rows, first + lane / 4), query_at(rows, first + lane / 4 + 8)};
 #pragma unroll
     for (int k = 0; k < padded / 16; ++k)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int query = first + lane / 4 + i % 2 * 8, c = k * 16 + i / 2 * 8 + lane % 4 * 2;
-            state.q[k][i] = pack_f16(query_value(rows, query, c), query_value(rows, query, c + 1));
+            const int c = k * 16 + i / 2 * 8 + lane % 4 * 2;
+            state.q[k][i] = pack_f16(query_value(rows, q[i % 2], c), query_value(rows, q[i % 2], c + 1));
         }
 #pragma unroll
     for (int i = 0; i < padded / 8 * 4; ++i) state.out[i / 4][i % 4] = 0.0f;
@@ -65,19 +70,23 @@ DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const
             multiply(s[n * 2], state.q[k], b[0], b[1]);
             multiply(s[n * 2 + 1], state.q[k], b[2], b[3]);
         }
-    float top[2] = {state.top[0], state.top[1]};
+    if (min(limit[0], limit[1]) < keys) {
+#pragma unroll
+        for (int n = 0; n < keys / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (n * 8 + lane % 4 * 2 + i % 2 >= limit[i / 2]) s[n][i] = -INFINITY_F;
+    }
+    float top[2] = {-INFINITY_F, -INFINITY_F};
 #pragma unroll
     for (int n = 0; n < keys / 8; ++n)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const bool seen = n * 8 + lane % 4 * 2 + i % 2 < limit[i / 2];
-            s[n][i] = seen ? s[n][i] * scale : -INFINITY_F;
-            top[i / 2] = fmaxf(top[i / 2], s[n][i]);
-        }
+        for (int i = 0; i < 4; ++i) top[i / 2] = fmaxf(top[i / 2], s[n][i]);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         top[h] = fmaxf(top[h], __shfl_xor_sync(FULL, top[h], 1));
         top[h] = fmaxf(top[h], __shfl_xor_sync(FULL, top[h], 2));
+        top[h] = fmaxf(top[h] * scale, state.top[h]);
         // A query that has seen nothing yet keeps its zeros.
         const float base = top[h] == -INFINITY_F ? 0.0f : top[h];
         const float shrink = exp2_fast(state.top[h] - base);
@@ -92,7 +101,7 @@ DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const
         for (int n = 0; n < keys / 8; ++n)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                s[n][h * 2 + i] = exp2_fast(s[n][h * 2 + i] - base);
+                s[n][h * 2 + i] = exp2_fast(fmaf(s[n][h * 2 + i], scale, -base));
                 state.sum[h] += s[n][h * 2 + i];
             }
     }

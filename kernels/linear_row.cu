@@ -3,11 +3,13 @@
 //   mode 1   out[n] += y[n] + bias[n]
 //   mode 2   out[n] = silu(y[n]) * y[half + n], n < half = rows / 2
 //
-//   linear_row_q8, linear_row_q4   x as `quantise` leaves it: i8 (width,), scales f32 (width / 32,)
+//   linear_row_q8, linear_row_q4   x as `quantise` leaves it: i8 (width,), scales f32 (width / 32,); or a `Norm`
 //   linear_row_f16, linear_row_f32 x (cols,) f32
 //   w       as in parts.cuh
 //   bias    (rows,) f32 or null
-//   launch  grid = ceil(outputs / 8), block = 128: a warp makes two outputs and reads 16 bytes a lane at a time
+//   share   warps that share an output: 1, or 4 where rows are long
+//   launch  grid = ceil(outputs * share / 8), block = 128: a warp makes two outputs, or its share of them, and reads 16 bytes a lane at
+//           a time, several times at once
 //
 // gated_row_q8, gated_row_q4: mode 2 for a multiple of 32 outputs, which also leave their row as `quantise` would: to, to_s
 //   launch  grid = outputs / 32, block = 512
@@ -15,25 +17,47 @@
 // Bound: memory. bytes = weights (34 / 32, 18 / 32, 2 or 4 per value) + a row of x per warp, from cache; flops = 2 * rows * cols.
 #include "parts.cuh"
 
-enum { MODE_STORE, MODE_ADD, MODE_GATED };
+enum { MODE_STORE, MODE_ADD, MODE_GATED, NORM_COLUMNS_MAX = 8192 };
 
-// Calls dot(row of W) for the warp's two rows and stores what the mode makes of the two sums. `share` gets a copy where it is not null.
-template <class Dot>
-DEVICE void two_rows(const Weights w, const float *bias, float *out, int mode, int act, float *share, Dot dot) {
-    const int outputs = mode == MODE_GATED ? w.rows / 2 : w.rows;
-    const int n = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 32 * 2;
-    if (n >= outputs) return; // whole warps
-    const bool two = n + 1 < outputs;
-    float y[2], up[2] = {0.0f, 0.0f};
-    // A missing second row is computed as the first again: the warp stays together.
-    dot(n, two ? n + 1 : n, y);
-    if (mode == MODE_GATED) dot(outputs + n, outputs + (two ? n + 1 : n), up);
-    for (int i = 0; i < 2; ++i) {
-        y[i] = warp_sum(y[i]);
-        if (mode == MODE_GATED) up[i] = warp_sum(up[i]);
+// The RMS norm of x, (cols,), whose answer is the row; every block makes it for itself, and the first leaves it in `out`, `q` and `s` for
+// others. No norm where x is null: `q` and `s` are there already.
+struct Norm {
+    const float *x, *gain;
+    float *out;
+    i8 *q;
+    float *s;
+    int cols;
+    float eps;
+};
+
+struct Row {
+    const i8 *q;
+    const float *s;
+};
+
+DEVICE Row normed(const Norm &norm, i8 *q, float *s, float *room) {
+    if (!norm.x) return {norm.q, norm.s};
+    float square = 0.0f;
+    for (int c = threadIdx.x; c < norm.cols; c += blockDim.x) square = fmaf(norm.x[c], norm.x[c], square);
+    const float scale = inverse_root(block_sum(square, room) / norm.cols + norm.eps);
+    for (int c = threadIdx.x; c < norm.cols; c += blockDim.x) {
+        const float y = norm.x[c] * scale * norm.gain[c];
+        quantise_group(y, q, s, c);
+        if (blockIdx.x == 0) norm.out[c] = y;
     }
+    __syncthreads();
+    if (blockIdx.x == 0)
+        for (int c = threadIdx.x; c < norm.cols; c += blockDim.x) {
+            norm.q[c] = q[c];
+            if (c % 32 == 0) norm.s[c / 32] = s[c / 32];
+        }
+    return {q, s};
+}
+
+// What becomes of the sums of a warp's two outputs, every lane having both; `share` gets a copy where it is not null.
+DEVICE void end_row(const float *y, const float *up, int n, int outputs, const float *bias, float *out, int mode, int act, float *share) {
     const int lane = threadIdx.x % 32;
-    if (lane > (two ? 1 : 0)) return;
+    if (lane > 1 || n + lane >= outputs) return;
     float value = lane ? y[1] : y[0];
     if (bias) value += bias[n + lane];
     if (mode == MODE_STORE) value = activate(act, value);
@@ -43,108 +67,168 @@ DEVICE void two_rows(const Weights w, const float *bias, float *out, int mode, i
     if (share) share[threadIdx.x / 32 * 2 + lane] = value;
 }
 
-DEVICE void row_q8(const Weights &w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act, float *share) {
-    two_rows(w, bias, out, mode, act, share, [&](int a, int b, float (&y)[2]) {
-        const int lane = threadIdx.x % 32, groups = w.width / 32;
-        const int row[2] = {a, b};
-        y[0] = y[1] = 0.0f;
-        for (int half = lane; half < groups * 2; half += 32) { // 16 values
-            const int4 x = ((const int4 *)q)[half];
-            const float scale = s[half / 2];
+// Calls dot(rows of W, first piece, step, sums) for the warp's outputs. In a gated product the rows are two of the gate, two of up.
+template <int count, class Dot>
+DEVICE void warp_rows(const Weights &w, const float *bias, float *out, int mode, int act, int share, float *room, float *copy, Dot dot) {
+    const int outputs = count == 4 ? w.rows / 2 : w.rows, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int n = (blockIdx.x * (blockDim.x / 32 / share) + warp / share) * 2;
+    int row[count];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const uint4 v = load_once((const uint4 *)w.values + (size_t)row[i] * groups * 2 + half);
-                const int sum = dot4(v.x, x.x, dot4(v.y, x.y, dot4(v.z, x.z, dot4(v.w, x.w, 0))));
-                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * groups + half / 2]) * scale, (float)sum, y[i]);
+    // A row too far is computed as the last one again: the warp stays together.
+    for (int i = 0; i < count; ++i) row[i] = i / 2 * outputs + min(n + i % 2, outputs - 1);
+    float y[count];
+#pragma unroll
+    for (int i = 0; i < count; ++i) y[i] = 0.0f;
+    dot(row, lane + warp % share * 32, share * 32, y);
+#pragma unroll
+    for (int i = 0; i < count; ++i) y[i] = warp_sum(y[i]);
+    if (share > 1) {
+        if (lane < count) {
+#pragma unroll
+            for (int i = 0; i < count; ++i)
+                if (lane == i) room[warp * 4 + i] = y[i];
+        }
+        __syncthreads();
+        if (warp % share) return;
+#pragma unroll
+        for (int i = 0; i < count; ++i)
+            for (int other = 1; other < share; ++other) y[i] += room[(warp + other) * 4 + i];
+    }
+    end_row(y, y + count / 4 * 2, n, outputs, bias, out, mode, act, copy);
+}
+
+template <class Dot2, class Dot4>
+DEVICE void rows_by_mode(const Weights &w, const float *bias, float *out, int mode, int act, int share, float *room, Dot2 two, Dot4 four) {
+    if (mode == MODE_GATED)
+        warp_rows<4>(w, bias, out, mode, act, share, room, nullptr, four);
+    else
+        warp_rows<2>(w, bias, out, mode, act, share, room, nullptr, two);
+}
+
+// Sixteen values of a block are a piece.
+template <int count> DEVICE void dot_q8(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
+    const int groups = w.width / 32, pieces = groups * 2;
+    constexpr int batch = count == 2 ? 4 : 1; // what registers are there for
+#pragma unroll 1
+    for (int at = first; at < pieces; at += batch * step) {
+        uint4 v[batch][count];
+#pragma unroll
+        for (int j = 0; j < batch; ++j)
+#pragma unroll
+            for (int i = 0; i < count; ++i)
+                if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
+#pragma unroll
+        for (int j = 0; j < batch; ++j) {
+            const int piece = at + j * step;
+            if (piece >= pieces) break;
+            const int4 q = ((const int4 *)x.q)[piece];
+            const float scale = x.s[piece / 2];
+#pragma unroll
+            for (int i = 0; i < count; ++i) {
+                const int sum = dot4(v[j][i].x, q.x, dot4(v[j][i].y, q.y, dot4(v[j][i].z, q.z, dot4(v[j][i].w, q.w, 0))));
+                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * groups + piece / 2]) * scale, (float)sum, y[i]);
             }
         }
-    });
+    }
 }
 
-KERNEL(linear_row_q8, 128)
-(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
-    row_q8(w, q, s, bias, out, mode, act, nullptr);
-}
-EXPORT(linear_row_q8)
-
-KERNEL(gated_row_q8, 512)
-(const Weights w, const i8 *q, const float *s, float *out, i8 *to, float *to_s) {
-    SHARED(float, room, 32);
-    row_q8(w, q, s, nullptr, out, MODE_GATED, ACT_NONE, room);
-    __syncthreads();
-    if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);
-}
-EXPORT(gated_row_q8)
-
-DEVICE void row_q4(const Weights &w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act, float *share) {
-    two_rows(w, bias, out, mode, act, share, [&](int a, int b, float (&y)[2]) {
-        const int lane = threadIdx.x % 32, groups = w.width / 32;
-        const int row[2] = {a, b};
-        y[0] = y[1] = 0.0f;
-        for (int group = lane; group < groups; group += 32) { // 32 values
-            const int4 low = ((const int4 *)q)[group * 2], high = ((const int4 *)q)[group * 2 + 1];
-            const int x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            const float scale = s[group];
+// A block of 32 values is a piece.
+template <int count> DEVICE void dot_q4(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
+    const int pieces = w.width / 32;
+    constexpr int batch = count == 2 ? 2 : 1;
+#pragma unroll 1
+    for (int at = first; at < pieces; at += batch * step) {
+        uint4 v[batch][count];
+#pragma unroll
+        for (int j = 0; j < batch; ++j)
+#pragma unroll
+            for (int i = 0; i < count; ++i)
+                if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
+#pragma unroll
+        for (int j = 0; j < batch; ++j) {
+            const int piece = at + j * step;
+            if (piece >= pieces) break;
+            const int4 low = ((const int4 *)x.q)[piece * 2], high = ((const int4 *)x.q)[piece * 2 + 1];
+            const int q[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            const float scale = x.s[piece];
             int all = 0; // sum of x: the nibbles carry an offset of 8
 #pragma unroll
-            for (int i = 0; i < 8; ++i) all = dot4(x[i], 0x01010101, all);
+            for (int k = 0; k < 8; ++k) all = dot4(q[k], 0x01010101, all);
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const uint4 v = load_once((const uint4 *)w.values + (size_t)row[i] * groups + group);
-                const unsigned words[4] = {v.x, v.y, v.z, v.w};
+            for (int i = 0; i < count; ++i) {
+                const unsigned words[4] = {v[j][i].x, v[j][i].y, v[j][i].z, v[j][i].w};
                 int sum = -8 * all;
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    sum = dot4(words[j] & 0x0f0f0f0f, x[j], sum);
-                    sum = dot4(words[j] >> 4 & 0x0f0f0f0f, x[j + 4], sum);
+                for (int k = 0; k < 4; ++k) {
+                    sum = dot4(words[k] & 0x0f0f0f0f, q[k], sum);
+                    sum = dot4(words[k] >> 4 & 0x0f0f0f0f, q[k + 4], sum);
                 }
-                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * groups + group]) * scale, (float)sum, y[i]);
+                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * pieces + piece]) * scale, (float)sum, y[i]);
             }
         }
-    });
+    }
 }
 
-KERNEL(linear_row_q4, 128)
-(const Weights w, const i8 *q, const float *s, const float *bias, float *out, int mode, int act) {
-    row_q4(w, q, s, bias, out, mode, act, nullptr);
-}
-EXPORT(linear_row_q4)
+// `normed` by kind: the two kinds differ in what is a piece.
+#define ROW(kind)                                                                                                                      \
+    KERNEL(linear_row_##kind, 128)                                                                                                      \
+    (const Weights w, const Norm norm, const float *bias, float *out, int mode, int act, int share) {                                  \
+        SHARED(float, room, 16);                                                                                                        \
+        SHARED(i8, q, NORM_COLUMNS_MAX);                                                                                                \
+        SHARED(float, s, NORM_COLUMNS_MAX / 32);                                                                                        \
+        const Row x = normed(norm, q, s, room);                                                                                         \
+        auto two = [&](const int(&row)[2], int first, int step, float(&y)[2]) { dot_##kind<2>(w, x, row, first, step, y); };             \
+        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot_##kind<4>(w, x, row, first, step, y); };            \
+        rows_by_mode(w, bias, out, mode, act, share, room, two, four);                                                                  \
+    }                                                                                                                                   \
+    EXPORT(linear_row_##kind)                                                                                                           \
+                                                                                                                                       \
+    KERNEL_TWICE(gated_row_##kind, 512)                                                                                                 \
+    (const Weights w, const Norm norm, float *out, i8 *to, float *to_s) {                                                               \
+        SHARED(float, room, 32);                                                                                                        \
+        SHARED(i8, q, NORM_COLUMNS_MAX);                                                                                                \
+        SHARED(float, s, NORM_COLUMNS_MAX / 32);                                                                                        \
+        const Row x = normed(norm, q, s, room);                                                                                         \
+        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot_##kind<4>(w, x, row, first, step, y); };            \
+        warp_rows<4>(w, nullptr, out, MODE_GATED, ACT_NONE, 1, nullptr, room, four);                                                    \
+        __syncthreads();                                                                                                                \
+        if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);                               \
+    }                                                                                                                                   \
+    EXPORT(gated_row_##kind)
 
-KERNEL(gated_row_q4, 512)
-(const Weights w, const i8 *q, const float *s, float *out, i8 *to, float *to_s) {
-    SHARED(float, room, 32);
-    row_q4(w, q, s, nullptr, out, MODE_GATED, ACT_NONE, room);
-    __syncthreads();
-    if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);
-}
-EXPORT(gated_row_q4)
+ROW(q8)
+ROW(q4)
 
-KERNEL(linear_row_f16, 128)
-(const Weights w, const float *x, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, nullptr, [&](int a, int b, float (&y)[2]) {
-        const int row[2] = {a, b};
-        y[0] = y[1] = 0.0f;
-        for (int c = threadIdx.x % 32 * 8; c < w.width; c += 256) {
+template <int count> DEVICE void dot_f16(const Weights &w, const float *x, const int (&row)[count], int first, int step, float (&y)[count]) {
+    for (int c = first * 8; c < w.width; c += step * 8) {
+        float values[8];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const uint4 v = load_once((const uint4 *)((const f16 *)w.values + (size_t)row[i] * w.width + c));
-                const unsigned words[4] = {v.x, v.y, v.z, v.w};
+        for (int j = 0; j < 8; ++j) values[j] = c + j < w.cols ? x[c + j] : 0.0f;
 #pragma unroll
-                for (int j = 0; j < 8; ++j)
-                    if (c + j < w.cols) y[i] = fmaf(from_f16(words[j / 2] >> (j % 2 * 16)), x[c + j], y[i]);
-            }
+        for (int i = 0; i < count; ++i) {
+            const uint4 v = load_once((const uint4 *)((const f16 *)w.values + (size_t)row[i] * w.width + c));
+            const unsigned words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int j = 0; j < 8; ++j) y[i] = fmaf(from_f16(words[j / 2] >> (j % 2 * 16)), values[j], y[i]);
         }
-    });
+    }
 }
-EXPORT(linear_row_f16)
 
-KERNEL(linear_row_f32, 128)
-(const Weights w, const float *x, const float *bias, float *out, int mode, int act) {
-    two_rows(w, bias, out, mode, act, nullptr, [&](int a, int b, float (&y)[2]) {
-        const int row[2] = {a, b};
-        y[0] = y[1] = 0.0f;
-        for (int c = threadIdx.x % 32; c < w.cols; c += 32)
-            for (int i = 0; i < 2; ++i) y[i] = fmaf(((const float *)w.values)[(size_t)row[i] * w.width + c], x[c], y[i]);
-    });
+template <int count> DEVICE void dot_f32(const Weights &w, const float *x, const int (&row)[count], int first, int step, float (&y)[count]) {
+    for (int c = first; c < w.cols; c += step)
+#pragma unroll
+        for (int i = 0; i < count; ++i) y[i] = fmaf(((const float *)w.values)[(size_t)row[i] * w.width + c], x[c], y[i]);
 }
-EXPORT(linear_row_f32)
+
+#define FLOAT_ROW(kind)                                                                                                                \
+    KERNEL(linear_row_##kind, 128)                                                                                                      \
+    (const Weights w, const float *x, const float *bias, float *out, int mode, int act, int share) {                                   \
+        SHARED(float, room, 16);                                                                                                        \
+        auto two = [&](const int(&row)[2], int first, int step, float(&y)[2]) { dot_##kind<2>(w, x, row, first, step, y); };             \
+        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot_##kind<4>(w, x, row, first, step, y); };            \
+        rows_by_mode(w, bias, out, mode, act, share, room, two, four);                                                                  \
+    }                                                                                                                                   \
+    EXPORT(linear_row_##kind)
+
+FLOAT_ROW(f16)
+FLOAT_ROW(f32)

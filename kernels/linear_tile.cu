@@ -1,184 +1,118 @@
-// linear_tile: many rows through a matrix on the tensor cores, y[m, n] = scale[m] * sum_c x[m, c] * W[n, c], f32 sums, then one of
-//   mode 0   out[m, n] = act(y + bias[n])
-//   mode 1   out[m, n] += y + bias[n]
-//   mode 2   out[m, n] = silu(y[m, n]) * y[m, half + n], n < half = rows of W / 2
+// linear_tile: many rows through a matrix on the tensor cores, y[m, n] = scale[m] * sum_c x[m, c] * W[n, c], f32 sums, then an `Ending`.
 //
-//   x       (rows, width) f16 and scale (rows,), as `narrow` leaves them
-//   w       F16, Q8 or Q4 as in parts.cuh; packed values become f16 on their way to shared memory
-//   bias    (outputs,) f32 or null
-//   out     (rows, outputs) f32
-//   launch  grid = (ceil(outputs of W / 64), ceil(rows / 64)), block = 128: four warps of 32 x 32 each
+//   x       (rows, width) f16 and scale (rows,), as `narrow` leaves them; width = cols rounded up to 128
+//   w       F16, Q8 or Q4 as in parts.cuh
+//   launch  block = 128, grid = tiles of 128 (linear_tile_*) or 64 (linear_low_*) rows by 128 outputs, 64 of a gated product;
+//           128 rows of sums and twice the registers for F16 weights would not fit: they go 64 rows at a time
 //
-// A gated tile holds 32 columns of the gate and the same 32 of up, eight and eight in turn, so that a thread has both.
+// The warps stand side by side: each takes all rows of the tile and 32 rows of W. x goes through shared memory, three stages of 64
+// columns, its 16-byte pieces exchanged by row so that no two of a matrix meet in a bank; W goes to registers and is expanded there,
+// once for all rows. Blocks follow each other down six strips of rows, then to the next outputs, so that x and W stay in cache.
 //
-// Bound: arithmetic where rows > ~100. bytes = weights * ceil(rows / 64) + 2 * rows * width * ceil(outputs / 64) + 4 * rows * outputs,
-// most of it from cache; flops = 2 * rows * outputs * cols.
-#include "parts.cuh"
+// Bound: arithmetic where rows > ~100. bytes = weights * ceil(rows / 768) + 2 * rows * width + 4 * rows * outputs from memory, x once
+// for every 128 outputs from cache; flops = 2 * rows * outputs * cols. A step of 16 columns is 32 products of 8 tensor clocks, eight
+// loads of 512 bytes and, at Q8, 28 instructions to expand.
+#include "fragment.cuh"
 
-enum { TILE = 64, DEPTH = 32, PITCH = DEPTH + 8, TILE_GATED = 2, TILE_ADD = 1 };
+enum { STAGE = 64, STAGES = 3, OUTPUTS = 128, STRIPS = 6, ROOM_PITCH = OUTPUTS + 8 };
 
-// The 16 weights that a thread brings: half a row of a tile, `half` of `row`.
-struct Piece {
-    uint4 v[2];
-    f16 scale;
-};
-
-template <int kind> DEVICE Piece fetch(const Weights &w, int row, int k, int half) {
-    Piece p;
-    const bool valid = row >= 0;
-    const size_t at = (size_t)(valid ? row : 0) * w.width + k * DEPTH + half * 16;
-    if (kind == KIND_F16) {
-        const uint4 *from = (const uint4 *)((const f16 *)w.values + at);
-        p.v[0] = from[0];
-        p.v[1] = from[1];
-    } else if (kind == KIND_Q8) {
-        p.v[0] = *(const uint4 *)((const i8 *)w.values + at);
-    } else {
-        // Low nibbles are values 0..16 of the block, high ones 16..32.
-        p.v[0] = *(const uint4 *)((const u8 *)w.values + (at - half * 16) / 2);
-    }
-    p.scale = 0;
-    if (kind != KIND_F16) p.scale = w.scales[at / 32];
-    if (!valid) {
-        p.v[0] = p.v[1] = make_uint4(0, 0, 0, 0);
-        p.scale = 0;
-    }
-    return p;
-}
-
-template <int kind> DEVICE void place(const Piece &p, int half, f16 *to) {
-    uint4 out[2];
-    if (kind == KIND_F16) {
-        out[0] = p.v[0];
-        out[1] = p.v[1];
-    } else {
-        const float scale = from_f16(p.scale);
-        const unsigned words[4] = {p.v[0].x, p.v[0].y, p.v[0].z, p.v[0].w};
-        unsigned pairs[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            float a, b;
-            if (kind == KIND_Q8) {
-                a = (float)(i8)(words[i / 2] >> (i % 2 * 16));
-                b = (float)(i8)(words[i / 2] >> (i % 2 * 16 + 8));
-            } else {
-                const unsigned nibbles = words[i / 2] >> (half * 4) >> (i % 2 * 16);
-                a = (float)((int)(nibbles & 15) - 8);
-                b = (float)((int)(nibbles >> 8 & 15) - 8);
-            }
-            pairs[i] = pack_f16(a * scale, b * scale);
-        }
-        out[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-        out[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
-    }
-    ((uint4 *)to)[0] = out[0];
-    ((uint4 *)to)[1] = out[1];
-}
-
-template <int kind>
-DEVICE void tile(const f16 *x, const float *scale, const Weights &w, const float *bias, float *out, int rows, int mode, int act) {
-    SHARED(f16, left, 2 * TILE * PITCH);
-    SHARED(f16, right, 2 * TILE * PITCH);
+template <int kind, int tiles>
+DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
+    // Stages of x, and sums of 64 rows at the end.
+    constexpr int high = tiles * 16, x_room = STAGES * high * STAGE, sum_room = 2 * 64 * ROOM_PITCH;
+    SHARED(f16, stages, x_room > sum_room ? x_room : sum_room);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int row0 = blockIdx.y * TILE, steps = w.width / DEPTH;
-    const int down = warp / 2 * 32, across = warp % 2 * 32; // the warp's corner in the tile
-    const int outputs = mode == TILE_GATED ? w.rows / 2 : w.rows;
+    const int across = e.mode == PRODUCT_GATED ? OUTPUTS / 2 : OUTPUTS;
+    const int strips = (e.rows + high - 1) / high, columns = (e.outputs + across - 1) / across;
+    const int band = blockIdx.x / (STRIPS * columns), place = blockIdx.x % (STRIPS * columns), tall = min((int)STRIPS, strips - band * STRIPS);
+    const int row0 = (band * STRIPS + place % tall) * high, first = place / tall * across;
 
-    // What this thread brings of W: half of row `mine` of the tile, which is row `from` of W, or nothing.
-    const int mine = thread / 2, half = thread % 2;
-    int from = blockIdx.x * TILE + mine;
-    if (mode == TILE_GATED) {
-        const int column = blockIdx.x * 32 + mine / 16 * 8 + mine % 8;
-        from = column < outputs ? (mine / 8 % 2 ? outputs : 0) + column : -1;
-    }
-    if (from >= w.rows) from = -1;
-
-    auto bring_left = [&](int k, int buffer) {
+    auto bring = [&](int step) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int row = thread / 4 + i * 32, column = thread % 4 * 8;
-            const bool valid = row0 + row < rows;
-            copy_async(left + (buffer * TILE + row) * PITCH + column, x + (size_t)(valid ? row0 + row : 0) * w.width + k * DEPTH + column,
-                       valid);
+        for (int i = 0; i < tiles; ++i) {
+            const int row = thread / 8 + i * 16, piece = thread % 8;
+            const bool valid = row0 + row < e.rows;
+            copy_async(stages + (step % STAGES * high + row) * STAGE + (piece ^ row % 8) * 8,
+                       x + (size_t)(valid ? row0 + row : 0) * width + step * STAGE + piece * 8, valid);
         }
-        copy_commit();
+    };
+    int from[4];
+#pragma unroll
+    for (int t = 0; t < 4; ++t) from[t] = row_behind(w, e, first + warp * across / 4, t * 8 + lane / 4);
+    auto weights = [&](int step, Half<kind> (&h)[4]) {
+#pragma unroll
+        for (int t = 0; t < 4; ++t) h[t] = fetch<kind>(w, from[t], step / 2 * 4 + lane % 4, step % 2);
     };
 
-    float sums[2][4][4];
+    float sums[tiles][4][4];
 #pragma unroll
-    for (int i = 0; i < 32; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+    for (int i = 0; i < tiles * 16; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
 
-    bring_left(0, 0);
-    place<kind>(fetch<kind>(w, from, 0, half), half, right + mine * PITCH + half * 16);
-    copy_wait<0>();
-    __syncthreads();
-    for (int k = 0; k < steps; ++k) {
-        const int buffer = k % 2, next = 1 - buffer;
-        Piece piece;
-        if (k + 1 < steps) {
-            bring_left(k + 1, next);
-            piece = fetch<kind>(w, from, k + 1, half);
-        }
+    const int steps = width / STAGE;
+    Half<kind> now[4], next[4];
+    bring(0);
+    copy_commit();
+    bring(1); // width is a multiple of two stages
+    copy_commit();
+    weights(0, next);
+    for (int step = 0; step < steps; ++step) {
 #pragma unroll
-        for (int c = 0; c < DEPTH; c += 16) {
-            unsigned a[2][4], b[2][4];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                load_matrix(a[i], left + (buffer * TILE + down + i * 16 + lane % 16) * PITCH + c + lane / 16 * 8);
-                load_matrix(b[i], right + (buffer * TILE + across + i * 16 + lane / 16 * 8 + lane % 8) * PITCH + c + lane / 8 % 2 * 8);
-            }
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) multiply(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-        }
-        if (k + 1 < steps) place<kind>(piece, half, right + (next * TILE + mine) * PITCH + half * 16);
-        copy_wait<0>();
+        for (int t = 0; t < 4; ++t) now[t] = next[t];
+        copy_wait<1>();
         __syncthreads();
+        if (step + 2 < steps) bring(step + 2);
+        copy_commit();
+        if (step + 1 < steps) weights(step + 1, next);
+        const f16 *stage = stages + (step % STAGES * high + lane % 16) * STAGE;
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+            unsigned b[4][2];
+#pragma unroll
+            for (int t = 0; t < 4; ++t) expand<kind>(now[t], step % 2, s, b[t]);
+#pragma unroll
+            for (int m = 0; m < tiles; ++m) {
+                unsigned a[4];
+                load_matrix(a, stage + m * 16 * STAGE + ((s * 2 + lane / 16) ^ lane % 8) * 8);
+#pragma unroll
+                for (int t = 0; t < 4; ++t) multiply(sums[m][t], a, b[t][0], b[t][1]);
+            }
+        }
     }
 
+    // 64 rows of sums at a time through shared memory, so that a warp stores whole rows.
+    float *room = (float *)stages;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int part = 0; part < tiles / 4; ++part) {
+        __syncthreads();
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int row = row0 + down + i * 16 + h * 8 + lane / 4;
-            if (row >= rows) continue;
-            const float size = scale[row];
-            float *to = out + (size_t)row * outputs;
+        for (int m = 0; m < 4; ++m)
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
+            for (int t = 0; t < 4; ++t)
 #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    const float y = sums[i][j][h * 2 + e] * size;
-                    if (mode == TILE_GATED) {
-                        const int n = blockIdx.x * 32 + across / 2 + j / 2 * 8 + lane % 4 * 2 + e;
-                        if (j % 2 == 0 && n < outputs) to[n] = activate(ACT_SILU, y) * (sums[i][j + 1 - j % 2][h * 2 + e] * size);
-                        continue;
-                    }
-                    const int n = blockIdx.x * TILE + across + j * 8 + lane % 4 * 2 + e;
-                    if (n >= outputs) continue;
-                    const float value = bias ? y + bias[n] : y;
-                    to[n] = mode == TILE_ADD ? to[n] + value : activate(act, value);
-                }
+                for (int i = 0; i < 4; ++i)
+                    room[(m * 16 + i / 2 * 8 + lane / 4) * ROOM_PITCH + warp * 32 + t * 8 + lane % 4 * 2 + i % 2] = sums[part * 4 + m][t][i];
+        __syncthreads();
+        for (int i = warp; i < 64; i += 4) {
+            const int row = row0 + part * 64 + i;
+            if (row >= e.rows) break;
+            for (int n = lane; n < across && first + n < e.outputs; n += 32) {
+                const float *sum = room + i * ROOM_PITCH + (e.mode == PRODUCT_GATED ? n / 8 * 16 + n % 8 : n);
+                end(e, row, first + n, sum[0], e.mode == PRODUCT_GATED ? sum[8] : 0.0f);
             }
         }
     }
 }
 
-KERNEL(linear_tile_f16, 128)
-(const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int mode, int act) {
-    tile<KIND_F16>(x, scale, w, bias, out, rows, mode, act);
-}
-EXPORT(linear_tile_f16)
+#define TILE(name, kind, tiles)                                                                                                        \
+    KERNEL(name, 128)                                                                                                                   \
+    (const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int width, int mode, int act) {         \
+        const Ending e = {scale, bias, out, rows, mode == PRODUCT_GATED ? w.rows / 2 : w.rows, mode, act};                               \
+        tile<kind, tiles>(x, w, e, width);                                                                                              \
+    }                                                                                                                                   \
+    EXPORT(name)
 
-KERNEL(linear_tile_q8, 128)
-(const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int mode, int act) {
-    tile<KIND_Q8>(x, scale, w, bias, out, rows, mode, act);
-}
-EXPORT(linear_tile_q8)
-
-KERNEL(linear_tile_q4, 128)
-(const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int mode, int act) {
-    tile<KIND_Q4>(x, scale, w, bias, out, rows, mode, act);
-}
-EXPORT(linear_tile_q4)
+TILE(linear_tile_q8, KIND_Q8, 8)
+TILE(linear_tile_q4, KIND_Q4, 8)
+TILE(linear_low_f16, KIND_F16, 4)
+TILE(linear_low_q8, KIND_Q8, 4)
+TILE(linear_low_q4, KIND_Q4, 4)

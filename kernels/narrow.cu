@@ -2,12 +2,12 @@
 // overflows f16 whatever its size, and none loses more than f16's rounding.
 //
 //   x      (rows, cols) f32
-//   out    (rows, width) f16, width = cols rounded up to 32, zeros behind
+//   out    (rows, width) f16 in the order of fragment.cuh, width = cols rounded up to 128, zeros behind
 //   scale  (rows,) f32; 1 where the row is all zeros or not finite
 //   launch grid = rows, block = 128
 //
 // Bound: memory. bytes = rows * (8 * cols + 2 * width + 4): the row is read twice, once from cache.
-#include "parts.cuh"
+#include "fragment.cuh"
 
 KERNEL(narrow, 128)
 (const float *x, f16 *out, float *scale, int cols, int width) {
@@ -22,7 +22,10 @@ KERNEL(narrow, 128)
     if (top == 0.0f || !(top < INFINITY_F)) exponent = 0;
     exponent = min(max(exponent, -120), 120);
     const float down = __int_as_float((127 - exponent) << 23);
-    for (int c = threadIdx.x; c < width; c += 128) out[c] = to_f16(c < cols ? x[c] * down : 0.0f);
+    for (int p = threadIdx.x * 2; p < width; p += 256) {
+        const int c = p / GROUP * GROUP + column_at(p % GROUP);
+        ((unsigned *)out)[p / 2] = pack_f16(c < cols ? x[c] * down : 0.0f, c + 1 < cols ? x[c + 1] * down : 0.0f);
+    }
     if (threadIdx.x == 0) scale[blockIdx.x] = __int_as_float((127 + exponent) << 23);
 }
 EXPORT(narrow)

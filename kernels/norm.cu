@@ -9,9 +9,6 @@
 // Bound: memory. bytes = 4 * (2 * rows * cols + cols), flops = 7 * rows * cols (4 for rms_norm).
 #include "parts.cuh"
 
-// NaN for infinity, by which a norm would divide its row to zeros.
-DEVICE float inverse_root(float power) { return 1.0f / sqrtf(power) + taint(power); }
-
 KERNEL(layer_norm, 128)
 (const float *x, const float *gain, const float *bias, float *out, int cols, float eps, int act) {
     SHARED(float, room, 4);

@@ -53,6 +53,9 @@ DEVICE float block_max(float x, float *room) {
 // NaN where any of the values added up as `x * 0` was not finite, else 0.
 DEVICE float taint(float x) { return x * 0.0f; }
 
+// One over a root, NaN for infinity, by which a norm would divide its row to zeros.
+DEVICE float inverse_root(float power) { return 1.0f / sqrtf(power) + taint(power); }
+
 // One warp's group of 32 values as int8 at q[i] (i = 32 g + lane) and their scale at s[g]. The scale is NaN where a value is not finite.
 DEVICE void quantise_group(float value, i8 *q, float *s, int i) {
     const float scale = warp_max(fabsf(value)) / 127.0f + warp_sum(taint(value));

@@ -120,7 +120,8 @@ fn reference(values: &Values) -> Reference {
 }
 
 /// Every stage of the fixture's checkpoint beside the scalar reference, and the same 32 greedy tokens. A product of f16 rounds both
-/// sides once (2^-11); a quantised row of one token is int8 (half a step of max / 127 per value), so its logits have a bound of their own.
+/// sides once (2^-11); a quantised row of one token is int8 (half a step of max / 127 per value), so its logits have a bound of their own,
+/// and answers may part where the reference's two highest logits are nearer to each other than that.
 fn near_the_reference(Limits { kind, stage, logits }: Limits) {
     let bundle = fixture::bundle(Layout::Published, Towers::Auto, kind);
     let judge = reference(&values_of(&bundle, Device::Scalar));
@@ -138,7 +139,20 @@ fn near_the_reference(Limits { kind, stage, logits }: Limits) {
             row.stage
         );
     }
-    assert_eq!(stages::same_tokens(&judge, &cuda), (32, 32), "{}\n{table}", kind.name());
+    let (same, of) = stages::same_tokens(&judge, &cuda);
+    assert_eq!(of, 32);
+    if same < of {
+        let (steps, ours) = (&judge["step_logits"].values, &cuda["tokens"].values);
+        let row = &steps[same * cuda["step_logits"].cols..][..cuda["step_logits"].cols];
+        let largest = row.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
+        let apart = f64::from(row[judge["tokens"].values[same] as usize] - row[ours[same] as usize]);
+        println!(
+            "{}: token {same} is another one: {apart:.2e} apart, the largest logit being {largest:.2}",
+            kind.name()
+        );
+        let allowed = if matches!(kind, Kind::F32 | Kind::F16) { 0.0 } else { 2.0 * logits * largest };
+        assert!(apart < allowed, "{}: token {same}, {apart} apart\n{table}", kind.name());
+    }
 }
 
 #[test]
@@ -264,9 +278,10 @@ fn budget_of_a_token() {
     made(3);
     let (few, many) = (made(9), made(25));
     let per_token = [0, 1, 2].map(|i| (many[i] - few[i]) / 16.0);
-    // Two layers of norm, qkv, attention, join, quantise (heads of 16 cannot be quantised on the way), o, norm, gate and up, down;
-    // then embedding, norm, head and the choice, in two. Token and position go in, the next token comes out; one wait.
-    assert_eq!(per_token, [2.0 * 9.0 + 5.0, 2.0, 1.0], "launches, copies, waits per token");
+    // Two layers of qkv with its norm, attention, join, quantise (heads of 16 cannot be quantised on the way), o, gate and up with their
+    // norm, down; then embedding, head with its norm and the choice, in two. Token and position go in, the next token comes out; one
+    // wait.
+    assert_eq!(per_token, [2.0 * 7.0 + 4.0, 2.0, 1.0], "launches, copies, waits per token");
 
     let shape = Preset::R1Omni05B.shape();
     let d = &shape.decoder;
@@ -400,7 +415,7 @@ fn a_daemon_that_loses_its_device_ends_and_starts_again() {
 #[test]
 fn every_kernel_is_in_the_image_of_every_architecture() {
     // Losing the device at once shows that it was opened and that all kernels were found in its image; 89 and 120 take the PTX.
-    for arch in ["72", "87", "89", "90", "110", "120"] {
+    for arch in ["87", "89", "90", "110", "120"] {
         let lost = [("MIEN_EMULATED_ARCH", arch), ("MIEN_EMULATED_LOST", "0")];
         refused(&lost, &["the CUDA device was lost in"]);
     }

@@ -1,14 +1,21 @@
-//! A bundle beside a full reference dump, stage by stage: the parity lanes.
+//! A bundle beside a full reference dump, or beside itself on another device, stage by stage: the parity lanes and `tools/gpu`.
 //!
-//! `cargo test --test parity_lane -- --bundle B.gguf --dump DIR [--frames F.npy] [--pcm P.npy] [--device scalar|cpu|auto]
-//! [--limit 1e-4] [--tokens 32]`, with `DIR` one `.npy` per stage, channels last. Exit 1 when an error is above `--limit` or
-//! fewer than `--tokens` greedy tokens agree.
+//! `cargo test --test parity_lane -- --bundle B.gguf --dump DIR [--frames F.npy] [--pcm P.npy] [--device scalar|cpu|cuda|auto]
+//! [--limit 1e-4] [--tokens 32]`, with `DIR` one `.npy` per stage, channels last. `--beside DEVICE` takes the place of `--dump`, with a
+//! clip that is made here. Exit 1 when an error is above `--limit` or fewer than `--tokens` greedy tokens agree.
 
 mod stages;
 
-use mien::{bundle::Piece, model::Device};
-use stages::{Expected, Reference};
-use std::{path::PathBuf, process::ExitCode};
+use mien::{
+    bundle::{Bundle, Piece},
+    model::Device,
+    source::Frame,
+};
+use stages::{Clip, Expected, Reference};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,9 +24,11 @@ fn main() -> ExitCode {
         Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} needs a value")).clone())
     };
     let path = |name: &str| option(name).map(PathBuf::from);
-    let (Some(bundle), Some(dump)) = (path("--bundle"), path("--dump")) else {
+    let (bundle, dump) = (path("--bundle"), path("--dump"));
+    let beside = option("--beside").map(|d| d.parse::<Device>().expect("a device"));
+    let (Some(bundle), true) = (bundle, dump.is_some() != beside.is_some()) else {
         eprintln!(
-            "--bundle FILE --dump FOLDER [--frames FILE] [--pcm FILE] [--device NAME] [--limit E] [--tokens N]"
+            "--bundle FILE (--dump FOLDER | --beside DEVICE) [--frames FILE] [--pcm FILE] [--device NAME] [--limit E] [--tokens N]"
         );
         return ExitCode::FAILURE;
     };
@@ -27,6 +36,36 @@ fn main() -> ExitCode {
     let limit: f64 = option("--limit").map_or(f64::INFINITY, |l| l.parse().expect("a number"));
     let tokens: usize = option("--tokens").map_or(0, |n| n.parse().expect("a number"));
 
+    let (clip, reference, steps, mut failed) = match &dump {
+        Some(dump) => {
+            dumped(&bundle, dump, stages::clip(path("--frames").as_deref(), path("--pcm").as_deref()))
+        }
+        None => {
+            let clip = made_clip();
+            let reference = answered(&bundle, beside.expect("one of the two"), &clip, tokens);
+            (clip, reference, tokens, false)
+        }
+    };
+    let (bundle, mut model) = stages::open(&bundle, device);
+    println!("{}", model.describe());
+    let ours = stages::run(&mut *model, bundle.shape().frames, &clip, steps);
+    let rows = stages::compare(&reference, &ours);
+    print!("{}", stages::table(&rows));
+    let (same, of) = stages::same_tokens(&reference, &ours);
+    println!("greedy tokens: {same} of {of} equal");
+    for row in rows.iter().filter(|r| r.largest.max(r.rms) > limit) {
+        println!("ABOVE {limit:.0e}: {}", row.stage);
+        failed = true;
+    }
+    if same < tokens.min(of) || of < tokens {
+        println!("TOKENS: {tokens} must be equal");
+        failed = true;
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The dump in `dump`, the choices it made, and whether its prompt or its pictures are others than the bundle's.
+fn dumped(bundle: &Path, dump: &Path, clip: Clip) -> (Clip, Reference, usize, bool) {
     let mut reference = Reference::new();
     for stage in stages::STAGES {
         let file = dump.join(format!("{stage}.npy"));
@@ -35,17 +74,14 @@ fn main() -> ExitCode {
             reference.insert(stage.to_owned(), Expected { len: values.len(), values, step: 1, rms: None });
         }
     }
+    let bundle = Bundle::open(bundle).unwrap_or_else(|e| panic!("{}: {e:#}", bundle.display()));
     // Ours makes as many choices, but an end of text that ends an answer is no token of it.
-    let steps = reference["tokens"].len;
-    let clip = stages::clip(path("--frames").as_deref(), path("--pcm").as_deref());
-    let (bundle, mut model) = stages::open(&bundle, device);
     let theirs = reference.get_mut("tokens").expect("the reference's tokens");
+    let steps = theirs.len;
     if theirs.values.last().is_some_and(|last| bundle.generation().eos.contains(&(*last as u32))) {
         theirs.values.pop();
         theirs.len -= 1;
     }
-    println!("{}", model.describe());
-    let mut failed = false;
 
     let prompt = bundle.prompt("reason").expect("the standard prompt");
     let pieces = match (clip.frames.is_empty(), clip.samples.is_empty()) {
@@ -63,7 +99,7 @@ fn main() -> ExitCode {
         .collect();
     let same = ids == stages::read_npy(&dump.join("input_ids.npy")).f32s();
     println!("prompt tokens: {} ({})", if same { "equal" } else { "DIFFERENT" }, ids.len());
-    failed |= !same;
+    let mut failed = !same;
     if !clip.frames.is_empty() {
         let resized = stages::read_npy(&dump.join("frames_resized.npy"));
         let shape = bundle.shape();
@@ -71,19 +107,26 @@ fn main() -> ExitCode {
         println!("resized pictures: {different} of {} bytes differ", resized.data.len());
         failed |= different > 0;
     }
+    (clip, reference, steps, failed)
+}
 
-    let ours = stages::run(&mut *model, bundle.shape().frames, &clip, steps);
-    let rows = stages::compare(&reference, &ours);
-    print!("{}", stages::table(&rows));
-    let (same, of) = stages::same_tokens(&reference, &ours);
-    println!("greedy tokens: {same} of {of} equal");
-    for row in rows.iter().filter(|r| r.largest.max(r.rms) > limit) {
-        println!("ABOVE {limit:.0e}: {}", row.stage);
-        failed = true;
-    }
-    if same < tokens.min(of) || of < tokens {
-        println!("TOKENS: {tokens} must be equal");
-        failed = true;
-    }
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+/// What the bundle answers on another device.
+fn answered(bundle: &Path, device: Device, clip: &Clip, steps: usize) -> Reference {
+    let (bundle, mut model) = stages::open(bundle, device);
+    println!("beside {}", model.describe());
+    let all = stages::run(&mut *model, bundle.shape().frames, clip, steps);
+    let expected = |values: Vec<f32>| Expected { len: values.len(), values, step: 1, rms: None };
+    all.into_iter().map(|(stage, tapped)| (stage, expected(tapped.values))).collect()
+}
+
+/// Eight pictures of waves and four seconds of a rising tone.
+fn made_clip() -> Clip {
+    let wave = |i: u32, x: u32, y: u32| ((x * (3 + i) + y * 2) as f32 * 0.05).sin() * 100.0 + 128.0;
+    let rgb = |i: u32| {
+        (0..240).flat_map(move |y| (0..320).flat_map(move |x| [0, 1, 2].map(|c| wave(i + c, x, y) as u8)))
+    };
+    let frames = (0..8).map(|i| Frame { captured_ns: 0, height: 240, width: 320, rgb: rgb(i).collect() });
+    let tone =
+        |i: u32| ((120.0 + i as f32 / 400.0) * i as f32 / 16_000.0 * std::f32::consts::TAU).sin() * 0.4;
+    Clip { frames: frames.collect(), samples: (0..64_000).map(tone).collect() }
 }

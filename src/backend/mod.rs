@@ -283,4 +283,7 @@ pub trait Backend {
     /// is penalised first: a penalty of 0 bars it, as does NaN; else what is above zero is divided by it, the rest multiplied. What
     /// is found gets `penalties[len]` for its penalty.
     fn highest(&mut self, values: &Self::Buf, len: usize, penalties: &mut Self::Buf, out: &mut Self::Buf);
+    /// `out[i]` is `log softmax(row)[place]` of pick i, `(row, place)`, in rows of `len` values; NaN where a value of the row is not
+    /// finite. Picks of one row stand together.
+    fn log_likelihoods(&mut self, values: &Self::Buf, len: usize, picks: &[(u32, u32)], out: &mut Self::Buf);
 }

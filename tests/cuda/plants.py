@@ -25,8 +25,8 @@ PLANTS = {
     "barrier-missing-between-two-buffers": (
         "linear",
         "linear_tile.cu",
-        "right + (next * TILE + mine) * PITCH + half * 16);\n        copy_wait<0>();\n        __syncthreads();",
-        "right + (next * TILE + mine) * PITCH + half * 16);\n        copy_wait<0>();",
+        "        copy_wait<1>();\n        __syncthreads();\n        if (step + 2",
+        "        copy_wait<1>();\n        if (step + 2",
     ),
     "barrier-missing-before-keys-are-read": (
         "attend",
@@ -55,12 +55,27 @@ PLANTS = {
     "wait-one-group-short": (
         "linear",
         "linear_tile.cu",
-        "PITCH + half * 16);\n        copy_wait<0>();",
-        "PITCH + half * 16);\n        copy_wait<1>();",
+        "        copy_wait<1>();\n        __syncthreads();\n        if (step + 2",
+        "        copy_wait<2>();\n        __syncthreads();\n        if (step + 2",
     ),
-    "tail-of-rows-not-cut": ("linear", "linear_tile.cu", "            if (row >= rows) continue;\n", ""),
+    "columns-in-another-order": ("linear", "narrow.cu", "column_at(p % GROUP)", "p % GROUP"),
+    "offset-of-a-nibble": ("linear", "fragment.cuh", "0xe408e408u", "0xe407e408u"),
+    "barrier-missing-before-warps-add-up": (
+        "linear",
+        "linear_few.cu",
+        "= sums[t][i];\n    __syncthreads();",
+        "= sums[t][i];",
+    ),
+    "barrier-missing-before-a-norm-is-read": (
+        "a_norm",
+        "linear_row.cu",
+        "norm.out[c] = y;\n    }\n    __syncthreads();",
+        "norm.out[c] = y;\n    }",
+    ),
+    "share-of-a-row-lost": ("linear", "linear_row.cu", "other < share; ++other", "other < share - 1; ++other"),
+    "tail-of-rows-not-cut": ("linear", "linear_tile.cu", "            if (row >= e.rows) break;\n", ""),
     "tail-of-keys-read": ("attend", "attention.cuh", "const bool valid = first + row < count;", "const bool valid = true;"),
-    "mask-one-too-wide": ("cached_attention", "attention.cuh", "+ i % 2 < limit[i / 2];", "+ i % 2 <= limit[i / 2];"),
+    "mask-one-too-wide": ("cached_attention", "attention.cuh", "+ i % 2 >= limit[i / 2])", "+ i % 2 > limit[i / 2])"),
     "shuffle-of-half-a-warp": (
         "norms",
         "parts.cuh",

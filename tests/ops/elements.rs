@@ -105,3 +105,31 @@ fn highest_is_the_first_of_the_highest_open() {
         find(&mut b, &values, &only(250_000), 1.5, 250_000);
     });
 }
+
+#[test]
+fn log_likelihoods_are_those_of_a_softmax() {
+    on_every_device!(|b, bound| {
+        for (rows, len) in [(1usize, 3usize), (3, 70_001)] {
+            let x: Vec<f32> = Noise(44).values(rows * len).iter().map(|v| v * 30.0 - 200.0).collect();
+            let picks: Vec<(u32, u32)> = (0..rows)
+                .flat_map(|row| [0, len / 2, len - 1].map(|place| (row as u32, place as u32)))
+                .collect();
+            let (xb, mut out) = (b.vector(&x).unwrap(), b.alloc(picks.len()).unwrap());
+            b.log_likelihoods(&xb, len, &picks, &mut out);
+            let got = read(&mut b, &out, picks.len());
+            let want = picks.iter().map(|(row, place)| {
+                let row: Vec<f64> = x[*row as usize * len..][..len].iter().map(|v| f64::from(*v)).collect();
+                let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = row.iter().map(|v| (v - top).exp()).sum();
+                let y = row[*place as usize] - top - sum.ln();
+                (y, 1e-4 + 4e-7 * y.abs())
+            });
+            agree(&format!("log likelihoods of {rows} x {len}"), &bound, &got, want);
+        }
+        let broken = b.vector(&[1.0, f32::NAN, 2.0, 1.0, f32::INFINITY, 2.0, 1.0, 2.0, 3.0]).unwrap();
+        let mut out = b.alloc(3).unwrap();
+        b.log_likelihoods(&broken, 3, &[(0, 0), (1, 0), (2, 2)], &mut out);
+        let got = read(&mut b, &out, 3);
+        assert!(got[0].is_nan() && got[1].is_nan() && (got[2] + 0.407_606).abs() < 1e-5, "{got:?}");
+    });
+}

@@ -31,12 +31,14 @@ use mien::{
 const KINDS: [Kind; 4] = [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0];
 const ACTS: [Act; 4] = [Act::None, Act::Gelu, Act::GeluTanh, Act::Silu];
 
-/// (rows, outputs, cols): one row, few, odd, more than a tile, outputs that do not fill a panel. An interpreter gets two small ones.
+/// (rows, outputs, cols): one row, few, odd, more than a tile, outputs that do not fill a panel, long rows, many tiles. An interpreter
+/// gets two small ones.
 fn sizes(kind: Kind) -> Vec<(usize, usize, usize)> {
     if cfg!(miri) {
         return vec![(1, 16, 32), (5, 19, 64)];
     }
     let mut sizes = vec![(1, 16, 32), (1, 35, 416), (3, 50, 96), (4, 1, 64), (13, 33, 160), (30, 100, 64)];
+    sizes.extend([(1, 37, 2080), (9, 40, 1312), (70, 130, 160), (140, 512, 96)]);
     if kind.block().0 == 1 {
         sizes.extend([(1, 5, 1), (2, 17, 7), (25, 48, 33)]);
     }

@@ -55,7 +55,16 @@ fn linear() {
 fn linear_gated() {
     on_every_device!(|b, bound| {
         for kind in KINDS {
-            for (rows, outputs, cols) in [(1, 32, 64), (5, 48, 96), (14, 16, 32), (3, 21, 64), (1, 5, 32)] {
+            let sizes = [
+                (1, 32, 64),
+                (5, 48, 96),
+                (14, 16, 32),
+                (3, 21, 64),
+                (1, 5, 32),
+                (1, 21, 2080),
+                (70, 300, 160),
+            ];
+            for (rows, outputs, cols) in sizes {
                 let (gate_bytes, gate) = weights(kind, outputs, cols, 11);
                 let (up_bytes, up) = weights(kind, outputs, cols, 12);
                 let x = Noise(5).values(rows * cols);
@@ -138,6 +147,40 @@ fn norms() {
             });
             let got = read(&mut b, &out, rows * cols);
             agree(&format!("rms_norm {rows}x{cols}"), &bound, &got, want);
+        }
+    });
+}
+
+/// A device may leave the norm of one row to the product behind it: whoever reads the row next, and a second product, find it whole.
+#[test]
+fn a_norm_and_what_follows_it() {
+    on_every_device!(|b, bound| {
+        for kind in KINDS {
+            for (outputs, cols) in [(35, 96), (64, 416)] {
+                let mut noise = Noise(17);
+                let (x, gain) = (noise.values(cols), noise.values(cols));
+                let (bytes, _) = weights(kind, 2 * outputs, cols, 5);
+                let m = b.matrix(&[tensor(kind, 2 * outputs, cols, &bytes)]).unwrap();
+                let (xb, gb) = (b.vector(&x).unwrap(), b.vector(&gain).unwrap());
+                let mut normed = b.alloc(cols).unwrap();
+                let (mut once, mut again) = (b.alloc(2 * outputs).unwrap(), b.alloc(outputs).unwrap());
+                let mut answers = Vec::new();
+                for read_first in [true, false] {
+                    b.write(&vec![0.0; cols], &mut normed, 0);
+                    b.rms_norm(&xb, 1, &gb, 1e-6, &mut normed);
+                    let row = read_first.then(|| read(&mut b, &normed, cols));
+                    b.linear(&normed, 1, &m, None, Act::None, &mut once);
+                    b.linear_gated(&normed, 1, &m, &mut again);
+                    let products = [read(&mut b, &once, 2 * outputs), read(&mut b, &again, outputs)].concat();
+                    let row = row.unwrap_or_else(|| read(&mut b, &normed, cols));
+                    b.rms_norm(&xb, 1, &gb, 1e-6, &mut normed);
+                    b.linear_gated(&normed, 1, &m, &mut again);
+                    answers.push([row, products, read(&mut b, &again, outputs)].concat());
+                }
+                let largest = answers[0].iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let want = answers[0].iter().map(|y| (f64::from(*y), f64::from(largest) * 1e-2));
+                agree(&format!("norm and product {kind:?} {outputs}x{cols}"), &bound, &answers[1], want);
+            }
         }
     });
 }

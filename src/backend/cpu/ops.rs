@@ -10,7 +10,7 @@ use super::{
     packs::{Kept, KeySource, PackKeys},
     panels::Matrix,
     product::Then,
-    rows::{Elements, Highest, Means, Taps},
+    rows::{Elements, Highest, LogSum, Means, Taps},
 };
 use crate::{
     backend::{Act, Backend, Grid, Heads, format::highest},
@@ -408,5 +408,34 @@ impl Backend for Cpu {
             penalties[place] = penalties[len];
         }
         out.first_mut(1)[0] = found.unwrap_or(len) as f32;
+    }
+
+    fn log_likelihoods(&mut self, values: &Buf, len: usize, picks: &[(u32, u32)], out: &mut Buf) {
+        let (level, parts) = (self.level, len.div_ceil(VALUES));
+        self.scores.reserve(parts * 8);
+        let (sums, out) = (self.scores.ptr::<(f32, f32)>(), out.first_mut(picks.len()));
+        let mut of = None;
+        for ((row, place), out) in picks.iter().zip(out) {
+            let all = &values.first((*row as usize + 1) * len)[*row as usize * len..];
+            let log_sum = match of {
+                Some((known, log_sum)) if known == *row => log_sum,
+                _ => {
+                    let own = Out(sums.cast());
+                    self.pool.run(parts, |i, _| {
+                        let part = &all[i * VALUES..len.min((i + 1) * VALUES)];
+                        let (top, sum) = level.run(LogSum { values: part });
+                        // SAFETY: two values for each part, written by its chunk alone.
+                        unsafe { (*own.at(2 * i), *own.at(2 * i + 1)) = (top, sum) };
+                    });
+                    // SAFETY: as many as were written above.
+                    let sums = unsafe { std::slice::from_raw_parts(sums, parts) };
+                    let top = sums.iter().fold(f32::NEG_INFINITY, |top, (t, _)| top.max(*t));
+                    let sum: f64 = sums.iter().map(|(t, s)| f64::from(*s) * f64::from(*t - top).exp()).sum();
+                    f64::from(top) + sum.ln()
+                }
+            };
+            of = Some((*row, log_sum));
+            *out = (f64::from(all[*place as usize]) - log_sum) as f32;
+        }
     }
 }

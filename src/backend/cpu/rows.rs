@@ -3,7 +3,7 @@
 
 use super::{
     lanes::{Isa, Lanes, Work},
-    math::{activate, sigmoid},
+    math::{activate, exp, sigmoid},
     memory::{Buf, Out},
 };
 use crate::backend::{Act, format::penalised};
@@ -222,6 +222,32 @@ impl Work for Taps<'_> {
                 store_some(sum, out.at(i), cols - i);
             }
         }
+    }
+}
+
+/// The highest of some values and, over all of them, the sum of `exp(value - highest)`; NaN where one is not finite.
+pub struct LogSum<'a> {
+    pub values: &'a [f32],
+}
+
+impl Work for LogSum<'_> {
+    type Out = (f32, f32);
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) -> (f32, f32) {
+        const LANES: usize = 16;
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        for values in self.values.chunks(LANES) {
+            for (top, value) in tops.iter_mut().zip(values) {
+                *top = if *value > *top { *value } else { *top };
+            }
+        }
+        let top = tops.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        // SAFETY: `reduce` stays inside the slice; this is below `Isa::enter`.
+        let sum = unsafe {
+            let (high, none) = (I::F::splat(top), I::F::splat(0.0));
+            reduce::<I::F>(self.values, |v, acc| acc.add(v.fma(none, exp(v.sub(high)))))
+        };
+        (top, sum)
     }
 }
 

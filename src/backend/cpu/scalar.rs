@@ -490,4 +490,13 @@ impl Backend for Scalar {
         }
         out[0] = found.unwrap_or(len) as f32;
     }
+
+    fn log_likelihoods(&mut self, values: &Vec<f32>, len: usize, picks: &[(u32, u32)], out: &mut Vec<f32>) {
+        for ((row, place), out) in picks.iter().zip(out) {
+            let row = &values[*row as usize * len..][..len];
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|v| f64::from(*v - top).exp() + f64::from(*v * 0.0)).sum();
+            *out = (f64::from(row[*place as usize]) - f64::from(top) - sum.ln()) as f32;
+        }
+    }
 }

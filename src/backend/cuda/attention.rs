@@ -25,6 +25,7 @@ impl Cuda {
         layer: usize,
         out: &Buf,
     ) {
+        self.settle();
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         let qkv = qkv.over(rows * heads.qkv(), "qkv");
         let out = out.over(rows * n_heads * head_dim, "out");
@@ -102,7 +103,7 @@ impl Cuda {
     /// Attention of `rows` rows in each of `batch` runs over keys and values of `pitch` positions a head.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn attention(
-        &self,
+        &mut self,
         qkv: Address,
         keys: Address,
         values: Address,
@@ -121,7 +122,7 @@ impl Cuda {
             _ => Launcher::attend_128,
         };
         attend(
-            &self.device,
+            self.op(),
             ((rows * (n_heads / n_kv_heads)).div_ceil(64), n_kv_heads, batch),
             qkv,
             keys,

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     static SOME: [Image; 4] = [
-        Image { binary: true, arch: 72, bytes: b"" },
+        Image { binary: true, arch: 86, bytes: b"" },
         Image { binary: true, arch: 87, bytes: b"" },
         Image { binary: false, arch: 80, bytes: b"" },
         Image { binary: false, arch: 90, bytes: b"" },
@@ -46,11 +46,11 @@ mod tests {
     #[test]
     fn machine_code_first_then_the_newest_ptx_that_fits() {
         for (arch, name) in
-            [(72, "sm_72"), (87, "sm_87"), (80, "compute_80"), (89, "compute_80"), (120, "compute_90")]
+            [(86, "sm_86"), (87, "sm_87"), (80, "compute_80"), (89, "compute_80"), (120, "compute_90")]
         {
             assert_eq!(choose(&SOME, arch).unwrap().name(), name);
         }
         let error = choose(&SOME, 75).err().unwrap().to_string();
-        assert!(error.contains("sm_75") && error.contains("sm_72, sm_87"), "{error}");
+        assert!(error.contains("sm_75") && error.contains("sm_86, sm_87"), "{error}");
     }
 }

@@ -26,6 +26,23 @@ pub struct Weights {
 // SAFETY: plain numbers in C layout, the same on both sides.
 unsafe impl DeviceRepr for Weights {}
 
+/// An RMS norm that the product behind it makes on its way, as `struct Norm` of kernels/linear_row.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// 0 where `q` and `s` are there already.
+    pub x: Address,
+    pub gain: Address,
+    pub out: Address,
+    pub q: Address,
+    pub s: Address,
+    pub cols: i32,
+    pub eps: f32,
+}
+
+// SAFETY: plain numbers in C layout, the same on both sides.
+unsafe impl DeviceRepr for Norm {}
+
 /// Blocks of a launch.
 pub type Blocks = (usize, usize, usize);
 
@@ -96,15 +113,28 @@ kernels! {
     rms_norm_quantised[128](x: Address, gain: Address, out: Address, q: Address, s: Address, cols: i32, eps: f32);
     narrow[128](x: Address, out: Address, scale: Address, cols: i32, width: i32);
     quantise[128](x: Address, q: Address, s: Address, cols: i32, width: i32);
-    linear_row_q8[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
-    linear_row_q4[128](w: Weights, q: Address, s: Address, bias: Address, out: Address, mode: i32, act: i32);
-    gated_row_q8[512](w: Weights, q: Address, s: Address, out: Address, to: Address, to_s: Address);
-    gated_row_q4[512](w: Weights, q: Address, s: Address, out: Address, to: Address, to_s: Address);
-    linear_row_f16[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
-    linear_row_f32[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32);
-    linear_tile_f16[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
-    linear_tile_q8[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
-    linear_tile_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
+    linear_row_q8[128](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32);
+    linear_row_q4[128](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32);
+    gated_row_q8[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address);
+    gated_row_q4[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address);
+    linear_row_f16[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32, share: i32);
+    linear_row_f32[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32, share: i32);
+    linear_few_f16[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_low_f16[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_few_q8[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_low_q8[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_tile_q8[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_few_q4[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_low_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_tile_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
     linear_f32[256](x: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
     embed[128](ids: Address, w: Weights, out: Address);
     rope_store[64](qkv: Address, frequency: Address, keys: Address, values: Address, n_heads: i32, n_kv: i32, head_dim: i32,
@@ -114,6 +144,8 @@ kernels! {
     attend_exact[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
         start: i32, position: Address, run_step: i64, head_step: i32, step: i32, scale: f32);
     heads[128](qkv: Address, keys: Address, values: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32);
+    heads_beside[128](qkv: Address, kept_keys: Address, kept_values: Address, keys: Address, values: Address, rows: i32, all: i32,
+        n_heads: i32, n_kv: i32, head_dim: i32, padded: i32);
     attend_16[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
         pitch: i32, start: i32, scale: f32);
     attend_32[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
@@ -145,6 +177,7 @@ kernels! {
     add[256](a: Address, b: Address, out: Address, act: i32, repeat: i64, count: i64);
     highest_parts[256](values: Address, penalties: Address, parts: Address, len: i32);
     highest_join[256](parts: Address, penalties: Address, out: Address, count: i32, len: i32);
+    likelihood[512](values: Address, picks: Address, out: Address, len: i32);
     probe_multiply[32](a: Address, b: Address, d: Address);
     probe_matrices[32](rows: Address, out: Address);
     probe_exp2[32](x: Address, out: Address);

@@ -1,12 +1,12 @@
 //! Every op of `Backend` on a CUDA device.
 
 use super::{
-    launches::Launcher,
+    launches::{Launcher, Norm},
     pack,
     product::Mode,
     state::{
-        Buf, COLUMNS_MAX, Cache, Cuda, Matrix, PARTS_MAX, Recording, SPLIT_QUERIES, SPLITS_MAX, act_number,
-        padded, size,
+        Buf, COLUMNS_MAX, Cache, Cuda, Kept, Matrix, NORM_COLUMNS_MAX, PARTS_MAX, Recording, SPLIT_QUERIES,
+        SPLITS_MAX, act_number, padded, size,
     },
 };
 use crate::{
@@ -20,7 +20,7 @@ impl Backend for Cuda {
     type Buf = Buf;
     type Matrix = Matrix;
     type Cache = Cache;
-    type Kept = std::convert::Infallible;
+    type Kept = Kept;
 
     fn describe(&self) -> String {
         self.device.describe()
@@ -75,6 +75,18 @@ impl Backend for Cuda {
         })
     }
 
+    fn kept(&self, layers: usize, heads: Heads, rows: usize) -> Result<Kept> {
+        ensure!(
+            !self.exact,
+            "an F32 bundle keeps no keys and values of silence; leave audio_context at \"whole\""
+        );
+        let layer_bytes = 2 * heads.n_kv_heads * rows * padded(heads.head_dim);
+        let take = |what: &str| self.device.take(layers * layer_bytes, what);
+        let (keys, values) = (take("keys of silence")?, take("values of silence")?);
+        self.scratch(2 * layer_bytes)?;
+        Ok(Kept { heads, rows, keys, values, layer_bytes: layer_bytes as u64 })
+    }
+
     fn write(&mut self, src: &[f32], dst: &mut Buf, at: usize) {
         let to = dst.over(at + src.len(), "the buffer") + 4 * at as u64;
         self.op().upload(src, to);
@@ -82,7 +94,7 @@ impl Backend for Cuda {
 
     fn read(&mut self, src: &Buf, at: usize, dst: &mut [f32]) -> Result<()> {
         let from = src.over(at + dst.len(), "the buffer") + 4 * at as u64;
-        self.device.download(from, dst)
+        self.op().download(from, dst)
     }
 
     fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {
@@ -110,7 +122,7 @@ impl Backend for Cuda {
             panic!("token {id} of a vocabulary of {rows}");
         }
         let mut to = out.over((at + ids.len()) * cols, "out") + 4 * (at * cols) as u64;
-        self.row_of = None;
+        self.settle();
         if let Some(step) = &self.recording {
             assert_eq!(ids, [step.token], "a repeated step has one token");
             return self.device.embed((cols.div_ceil(128), 1, 1), self.step, w.0, to);
@@ -141,10 +153,10 @@ impl Backend for Cuda {
     fn rms_norm(&mut self, x: &Buf, rows: usize, gain: &Buf, eps: f32, out: &mut Buf) {
         let cols = gain.len;
         let (x, to) = (x.over(rows * cols, "x"), out.over(rows * cols, "out"));
-        if rows == 1 && cols.is_multiple_of(32) && cols <= COLUMNS_MAX {
+        if rows == 1 && cols.is_multiple_of(32) && cols <= NORM_COLUMNS_MAX {
+            self.settle();
             let (q, s) = self.row;
-            self.op().rms_norm_quantised((1, 1, 1), x, gain.at, to, q, s, size(cols), eps);
-            self.row_of = Some(to);
+            self.norm = Some(Norm { x, gain: gain.at, out: to, q, s, cols: size(cols), eps });
             return;
         }
         self.op().rms_norm((rows, 1, 1), x, gain.at, to, size(cols), eps);
@@ -167,7 +179,31 @@ impl Backend for Cuda {
         let blocks = ((rows * padded).div_ceil(128), 2 * n_kv_heads, batch);
         let (a, b, c, d) = (size(rows), size(n_heads), size(n_kv_heads), size(head_dim));
         self.op().heads(blocks, qkv, keys, values, a, b, c, d, size(padded));
-        self.attention(qkv, keys, values, batch, rows, heads, rows, -1, out);
+        self.attention(qkv, keys, values, batch, rows, heads, rows, -size(rows), out);
+    }
+
+    fn keep(&mut self, qkv: &Buf, kept: &mut Kept, layer: usize) {
+        let Heads { n_heads, n_kv_heads, head_dim } = kept.heads;
+        let (qkv, padded) = (qkv.over(kept.rows * kept.heads.qkv(), "qkv"), padded(head_dim));
+        let (at, blocks) =
+            (layer as u64 * kept.layer_bytes, ((kept.rows * padded).div_ceil(128), 2 * n_kv_heads, 1));
+        let (a, b, c, d) = (size(kept.rows), size(n_heads), size(n_kv_heads), size(head_dim));
+        self.op().heads(blocks, qkv, kept.keys + at, kept.values + at, a, b, c, d, size(padded));
+    }
+
+    fn attend_beside(&mut self, qkv: &Buf, rows: usize, kept: &Kept, layer: usize, out: &mut Buf) {
+        let Heads { n_heads, n_kv_heads, head_dim } = kept.heads;
+        assert!(rows.is_multiple_of(16) && rows <= kept.rows, "{rows} rows beside {}", kept.rows);
+        let padded = padded(head_dim);
+        let qkv = qkv.over(rows * kept.heads.qkv(), "qkv");
+        let out = out.over(rows * n_heads * head_dim, "out");
+        let Some(keys) = self.scratch_now(2 * kept.layer_bytes as usize) else { return };
+        let (values, at) = (keys + kept.layer_bytes, layer as u64 * kept.layer_bytes);
+        let blocks = ((kept.rows * padded).div_ceil(128), 2 * n_kv_heads, 1);
+        let (a, b, c, d) = (size(rows), size(n_heads), size(n_kv_heads), size(head_dim));
+        let (own, all) = ((kept.keys + at, kept.values + at), size(kept.rows));
+        self.op().heads_beside(blocks, qkv, own.0, own.1, keys, values, a, all, b, c, d, size(padded));
+        self.attention(qkv, keys, values, 1, rows, kept.heads, kept.rows, -all, out);
     }
 
     fn rope_store(
@@ -227,7 +263,6 @@ impl Backend for Cuda {
         if rows * (n_heads / n_kv_heads) <= SPLIT_QUERIES {
             return self.attend_split(qkv, rows, start, 0, heads, cache, layer, out);
         }
-        self.row_of = None;
         let qkv = qkv.over(rows * heads.qkv(), "qkv");
         let out = out.over(rows * n_heads * head_dim, "out");
         let at = layer as u64 * cache.layer_bytes;
@@ -256,7 +291,7 @@ impl Backend for Cuda {
     }
 
     fn repeat(&mut self, token: u32, position: usize, step: &mut dyn FnMut(&mut Self)) {
-        self.row_of = None;
+        self.settle();
         let place = u32::try_from(position).expect("positions are checked to stay below those of the cache");
         self.device.upload(&[token, place], self.step);
         if self.device.is_lost() {
@@ -267,10 +302,11 @@ impl Backend for Cuda {
             let before = self.device.launches.load(Relaxed);
             if self.device.begin_recording() {
                 step(self);
+                self.settle();
                 self.graph = self.device.end_recording();
             }
             self.graph_launches = self.device.launches.swap(before, Relaxed) - before;
-            (self.recording, self.row_of) = (None, None);
+            self.recording = None;
         }
         if let Some(graph) = &self.graph {
             self.device.note("a recorded step", graph.launch());
@@ -355,5 +391,19 @@ impl Backend for Cuda {
         let device = self.op();
         device.highest_parts((count, 1, 1), values, penalties, parts, size(len));
         device.highest_join((1, 1, 1), parts, penalties, out.over(1, "out"), size(count), size(len));
+    }
+
+    fn log_likelihoods(&mut self, values: &Buf, len: usize, picks: &[(u32, u32)], out: &mut Buf) {
+        let rows = picks.iter().map(|(row, _)| *row as usize + 1).max().unwrap_or(0);
+        let (values, mut out) = (values.over(rows * len, "the values"), out.over(picks.len(), "out"));
+        assert!(picks.iter().all(|(_, place)| (*place as usize) < len), "a place beyond {len} values");
+        let (ids, most) = (self.ids, self.ids_max / 2);
+        let device = self.op();
+        for some in picks.chunks(most) {
+            let words: Vec<u32> = some.iter().flat_map(|(row, place)| [*row, *place]).collect();
+            device.upload(&words, ids);
+            device.likelihood((some.len(), 1, 1), values, ids, out, size(len));
+            out += 4 * some.len() as u64;
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     device::{Address, Options},
-    launches::{Launcher, Weights},
+    launches::{Launcher, Norm, Weights},
 };
 use crate::{
     backend::{Act, Heads},
@@ -22,6 +22,9 @@ pub const PARTS_MAX: usize = 256;
 
 /// Columns of a quantised matrix at most.
 pub const COLUMNS_MAX: usize = 1 << 16;
+
+/// Columns of a norm that a product makes on its way; NORM_COLUMNS_MAX of kernels/linear_row.cu.
+pub const NORM_COLUMNS_MAX: usize = 8192;
 
 /// The device.
 pub struct Cuda {
@@ -43,6 +46,8 @@ pub struct Cuda {
     pub(super) other_row: (Address, Address),
     /// Where the f32 form of `row` stands, until any op but the next product has run.
     pub(super) row_of: Option<Address>,
+    /// A norm of one row that was asked for and is left to the product behind it.
+    pub(super) norm: Option<Norm>,
 }
 
 /// What the step that is being recorded was called with.
@@ -79,6 +84,15 @@ pub struct Cache {
     pub(super) frequency: Address,
     /// The base that `frequency` was filled for; NaN before.
     pub(super) theta: f32,
+}
+
+/// Keys and values of rows that stand in for others, as f16: `(layer, kv head, row, padded head_dim)` each.
+pub struct Kept {
+    pub(super) heads: Heads,
+    pub(super) rows: usize,
+    pub(super) keys: Address,
+    pub(super) values: Address,
+    pub(super) layer_bytes: u64,
 }
 
 impl Buf {
@@ -124,7 +138,7 @@ impl Cuda {
             || anyhow::Ok((take(COLUMNS_MAX, "a quantised row")?, take(COLUMNS_MAX / 8, "its scales")?));
         let (row, other_row) = (row()?, row()?);
         let scratch = Mutex::new(Scratch { at: 0, bytes: 0 });
-        let (graph, recording, row_of) = (None, None, None);
+        let (graph, recording, row_of, norm) = (None, None, None, None);
         let exact = options.exact;
         let graph_launches = 0;
         Ok(Cuda {
@@ -141,6 +155,7 @@ impl Cuda {
             row,
             other_row,
             row_of,
+            norm,
         })
     }
 
@@ -151,8 +166,21 @@ impl Cuda {
 
     /// The device for an op that is no product: whatever was kept for one is no longer next.
     pub(super) fn op(&mut self) -> &Launcher {
-        self.row_of = None;
+        self.settle();
         &self.device
+    }
+
+    /// Makes what was left to a product that did not come.
+    pub(super) fn settle(&mut self) {
+        self.settle_norm();
+        self.row_of = None;
+    }
+
+    pub(super) fn settle_norm(&mut self) {
+        if let Some(Norm { x, gain, out, q, s, cols, eps }) = self.norm.take() {
+            self.device.rms_norm_quantised((1, 1, 1), x, gain, out, q, s, cols, eps);
+            self.row_of = Some(out);
+        }
     }
 
     /// `start` for kernels: a number, and where to find what is to be added to it.

@@ -74,6 +74,12 @@ pub struct Span {
     pub start: usize,
 }
 
+/// The row that a token is to follow.
+pub enum After<'a, B: Backend> {
+    Row(usize),
+    Kept(&'a B::Buf),
+}
+
 pub struct Decoder<B: Backend> {
     /// `(vocab, hidden)`
     embed: Linear<B>,
@@ -96,6 +102,10 @@ pub struct Decoder<B: Backend> {
     picked_normed: B::Buf,
     /// `(picks_max, vocab)`
     logits: B::Buf,
+    /// Rows of `logits` and the tokens after them whose likelihoods are wanted.
+    picks: Vec<(u32, u32)>,
+    /// `(picks_max,)`: log likelihoods of as many picks.
+    likelihoods: B::Buf,
     /// `(vocab + 1,)`: the penalty of each token, and of the one that is chosen next (`Backend::highest`).
     penalties: B::Buf,
     /// `(1,)`: the token that was chosen.
@@ -140,6 +150,8 @@ impl<B: Backend> Decoder<B> {
             picked: backend.alloc(picks_max * stack.hidden)?,
             picked_normed: backend.alloc(picks_max * stack.hidden)?,
             logits: backend.alloc(picks_max * vocab)?,
+            picks: Vec::with_capacity(picks_max),
+            likelihoods: backend.alloc(picks_max)?,
             penalties: backend.alloc(vocab + 1)?,
             chosen: backend.alloc(1)?,
             row: vec![0.0; vocab],
@@ -301,11 +313,34 @@ impl<B: Backend> Decoder<B> {
         pass.backend.copy(from, 0, to, 0, self.hidden);
     }
 
-    /// Logits of a row that was kept.
-    pub fn logits_of(&mut self, pass: &mut Pass<'_, B>, kept: &B::Buf) -> Result<&[f32]> {
-        pass.backend.copy(kept, 0, &mut self.picked, 0, self.hidden);
+    /// Log likelihoods of `ids` as the next token after one row: of those that were put in, or the one that was kept.
+    pub fn likelihoods_after(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        row: After<'_, B>,
+        ids: impl Iterator<Item = u32>,
+        each: impl FnMut(usize, f32),
+    ) -> Result<()> {
+        let (from, at) = match row {
+            After::Row(row) => (&self.x, row * self.hidden),
+            After::Kept(kept) => (kept, 0),
+        };
+        pass.backend.copy(from, at, &mut self.picked, 0, self.hidden);
         self.project(pass, 1);
-        self.latest_logits(pass)
+        self.picks.clear();
+        self.picks.extend(ids.map(|id| (0, id)));
+        self.read_likelihoods(pass, each)
+    }
+
+    fn read_likelihoods(&mut self, pass: &mut Pass<'_, B>, mut each: impl FnMut(usize, f32)) -> Result<()> {
+        let (vocab, most) = (self.row.len(), self.limits.picks_max);
+        for (at, picks) in self.picks.chunks(most).enumerate() {
+            pass.backend.log_likelihoods(&self.logits, vocab, picks, &mut self.likelihoods);
+            let logs = &mut self.row[..picks.len()];
+            pass.backend.read(&self.likelihoods, 0, logs)?;
+            logs.iter().zip(at * most..).for_each(|(log, i)| each(i, *log));
+        }
+        Ok(())
     }
 
     /// Logits of the one row that was asked for last.
@@ -376,24 +411,23 @@ impl<B: Backend> Decoder<B> {
         self.chosen(pass)
     }
 
-    /// Logits of the rows `first .. first + rows`, one after the other.
-    pub fn logits(
+    /// Log likelihoods of one token after each of the rows `first ..`.
+    pub fn likelihoods(
         &mut self,
         pass: &mut Pass<'_, B>,
         first: usize,
-        rows: usize,
-        mut each: impl FnMut(usize, &[f32]),
+        ids: impl ExactSizeIterator<Item = u32>,
+        mut each: impl FnMut(usize, f32),
     ) -> Result<()> {
-        let mut done = 0;
+        let (rows, mut ids, mut done) = (ids.len(), ids, 0);
         while done < rows {
             let some = (rows - done).min(self.limits.picks_max);
             let from = (first + done) * self.hidden;
             pass.backend.copy(&self.x, from, &mut self.picked, 0, some * self.hidden);
             self.project(pass, some);
-            for i in 0..some {
-                pass.backend.read(&self.logits, i * self.row.len(), &mut self.row)?;
-                each(done + i, &self.row);
-            }
+            self.picks.clear();
+            self.picks.extend((0..some as u32).zip(ids.by_ref()));
+            self.read_likelihoods(pass, |i, log| each(done + i, log))?;
             done += some;
         }
         Ok(())

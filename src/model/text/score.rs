@@ -8,7 +8,7 @@ use crate::{
     model::{
         infer::Scores,
         pass::{Pass, Scratch},
-        text::decoder::{Decoder, Span},
+        text::decoder::{After, Decoder, Span},
     },
 };
 use anyhow::Result;
@@ -18,7 +18,7 @@ pub struct Tally {
     /// Log likelihood of every label, mean over its tokens.
     means: Vec<f64>,
     spans: Vec<Span>,
-    /// By row: the label whose likelihood its logits hold, and the token.
+    /// By row: the label that the token after it is of, and the token.
     wanted: Vec<(usize, u32)>,
     scores: Scores,
 }
@@ -46,14 +46,16 @@ impl Tally {
         pass.begin("score");
         self.means.clear();
         self.means.resize(set.tokens.len(), 0.0);
-        if set.prefix.is_empty() {
-            self.add_first(set, decoder.logits_of(pass, prompt_row)?);
+        let after = if set.prefix.is_empty() {
+            After::Kept(prompt_row)
         } else {
             let rows = set.prefix.len();
             decoder.embed(pass, &set.prefix, 0);
             decoder.run(pass, scratch, &[Span { rows, start: prompt_len }])?;
-            decoder.logits(pass, rows - 1, 1, |_, logits| self.add_first(set, logits))?;
-        }
+            After::Row(rows - 1)
+        };
+        let (firsts, means) = (set.tokens.iter().map(|tokens| tokens[0]), &mut self.means);
+        decoder.likelihoods_after(pass, after, firsts, |label, log| means[label] += f64::from(log))?;
         self.add_rest(decoder, pass, scratch, prompt_len + set.prefix.len(), set)?;
         for (sum, tokens) in self.means.iter_mut().zip(&set.tokens) {
             *sum /= tokens.len() as f64;
@@ -61,13 +63,6 @@ impl Tally {
         pass.end("score", decoder.result())?;
         softmax(&self.means, set.temperature, &mut self.scores.probabilities);
         Ok(&self.scores)
-    }
-
-    /// The first token of every label.
-    fn add_first(&mut self, set: &LabelSet, logits: &[f32]) {
-        for (sum, tokens) in self.means.iter_mut().zip(&set.tokens) {
-            *sum += log_probability(logits, tokens[0]);
-        }
     }
 
     /// The tokens after the first of every label, as many labels at once as there are rows.
@@ -98,21 +93,12 @@ impl Tally {
             }
             if !spans.is_empty() {
                 decoder.run(pass, scratch, spans)?;
-                decoder.logits(pass, 0, wanted.len(), |row, logits| {
-                    let (label, id) = wanted[row];
-                    means[label] += log_probability(logits, id);
-                })?;
+                let ids = wanted.iter().map(|(_, id)| *id);
+                decoder.likelihoods(pass, 0, ids, |row, log| means[wanted[row].0] += f64::from(log))?;
             }
         }
         Ok(())
     }
-}
-
-/// `log softmax(logits)[id]`
-fn log_probability(logits: &[f32], id: u32) -> f64 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from(*l - top).exp()).sum();
-    f64::from(logits[id as usize] - top) - sum.ln()
 }
 
 /// Mean log likelihoods to probabilities.
@@ -127,14 +113,6 @@ fn softmax(means: &[f64], temperature: f32, probabilities: &mut Vec<f32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn probabilities_sum_to_one() {
-        let logits = [1.0f32, -300.0, 2.0, 88.0];
-        let sum: f64 = (0..4).map(|id| log_probability(&logits, id).exp()).sum();
-        assert!((sum - 1.0).abs() < 1e-12);
-        assert!((log_probability(&[0.0; 4], 2) + 4f64.ln()).abs() < 1e-12);
-    }
 
     #[test]
     fn temperature_flattens() {

@@ -90,6 +90,7 @@ typedef signed char i8;
 typedef unsigned short f16;
 
 #define KERNEL(name, threads) extern "C" void name
+#define KERNEL_TWICE KERNEL
 #define EXPORT(name)                                                                                                                   \
     static emulated::Kernel exported_##name(#name, &decltype(emulated::signature(&name))::template call<&name>,                        \
                                             decltype(emulated::signature(&name))::sizes, decltype(emulated::signature(&name))::count);
@@ -110,7 +111,21 @@ DEVICE f16 to_f16(float x) {
 }
 DEVICE float from_f16(f16 h) { return emulated::half_to_float(h); }
 DEVICE unsigned pack_f16(float low, float high) { return to_f16(low) | static_cast<unsigned>(to_f16(high)) << 16; }
-DEVICE float exp2_fast(float x) { return exp2f(x); }
+DEVICE unsigned add_f16x2(unsigned a, unsigned b) { return pack_f16(from_f16(a) + from_f16(b), from_f16(a >> 16) + from_f16(b >> 16)); }
+DEVICE unsigned multiply_f16x2(unsigned a, unsigned b) { return pack_f16(from_f16(a) * from_f16(b), from_f16(a >> 16) * from_f16(b >> 16)); }
+DEVICE unsigned pick_bytes(unsigned a, unsigned b, unsigned which) {
+    unsigned d = 0;
+    for (int i = 0; i < 4; ++i) {
+        const unsigned byte = which >> i * 4 & 7;
+        d |= ((byte < 4 ? a >> byte * 8 : b >> (byte - 4) * 8) & 255) << i * 8;
+    }
+    return d;
+}
+// Numbers below the normal ones become zero, as ex2.approx.ftz has it.
+DEVICE float exp2_fast(float x) {
+    const float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
 DEVICE int dot4(int a, int b, int c) {
     for (int i = 0; i < 32; i += 8) c += static_cast<i8>(a >> i) * static_cast<i8>(b >> i);
     return c;
