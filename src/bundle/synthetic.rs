@@ -151,7 +151,8 @@ pub fn write_file(
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
     let header = header(preset, seed, quant)?;
-    let mut values = Random { seed, embed: header.shape.decoder.hidden };
+    let decoder = &header.shape.decoder;
+    let mut values = Random { seed, embed: decoder.hidden, layers: decoder.layers };
     write::write_file(path, &header, false, &mut values, tell)
 }
 
@@ -161,7 +162,8 @@ pub fn bundle(preset: Preset, seed: u64, quant: Kind) -> Result<Bundle> {
     match preset {
         Preset::Tiny => {
             let header = header(preset, seed, quant)?;
-            let mut values = Random { seed, embed: header.shape.decoder.hidden };
+            let decoder = &header.shape.decoder;
+            let mut values = Random { seed, embed: decoder.hidden, layers: decoder.layers };
             Bundle::from_bytes(write::write_bytes(&header, false, &mut values)?)
         }
         Preset::R1Omni05B => {
@@ -211,10 +213,15 @@ struct Random {
     seed: u64,
     /// Width of the decoder, which sets the scale of its last norm.
     embed: usize,
+    /// Layers of the decoder, which set what each of them adds.
+    layers: usize,
 }
 
 /// Of the label scores: below 1, so that a demonstration has something to show.
 const TEMPERATURE: f32 = 0.4;
+
+/// Layers above which a decoder is deep.
+const DEEP: usize = 8;
 
 /// Standard deviation of the embedding.
 const EMBED_SCALE: f32 = 0.3;
@@ -276,26 +283,25 @@ impl Random {
             Role::Table if name.contains("conv2") => (0.0, 1.6 / 3.0),
             Role::Table => (0.0, 0.3),
             Role::Matrix if name == "decoder.embed.weight" => (0.0, EMBED_SCALE),
-            Role::Matrix => (0.0, gain(name) / (spec.cols as f32).sqrt()),
+            Role::Matrix => (0.0, self.gain(name) / (spec.cols as f32).sqrt()),
         };
         out.iter_mut().for_each(|v| *v = centre + scale * next());
     }
-}
 
-fn gain(name: &str) -> f32 {
-    let has = |part: &str| name.contains(part);
-    if has("attn_q") || has("attn_k") {
-        // Flat attention would see the mean of a window, which is the same for all.
-        2.0
-    } else if has("fusion") {
-        1.6
-    } else if has("decoder") && (has("attn_o") || has("ffn_down")) {
-        // What a layer adds stays small beside what it was given, so that rounding in one is not multiplied by all that follow.
-        0.2
-    } else if has("attn_o") || has(".fc2") {
-        0.6
-    } else {
-        1.0
+    fn gain(&self, name: &str) -> f32 {
+        let has = |part: &str| name.contains(part);
+        // Of many layers each attends less sharply and adds less, so that rounding in one is not multiplied by all that follow.
+        let deep = has("decoder") && self.layers > DEEP;
+        if has("attn_q") || has("attn_k") {
+            // Flat attention would see the mean of a window, which is the same for all.
+            if has("decoder") && !deep { 4.0 } else { 2.0 }
+        } else if has("fusion") {
+            1.6
+        } else if has("attn_o") || has(".fc2") || has("ffn_down") {
+            if deep { 0.2 } else { 0.6 }
+        } else {
+            1.0
+        }
     }
 }
 
