@@ -56,8 +56,6 @@ template <int kind> DEVICE void expand(const Half<kind> &h, int half, int s, uns
     pair[1] = multiply_f16x2(add_f16x2(pick_bytes(bytes, 0x64646464u, 0x4342), offset), h.scale);
 }
 
-enum { PRODUCT_STORE, PRODUCT_ADD, PRODUCT_GATED };
-
 // What follows a product: mode 0  out[m, n] = act(y + bias[n]);  1  out[m, n] += y + bias[n];  2  out[m, n] = silu(y) * up
 struct Ending {
     const float *scale; // (rows,), of x
@@ -70,17 +68,17 @@ DEVICE void end(const Ending &e, int row, int n, float y, float up) {
     const float size = e.scale[row];
     float *to = e.out + (size_t)row * e.outputs + n;
     y *= size;
-    if (e.mode == PRODUCT_GATED) {
+    if (e.mode == MODE_GATED) {
         *to = activate(ACT_SILU, y) * (up * size);
         return;
     }
     if (e.bias) y += e.bias[n];
-    *to = e.mode == PRODUCT_ADD ? *to + y : activate(e.act, y);
+    *to = e.mode == MODE_ADD ? *to + y : activate(e.act, y);
 }
 
 // The row of W behind row n of 32 that a warp brings, `first` being the warp's first output. In a gated product eight rows of the gate
 // and eight of up take turns, so that a warp has both.
 DEVICE int row_behind(const Weights &w, const Ending &e, int first, int n) {
-    const int row = e.mode == PRODUCT_GATED ? n / 8 % 2 * e.outputs + first + n / 16 * 8 + n % 8 : first + n;
+    const int row = e.mode == MODE_GATED ? n / 8 % 2 * e.outputs + first + n / 16 * 8 + n % 8 : first + n;
     return min(row, w.rows - 1); // what a row too far answers is not stored
 }

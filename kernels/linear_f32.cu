@@ -8,13 +8,13 @@
 // Bound: arithmetic. flops = 2 * rows * rows of W * cols.
 #include "parts.cuh"
 
-enum { F32_ADD = 1, F32_GATED = 2, F32_DEPTH = 32, F32_PITCH = 33 };
+enum { F32_DEPTH = 32, F32_PITCH = 33 };
 
 KERNEL(linear_f32, 256)
 (const float *x, const Weights w, const float *bias, float *out, int rows, int mode, int act) {
     SHARED(float, left, 32 * F32_PITCH);
     SHARED(float, right, 2 * 32 * F32_PITCH);
-    const int outputs = mode == F32_GATED ? w.rows / 2 : w.rows, parts = mode == F32_GATED ? 2 : 1;
+    const int outputs = mode == MODE_GATED ? w.rows / 2 : w.rows, parts = mode == MODE_GATED ? 2 : 1;
     const int row0 = blockIdx.y * 32, column0 = blockIdx.x * 32;
     const int down = threadIdx.x / 16 * 2, across = threadIdx.x % 16 * 2;
     float sums[2][2][2];
@@ -45,8 +45,8 @@ KERNEL(linear_f32, 256)
         if (row >= rows || n >= outputs) continue;
         float *to = out + (size_t)row * outputs + n;
         const float value = sums[0][i / 2][i % 2] + (bias ? bias[n] : 0.0f);
-        if (mode == F32_GATED) *to = activate(ACT_SILU, value) * sums[1][i / 2][i % 2];
-        else *to = mode == F32_ADD ? *to + value : activate(act, value);
+        if (mode == MODE_GATED) *to = activate(ACT_SILU, value) * sums[1][i / 2][i % 2];
+        else *to = mode == MODE_ADD ? *to + value : activate(act, value);
     }
 }
 EXPORT(linear_f32)

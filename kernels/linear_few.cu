@@ -13,7 +13,7 @@ template <int kind>
 DEVICE void few(const f16 *x, const Weights &w, const Ending &e, int width) {
     SHARED(float, room, FEW_WARPS * 16 * FEW_PITCH);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int across = e.mode == PRODUCT_GATED ? 16 : 32, first = blockIdx.x * across;
+    const int across = e.mode == MODE_GATED ? 16 : 32, first = blockIdx.x * across;
     int from[4];
 #pragma unroll
     for (int t = 0; t < 4; ++t) from[t] = row_behind(w, e, first, t * 8 + lane / 4);
@@ -57,11 +57,11 @@ DEVICE void few(const f16 *x, const Weights &w, const Ending &e, int width) {
     for (int i = threadIdx.x; i < e.rows * across; i += FEW_WARPS * 32) {
         const int row = i / across, n = i % across;
         if (first + n >= e.outputs) continue;
-        const float *sum = room + row * FEW_PITCH + (e.mode == PRODUCT_GATED ? n / 8 * 16 + n % 8 : n);
+        const float *sum = room + row * FEW_PITCH + (e.mode == MODE_GATED ? n / 8 * 16 + n % 8 : n);
         float y = 0.0f, up = 0.0f;
         for (int part = 0; part < FEW_WARPS; ++part, sum += 16 * FEW_PITCH) {
             y += sum[0];
-            if (e.mode == PRODUCT_GATED) up += sum[8];
+            if (e.mode == MODE_GATED) up += sum[8];
         }
         end(e, row, first + n, y, up);
     }
@@ -70,7 +70,7 @@ DEVICE void few(const f16 *x, const Weights &w, const Ending &e, int width) {
 #define FEW(name, kind)                                                                                                                \
     KERNEL(name, 256)                                                                                                                   \
     (const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int width, int mode, int act) {         \
-        const Ending e = {scale, bias, out, rows, mode == PRODUCT_GATED ? w.rows / 2 : w.rows, mode, act};                               \
+        const Ending e = {scale, bias, out, rows, mode == MODE_GATED ? w.rows / 2 : w.rows, mode, act};                               \
         few<kind>(x, w, e, width);                                                                                                      \
     }                                                                                                                                   \
     EXPORT(name)

@@ -17,7 +17,7 @@
 // Bound: memory. bytes = weights (34 / 32, 18 / 32, 2 or 4 per value) + a row of x per warp, from cache; flops = 2 * rows * cols.
 #include "parts.cuh"
 
-enum { MODE_STORE, MODE_ADD, MODE_GATED, NORM_COLUMNS_MAX = 8192 };
+enum { NORM_COLUMNS_MAX = 8192 };
 
 // The RMS norm of x, (cols,), whose answer is the row; every block makes it for itself, and the first leaves it in `out`, `q` and `s` for
 // others. No norm where x is null: `q` and `s` are there already.
@@ -105,6 +105,16 @@ DEVICE void rows_by_mode(const Weights &w, const float *bias, float *out, int mo
         warp_rows<2>(w, bias, out, mode, act, share, room, nullptr, two);
 }
 
+// Pieces at, at + step, ... of some rows, 16 bytes each, as far as there are any: all on their way before one is used.
+template <int batch, int count>
+DEVICE void load_pieces(uint4 (&v)[batch][count], const Weights &w, const int (&row)[count], int pieces, int at, int step) {
+#pragma unroll
+    for (int j = 0; j < batch; ++j)
+#pragma unroll
+        for (int i = 0; i < count; ++i)
+            if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
+}
+
 // Sixteen values of a block are a piece.
 template <int count> DEVICE void dot_q8(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
     const int groups = w.width / 32, pieces = groups * 2;
@@ -112,11 +122,7 @@ template <int count> DEVICE void dot_q8(const Weights &w, const Row &x, const in
 #pragma unroll 1
     for (int at = first; at < pieces; at += batch * step) {
         uint4 v[batch][count];
-#pragma unroll
-        for (int j = 0; j < batch; ++j)
-#pragma unroll
-            for (int i = 0; i < count; ++i)
-                if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
+        load_pieces(v, w, row, pieces, at, step);
 #pragma unroll
         for (int j = 0; j < batch; ++j) {
             const int piece = at + j * step;
@@ -139,11 +145,7 @@ template <int count> DEVICE void dot_q4(const Weights &w, const Row &x, const in
 #pragma unroll 1
     for (int at = first; at < pieces; at += batch * step) {
         uint4 v[batch][count];
-#pragma unroll
-        for (int j = 0; j < batch; ++j)
-#pragma unroll
-            for (int i = 0; i < count; ++i)
-                if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
+        load_pieces(v, w, row, pieces, at, step);
 #pragma unroll
         for (int j = 0; j < batch; ++j) {
             const int piece = at + j * step;
@@ -169,7 +171,7 @@ template <int count> DEVICE void dot_q4(const Weights &w, const Row &x, const in
     }
 }
 
-// `normed` by kind: the two kinds differ in what is a piece.
+// The two kinds differ in what is a piece.
 #define ROW(kind)                                                                                                                      \
     KERNEL(linear_row_##kind, 128)                                                                                                      \
     (const Weights w, const Norm norm, const float *bias, float *out, int mode, int act, int share) {                                  \

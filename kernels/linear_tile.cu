@@ -22,7 +22,7 @@ DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
     constexpr int high = tiles * 16, x_room = STAGES * high * STAGE, sum_room = 2 * 64 * ROOM_PITCH;
     SHARED(f16, stages, x_room > sum_room ? x_room : sum_room);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int across = e.mode == PRODUCT_GATED ? OUTPUTS / 2 : OUTPUTS;
+    const int across = e.mode == MODE_GATED ? OUTPUTS / 2 : OUTPUTS;
     const int strips = (e.rows + high - 1) / high, columns = (e.outputs + across - 1) / across;
     const int band = blockIdx.x / (STRIPS * columns), place = blockIdx.x % (STRIPS * columns), tall = min((int)STRIPS, strips - band * STRIPS);
     const int row0 = (band * STRIPS + place % tall) * high, first = place / tall * across;
@@ -96,8 +96,8 @@ DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
             const int row = row0 + part * 64 + i;
             if (row >= e.rows) break;
             for (int n = lane; n < across && first + n < e.outputs; n += 32) {
-                const float *sum = room + i * ROOM_PITCH + (e.mode == PRODUCT_GATED ? n / 8 * 16 + n % 8 : n);
-                end(e, row, first + n, sum[0], e.mode == PRODUCT_GATED ? sum[8] : 0.0f);
+                const float *sum = room + i * ROOM_PITCH + (e.mode == MODE_GATED ? n / 8 * 16 + n % 8 : n);
+                end(e, row, first + n, sum[0], e.mode == MODE_GATED ? sum[8] : 0.0f);
             }
         }
     }
@@ -106,7 +106,7 @@ DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
 #define TILE(name, kind, tiles)                                                                                                        \
     KERNEL(name, 128)                                                                                                                   \
     (const f16 *x, const float *scale, const Weights w, const float *bias, float *out, int rows, int width, int mode, int act) {         \
-        const Ending e = {scale, bias, out, rows, mode == PRODUCT_GATED ? w.rows / 2 : w.rows, mode, act};                               \
+        const Ending e = {scale, bias, out, rows, mode == MODE_GATED ? w.rows / 2 : w.rows, mode, act};                               \
         tile<kind, tiles>(x, w, e, width);                                                                                              \
     }                                                                                                                                   \
     EXPORT(name)

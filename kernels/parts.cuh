@@ -5,6 +5,9 @@
 // As the order of backend::Act.
 enum { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU };
 
+// What follows a product: its activation, a sum onto what is there, or the gate of a gated product.
+enum { MODE_STORE, MODE_ADD, MODE_GATED };
+
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 DEVICE float activate(int act, float x) {

@@ -15,7 +15,7 @@ use mien::{
 };
 use serde_json::Value;
 use stages::{
-    Expected, Reference, Values,
+    Values,
     fixture::{self, Layout},
 };
 use std::{
@@ -114,17 +114,12 @@ fn values_of(bundle: &Bundle, device: Device) -> Values {
     stages::run(&mut *model, bundle.shape().frames, &fixture::clip(), 32)
 }
 
-fn reference(values: &Values) -> Reference {
-    let expected = |v: &[f32]| Expected { values: v.to_vec(), step: 1, len: v.len(), rms: None };
-    values.iter().map(|(name, tapped)| (name.clone(), expected(&tapped.values))).collect()
-}
-
 /// Every stage of the fixture's checkpoint beside the scalar reference, and the same 32 greedy tokens. A product of f16 rounds both
 /// sides once (2^-11); a quantised row of one token is int8 (half a step of max / 127 per value), so its logits have a bound of their own,
 /// and answers may part where the reference's two highest logits are nearer to each other than that.
 fn near_the_reference(Limits { kind, stage, logits }: Limits) {
     let bundle = fixture::bundle(Layout::Published, Towers::Auto, kind);
-    let judge = reference(&values_of(&bundle, Device::Scalar));
+    let judge = stages::reference(&values_of(&bundle, Device::Scalar));
     let cuda = values_of(&bundle, Device::Cuda);
     let rows = stages::compare(&judge, &cuda);
     let table = stages::table(&rows);
@@ -183,7 +178,7 @@ fn tiny_model_q4_0() {
 fn nearer_to_the_reference_than_the_cpu() {
     let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
     let judge_values = values_of(&bundle, Device::Scalar);
-    let judge = reference(&judge_values);
+    let judge = stages::reference(&judge_values);
     let (cpu, cuda) = (values_of(&bundle, Device::Cpu), values_of(&bundle, Device::Cuda));
     for (cpu, cuda) in stages::compare(&judge, &cpu).iter().zip(stages::compare(&judge, &cuda)) {
         if cuda.stage != "step_logits" {

@@ -1,6 +1,5 @@
 //! Single instructions on a CUDA device beside what a GPU once answered, which is kept in tests/gpu/golden.json.
 //!
-//! Without that file nothing is compared but what the instructions must answer by their definition, and the test says so.
 //! `MIEN_GOLDEN_OUT=FILE` keeps the answers of a GPU; `tools/gpu check` does that.
 #![cfg(feature = "cuda")]
 
@@ -54,16 +53,13 @@ fn instructions_answer_as_on_a_gpu() {
         });
         fs::write(path, kept.to_string()).unwrap();
     }
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/golden.json");
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let golden: Value = serde_json::from_str(&text).unwrap();
-            let part = |name: &str| words(&golden[name]);
-            compare(&probe, &part("products"), &part("matrices"), &part("powers"));
-        }
-        Err(_) => println!(
-            "no GPU has answered yet: tests/gpu/golden.json is not there, nothing was compared with one"
-        ),
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests");
+    // On the GPU's own machine the program stands alone: what it answers is what is kept.
+    if tests.exists() {
+        let text = fs::read_to_string(tests.join("gpu/golden.json")).unwrap();
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        let part = |name: &str| words(&golden[name]);
+        compare(&probe, &part("products"), &part("matrices"), &part("powers"));
     }
 }
 

@@ -1,8 +1,8 @@
 //! A bundle beside a full reference dump, or beside itself on another device, stage by stage: the parity lanes and `tools/gpu`.
 //!
 //! `cargo test --test parity_lane -- --bundle B.gguf --dump DIR [--frames F.npy] [--pcm P.npy] [--device scalar|cpu|cuda|auto]
-//! [--limit 1e-4] [--tokens 32]`, with `DIR` one `.npy` per stage, channels last. `--beside DEVICE` takes the place of `--dump`, with a
-//! clip that is made here. Exit 1 when an error is above `--limit` or fewer than `--tokens` greedy tokens agree.
+//! [--limit 1e-4] [--tokens 32]`, with `DIR` one `.npy` per stage, channels last. `--beside DEVICE [--steps 32]` takes the place of
+//! `--dump`, with a clip that is made here and as many greedy tokens. Exit 1 when an error is above `--limit` or fewer than `--tokens` greedy tokens agree.
 
 mod stages;
 
@@ -42,8 +42,9 @@ fn main() -> ExitCode {
         }
         None => {
             let clip = made_clip();
-            let reference = answered(&bundle, beside.expect("one of the two"), &clip, tokens);
-            (clip, reference, tokens, false)
+            let steps = option("--steps").map_or(32, |n| n.parse().expect("a number"));
+            let reference = answered(&bundle, beside.expect("one of the two"), &clip, steps);
+            (clip, reference, steps, false)
         }
     };
     let (bundle, mut model) = stages::open(&bundle, device);
@@ -114,9 +115,7 @@ fn dumped(bundle: &Path, dump: &Path, clip: Clip) -> (Clip, Reference, usize, bo
 fn answered(bundle: &Path, device: Device, clip: &Clip, steps: usize) -> Reference {
     let (bundle, mut model) = stages::open(bundle, device);
     println!("beside {}", model.describe());
-    let all = stages::run(&mut *model, bundle.shape().frames, clip, steps);
-    let expected = |values: Vec<f32>| Expected { len: values.len(), values, step: 1, rms: None };
-    all.into_iter().map(|(stage, tapped)| (stage, expected(tapped.values))).collect()
+    stages::reference(&stages::run(&mut *model, bundle.shape().frames, clip, steps))
 }
 
 /// Eight pictures of waves and four seconds of a rising tone.

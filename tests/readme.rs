@@ -132,6 +132,31 @@ fn figures_are_those_of_the_page_of_speed() {
     assert!(compared >= 5, "{compared} figures in\n{}", facts.join("\n"));
 }
 
+#[test]
+fn figures_of_the_gpu_are_those_of_its_report() {
+    let page = fs::read_to_string(root().join("kernels/README.md")).unwrap();
+    let report = fs::read_to_string(root().join("tests/gpu/nvidia-h200.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    for (name, kind) in [("Q8_0", "q8_0"), ("Q4_0", "q4_0")] {
+        let bench = &report["steps"][format!("bench r1-omni-0.5b {kind}")]["bench"];
+        let ms = |stage: &str| {
+            let all = bench["window"].as_array().unwrap();
+            all.iter().find(|row| row["stage"] == stage).unwrap()["median_ms"].as_f64().unwrap()
+        };
+        let token = ms("decode") / 150.0;
+        let [see, hear, prompt, score] = ["vision", "audio", "prefill", "score"].map(ms);
+        let all = bench["window_ms"].as_f64().unwrap();
+        let row = format!(
+            "| {name} | {see:.1} | {hear:.1} | {prompt:.1} | {score:.1} | {token:.2} | {all:.0} | {:.0} |",
+            1e3 / token
+        );
+        assert!(page.contains(&row), "kernels/README.md lacks\n{row}");
+    }
+    let stages = report["steps"]["stages full f16"]["stages"].as_object().unwrap();
+    let worst = stages.values().map(|errors| errors[1].as_f64().unwrap()).fold(0.0, f64::max);
+    assert!(page.contains(&format!("{worst:.1e} rms")), "{worst:.1e}");
+}
+
 /// Numbers with `MB` or `s` behind them.
 fn figures(text: &str) -> Vec<String> {
     let words: Vec<&str> = text.split_whitespace().collect();

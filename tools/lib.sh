@@ -64,3 +64,8 @@ rust_target_need() {
     say "adding the Rust library for $1"
     rustup --quiet target add "$1" >&2
 }
+
+# kernels_fresh: whether the images in .cache/kernels are of the kernels as they stand.
+kernels_fresh() {
+    diff -rq --exclude '*.md' "$root/kernels" "$cache/kernels/sources" >/dev/null 2>&1
+}

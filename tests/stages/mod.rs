@@ -104,6 +104,12 @@ pub fn run(model: &mut dyn Infer, frames_seen: usize, clip: &Clip, steps: usize)
     out
 }
 
+/// A run as what another is held against.
+pub fn reference(run: &Values) -> Reference {
+    let expected = |v: &[f32]| Expected { values: v.to_vec(), step: 1, len: v.len(), rms: None };
+    run.iter().map(|(name, tapped)| (name.clone(), expected(&tapped.values))).collect()
+}
+
 /// Every stage that the reference has, but for the tokens. Panics when a stage is missing or of another size.
 pub fn compare(reference: &Reference, ours: &Values) -> Vec<Row> {
     let mut rows = Vec::new();

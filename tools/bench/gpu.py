@@ -124,7 +124,7 @@ class Check:
     def stages(self, size, kind, judge, limit):
         """Every stage beside another backend's: the largest error over the largest value, and the same of root mean squares. Weights are
         random, so that logits say more than the answers that they lead to."""
-        said = self.run("parity_lane", "--bundle", self.bundle(size, kind), "--device", "cuda", "--beside", judge, "--tokens", STEPS)
+        said = self.run("parity_lane", "--bundle", self.bundle(size, kind), "--device", "cuda", "--beside", judge, "--steps", STEPS)
         rows = re.findall(r"^(\w+) +\d+ x \d+ +(\S+) +(\S+)$", said, re.M)
         errors = {name: [float(largest), float(rms)] for name, largest, rms in rows}
         above = [name for name, (_, rms) in errors.items() if not rms < limit]

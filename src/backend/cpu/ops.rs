@@ -411,31 +411,34 @@ impl Backend for Cpu {
     }
 
     fn log_likelihoods(&mut self, values: &Buf, len: usize, picks: &[(u32, u32)], out: &mut Buf) {
-        let (level, parts) = (self.level, len.div_ceil(VALUES));
-        self.scores.reserve(parts * 8);
-        let (sums, out) = (self.scores.ptr::<(f32, f32)>(), out.first_mut(picks.len()));
-        let mut of = None;
+        let out = out.first_mut(picks.len());
+        let (mut log_sum, mut of) = (f64::NAN, None);
         for ((row, place), out) in picks.iter().zip(out) {
             let all = &values.first((*row as usize + 1) * len)[*row as usize * len..];
-            let log_sum = match of {
-                Some((known, log_sum)) if known == *row => log_sum,
-                _ => {
-                    let own = Out(sums.cast());
-                    self.pool.run(parts, |i, _| {
-                        let part = &all[i * VALUES..len.min((i + 1) * VALUES)];
-                        let (top, sum) = level.run(LogSum { values: part });
-                        // SAFETY: two values for each part, written by its chunk alone.
-                        unsafe { (*own.at(2 * i), *own.at(2 * i + 1)) = (top, sum) };
-                    });
-                    // SAFETY: as many as were written above.
-                    let sums = unsafe { std::slice::from_raw_parts(sums, parts) };
-                    let top = sums.iter().fold(f32::NEG_INFINITY, |top, (t, _)| top.max(*t));
-                    let sum: f64 = sums.iter().map(|(t, s)| f64::from(*s) * f64::from(*t - top).exp()).sum();
-                    f64::from(top) + sum.ln()
-                }
-            };
-            of = Some((*row, log_sum));
+            if of != Some(row) {
+                (log_sum, of) = (self.log_sum(all), Some(row));
+            }
             *out = (f64::from(all[*place as usize]) - log_sum) as f32;
         }
+    }
+}
+
+impl Cpu {
+    /// `log sum exp(values)`; NaN where one is not finite.
+    fn log_sum(&mut self, values: &[f32]) -> f64 {
+        let (level, parts) = (self.level, values.len().div_ceil(VALUES));
+        self.scores.reserve(parts * 8);
+        let own = Out(self.scores.ptr());
+        self.pool.run(parts, |i, _| {
+            let (top, sum) =
+                level.run(LogSum { values: &values[i * VALUES..values.len().min((i + 1) * VALUES)] });
+            // SAFETY: two values for each part, written by its chunk alone.
+            unsafe { (*own.at(2 * i), *own.at(2 * i + 1)) = (top, sum) };
+        });
+        // SAFETY: as many as were written above.
+        let sums = unsafe { std::slice::from_raw_parts(self.scores.ptr::<f32>(), 2 * parts) };
+        let top = sums.iter().step_by(2).fold(f32::NEG_INFINITY, |top, t| top.max(*t));
+        let scaled = sums.chunks_exact(2).map(|part| f64::from(part[1]) * f64::from(part[0] - top).exp());
+        f64::from(top) + scaled.sum::<f64>().ln()
     }
 }

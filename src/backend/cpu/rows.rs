@@ -225,7 +225,7 @@ impl Work for Taps<'_> {
     }
 }
 
-/// The highest of some values and, over all of them, the sum of `exp(value - highest)`; NaN where one is not finite.
+/// The highest of some values, and over all of them, the sum of `exp(value - highest)`; NaN where one is not finite.
 pub struct LogSum<'a> {
     pub values: &'a [f32],
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::backend::Act;
 
 /// Columns that a product on the tensor cores takes at a time; its x is padded to a multiple of them.
-pub const GROUP: usize = 128;
+const GROUP: usize = 128;
 /// Rows that are few: the weights are most of the work.
 const FEW: usize = 16;
 /// Rows of W in a block's tile, of many rows and of few.

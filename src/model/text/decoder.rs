@@ -445,7 +445,7 @@ impl<B: Backend> Decoder<B> {
         pass.linear(&self.picked_normed, rows, head, Act::None, &mut self.logits);
     }
 
-    /// What the last of `run` and `logits` wrote into, to wait for.
+    /// What the last `run` wrote into, to wait for.
     pub fn result(&self) -> &B::Buf {
         &self.x
     }
