@@ -67,7 +67,7 @@ pub struct Model {
     pub reason_prompt: String,
     /// Whether a label that begins is explained.
     pub reason: Explain,
-    /// Tokens of a reason at most: while it is written, windows are left out.
+    /// Tokens of a reason at most. Windows are scored while it is written.
     pub reason_tokens: usize,
     /// How much sound is encoded: `whole`, or `speech` for what holds sound.
     pub audio_context: AudioContext,
@@ -80,6 +80,9 @@ impl Model {
     pub fn apply(&self, infer: &mut dyn Infer) -> Result<()> {
         let decoding = Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() };
         infer.set_decoding(decoding).context("model.reason_tokens")?;
+        if self.reason != Explain::Off {
+            infer.reason_between().context("model.reason")?;
+        }
         infer.set_audio_context(self.audio_context).context("model.audio_context")
     }
 }

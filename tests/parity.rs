@@ -403,6 +403,48 @@ fn what_cannot_be_seen_is_refused_by_name() {
     refused(model.set_decoding(Decoding { sampling: Some(hot), ..Decoding::default() }), "temperature");
 }
 
+/// A reason that waits while windows are scored is the one that would have been written at once.
+#[test]
+fn a_reason_goes_on_between_windows() {
+    let clip = fixture::clip();
+    let (first, second) =
+        (frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]), frames(&clip, [1, 3, 5, 7, 9, 11, 13, 15]));
+    let input = Input { frames: Some(&first), samples: Some(&clip.samples) };
+    let other = Input { frames: Some(&second), samples: None };
+    let mut model = load(Device::Cpu);
+    model.see("label", &other).unwrap();
+    let scores = model.score("dfew").unwrap().clone();
+    model.see("reason", &input).unwrap();
+    let whole = model.reason(&mut |_| {}).unwrap();
+    assert!(whole.tokens > 10, "{whole:?}");
+
+    model.see("reason", &input).unwrap();
+    assert_eq!(model.reason_on(&mut |_| {}).unwrap(), None);
+    assert!(model.score("dfew").is_err(), "the prompt is the answer's");
+    model.see("label", &other).unwrap();
+    assert_eq!(model.cut_reason(), None, "without room it was given up");
+
+    model.reason_between().unwrap();
+    model.see("reason", &input).unwrap();
+    let mut steps = 0;
+    let reason = loop {
+        if let Some(reason) = model.reason_on(&mut |_| {}).unwrap() {
+            break reason;
+        }
+        steps += 1;
+        if steps % 3 == 1 {
+            model.see("label", &other).unwrap();
+            assert!(near(&model.score("dfew").unwrap().probabilities, &scores.probabilities));
+            model.ask("label").unwrap();
+        }
+    };
+    assert_eq!(reason, whole);
+    model.see("reason", &input).unwrap();
+    assert_eq!(model.reason_on(&mut |_| {}).unwrap(), None);
+    assert_eq!(model.cut_reason().map(|cut| (cut.tokens, cut.stop)), Some((1, Stop::Halted)));
+    assert_eq!(model.cut_reason(), None);
+}
+
 /// Somebody who stops a run does not wait for the window or the answer at hand.
 #[test]
 fn a_halted_model_comes_back_at_once() {

@@ -36,6 +36,10 @@ struct Toy {
     scores: Scores,
     slow: Duration,
     fails: bool,
+    /// Steps of a reason, and how long each takes.
+    steps: u32,
+    step: Duration,
+    done: u32,
 }
 
 impl Infer for Toy {
@@ -67,15 +71,29 @@ impl Infer for Toy {
         assert_eq!(label_set, "toys");
         Ok(&self.scores)
     }
-    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Reason> {
+    fn reason_on(&mut self, say: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Reason>> {
+        std::thread::sleep(self.step);
+        self.done += 1;
+        if self.done < self.steps {
+            return Ok(None);
+        }
+        self.done = 0;
         say("Bright.");
-        Ok(Reason {
+        Ok(Some(Reason {
             text: "<think>Bright.</think>".into(),
             think: Some("Bright.".into()),
             answer: Some("happy".into()),
             tokens: 3,
             stop: Stop::EndOfText,
-        })
+        }))
+    }
+    fn reason_between(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+    fn cut_reason(&mut self) -> Option<Reason> {
+        let tokens = std::mem::take(&mut self.done) as usize;
+        let text = "<think>Bri".into();
+        (tokens > 0).then_some(Reason { text, think: None, answer: None, tokens, stop: Stop::Halted })
     }
     fn set_decoding(&mut self, _: Decoding) -> anyhow::Result<()> {
         Ok(())
@@ -380,6 +398,31 @@ fn a_label_that_begins_is_explained_when_asked_for() {
     assert_eq!(*run.tape.reasons.lock().unwrap(), ["Bright."]);
     let text = String::from_utf8(run.json.take()).unwrap();
     assert!(text.contains(r#"{"type":"reason","episode":0,"at_ms":"#), "{text}");
+}
+
+#[test]
+fn windows_are_scored_while_a_reason_is_written() {
+    let run = Run { explain: Explain::OnChange, ..Run::new(6, Pace::Paced, |_| 255, None) };
+    let toy = Toy { steps: 60, step: Duration::from_millis(40), ..Toy::default() };
+    let summary = run.go(toy).unwrap();
+    assert_eq!((summary.windows, summary.late), (11, 0), "{summary:?}");
+    assert_eq!(*run.tape.reasons.lock().unwrap(), ["Bright."]);
+    let text = String::from_utf8(run.json.take()).unwrap();
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
+    assert!(at(r#""type":"reason""#) > at(r#""type":"scores","at_ms":3000"#), "{text}");
+}
+
+#[test]
+fn a_reason_whose_label_is_gone_is_cut_short() {
+    let bright = |t: f32| if t < 2.0 { 255 } else { 20 };
+    let run = Run { explain: Explain::OnChange, ..Run::new(6, Pace::Paced, bright, None) };
+    let toy = Toy { steps: 1_000, step: Duration::from_millis(20), ..Toy::default() };
+    let summary = run.go_until(toy, |run| run.tape.reasons.lock().unwrap().len() == 1).unwrap();
+    assert_eq!(summary.late, 0, "{summary:?}");
+    let text = String::from_utf8(run.json.take()).unwrap();
+    assert!(text.contains(r#""text":"Bri","cut":true"#), "{text}");
+    let end = text.find(r#""event":"end""#).unwrap();
+    assert!(end < text.find(r#""type":"reason""#).unwrap(), "{text}");
 }
 
 #[test]

@@ -185,7 +185,13 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
     sink.send(&begin(0));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
     let text = "é".repeat(150);
-    sink.send(&Message::Reason(Arc::new(EpisodeReason { episode: 0, at_ms: 0, text, answer: None })));
+    sink.send(&Message::Reason(Arc::new(EpisodeReason {
+        episode: 0,
+        at_ms: 0,
+        text,
+        answer: None,
+        cut: false,
+    })));
     sink.close();
     let mut decoder = Decoder::new();
     let seen = kinds(&mut decoder, &far.read());

@@ -142,6 +142,8 @@ pub trait Backend {
     /// Waits for the device, then copies out. The only verb that synchronises.
     fn read(&mut self, src: &Self::Buf, at: usize, dst: &mut [f32]) -> Result<()>;
     fn copy(&mut self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
+    /// `to` holds what `from` held, of two caches of one size; what `from` holds then is of no use.
+    fn move_cache(&mut self, from: &mut Self::Cache, to: &mut Self::Cache);
 
     // Products. `out` is `(rows, outputs)`.
     /// `out = act(x W^T + bias)`

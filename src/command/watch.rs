@@ -1,7 +1,7 @@
 //! `mien watch`: decode and print events from a serial line, a broker or a file, and count what is wrong with them.
 
 use crate::{
-    sink::{json, json::Line, serial},
+    sink::{CUT, json, json::Line, serial},
     wire::{Decoder, Message, NO_LABEL, Packet, PacketCounts},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -158,6 +158,7 @@ impl Watch {
                 at_ms: 0,
                 text: part.text.into(),
                 answer: None,
+                cut: false,
             }),
         };
         self.show(&line)
@@ -232,7 +233,9 @@ fn plain(line: &Line) -> String {
         Line::Scores(scores) => {
             format!("{:>9.1}s scores  {:?}", scores.at_ms as f64 / 1000.0, scores.smoothed)
         }
-        Line::Reason(reason) => format!("           reason  {}", reason.text),
+        Line::Reason(reason) => {
+            format!("           reason  {}{}", reason.text, if reason.cut { CUT } else { "" })
+        }
     }
 }
 

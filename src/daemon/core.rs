@@ -16,7 +16,7 @@ use crate::{
     config::Explain,
     kept::Kept,
     machine,
-    model::{Infer, Input},
+    model::{Infer, Input, Reason},
     policy::{self, Observation, Policy},
     privacy::Gate,
     sink::{self, EpisodeReason, Message, clock, ledger::Told},
@@ -67,6 +67,7 @@ struct State<'a> {
     newest: Arc<Newest>,
     limits: Arc<Mutex<Option<policy::Limits>>>,
     stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     infer: &'a mut dyn Infer,
     policy: Policy,
     numbers: Numbers,
@@ -76,9 +77,18 @@ struct State<'a> {
     beat_due_ms: u64,
     /// A failure of the model was reported and has not passed.
     failing: bool,
+    writing: Option<Writing>,
     start_ns: Option<u64>,
     end_ns: u64,
     infer_time: Duration,
+}
+
+/// A reason that is being written, a token at a time between the windows.
+#[derive(Clone, Copy)]
+struct Writing {
+    episode: u32,
+    /// End of the window that it is about.
+    at_ms: u64,
 }
 
 impl<'a> Core<'a> {
@@ -96,6 +106,7 @@ impl<'a> Core<'a> {
             newest: links.newest,
             limits: links.limits,
             stop: links.stop,
+            gate: Arc::clone(&links.gate),
             infer,
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
             numbers,
@@ -103,6 +114,7 @@ impl<'a> Core<'a> {
             beat: Heartbeat { label: NO_LABEL, ..Heartbeat::default() },
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
+            writing: None,
             start_ns: None,
             end_ns: 0,
             infer_time: Duration::ZERO,
@@ -122,14 +134,19 @@ impl<'a> Core<'a> {
             if self.gate.muted() != muted {
                 muted = !muted;
                 if muted {
+                    self.state.give_reason_up();
                     self.state.close(Cause::Muted);
                     self.windows = None;
                 }
             }
-            let reading = match readings.pop(WAIT) {
+            let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
+            let reading = match readings.pop(wait) {
                 Popped::Item(Item::Reading(reading)) => reading,
                 Popped::Item(Item::Failed(error)) => break (Cause::InputEnd, Err(error)),
-                Popped::Empty => continue,
+                Popped::Empty => match self.state.write_on() {
+                    Ok(()) => continue,
+                    Err(error) => break (Cause::Shutdown, Err(error)),
+                },
                 Popped::Closed => break (Cause::Shutdown, Ok(())),
             };
             if let Reading::End { modality } = reading {
@@ -144,7 +161,7 @@ impl<'a> Core<'a> {
                 break (Cause::Shutdown, Err(error));
             }
             if !left.video && !left.audio {
-                break (Cause::InputEnd, Ok(()));
+                break (Cause::InputEnd, self.state.write_to_the_end());
             }
         };
         self.state.close(cause);
@@ -200,8 +217,8 @@ impl State<'_> {
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         self.note_time(started);
-        // What a halted model says means nothing.
-        if self.stop.load(Ordering::Acquire) {
+        // What a halted model says means nothing, and nothing is told of a window that a mute came upon.
+        if self.stop.load(Ordering::Acquire) || self.gate.muted() {
             self.status.set_busy(false);
             return Ok(());
         }
@@ -224,6 +241,12 @@ impl State<'_> {
             self.tell(event);
         }
         self.status.set_beat(self.beat);
+        if self
+            .writing
+            .is_some_and(|writing| self.policy.holds().is_none_or(|(_, now)| now != writing.episode))
+        {
+            self.cut_reason();
+        }
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
             self.explain(episode, at_ms)?;
         }
@@ -278,21 +301,73 @@ impl State<'_> {
         Ok(None)
     }
 
+    /// Begins a reason for the window that was just scored; a recording that is played fast waits for it.
     fn explain(&mut self, episode: u32, at_ms: u64) -> Result<()> {
         let started = Instant::now();
-        let said =
-            self.infer.ask(&self.plan.model.reason_prompt).and_then(|()| self.infer.reason(&mut |_| {}));
+        let asked = self.infer.ask(&self.plan.model.reason_prompt);
         self.infer_time += started.elapsed();
+        let writing = Writing { episode, at_ms };
+        match asked {
+            Ok(()) => self.writing = Some(writing),
+            Err(error) => return self.without_reason(writing, error),
+        }
+        match self.plan.pace {
+            Pace::Fast => self.write_to_the_end(),
+            // The first token comes from the prompt's last row, which another window would write over.
+            Pace::Live | Pace::Paced => self.write_on(),
+        }
+    }
+
+    /// The next token of the reason in the making, where there is one.
+    fn write_on(&mut self) -> Result<()> {
+        let Some(writing) = self.writing else { return Ok(()) };
+        self.status.set_busy(true);
+        let started = Instant::now();
+        let said = self.infer.reason_on(&mut |_| {});
+        self.infer_time += started.elapsed();
+        self.status.set_busy(false);
         match said {
             _ if self.stop.load(Ordering::Acquire) => {}
-            Ok(said) => {
-                let text = said.think.unwrap_or(said.text);
-                let reason = EpisodeReason { episode, at_ms, text, answer: said.answer };
-                self.exits.send(&Message::Reason(Arc::new(reason)));
-            }
-            Err(error) if error.is::<Lost>() => return Err(error),
-            Err(error) => log::error!("no reason for episode {episode}: {error:#}"),
+            Ok(None) => return Ok(()),
+            Ok(Some(said)) => self.tell_reason(writing, said, false),
+            Err(error) => return self.without_reason(writing, error),
         }
+        self.writing = None;
+        Ok(())
+    }
+
+    fn write_to_the_end(&mut self) -> Result<()> {
+        while self.writing.is_some() {
+            self.write_on()?;
+        }
+        Ok(())
+    }
+
+    /// The label is gone that the reason in the making is about.
+    fn cut_reason(&mut self) {
+        if let (Some(writing), Some(said)) = (self.writing.take(), self.infer.cut_reason()) {
+            self.tell_reason(writing, said, true);
+        }
+    }
+
+    fn give_reason_up(&mut self) {
+        self.writing = None;
+        self.infer.cut_reason();
+    }
+
+    fn tell_reason(&self, Writing { episode, at_ms }: Writing, said: Reason, cut: bool) {
+        let text = said.think.unwrap_or(said.text);
+        let text = text.strip_prefix("<think>").unwrap_or(&text).trim().to_owned();
+        let reason = EpisodeReason { episode, at_ms, text, answer: said.answer, cut };
+        self.exits.send(&Message::Reason(Arc::new(reason)));
+    }
+
+    fn without_reason(&mut self, writing: Writing, error: anyhow::Error) -> Result<()> {
+        self.writing = None;
+        if error.is::<Lost>() {
+            return Err(error);
+        }
+        log::error!("no reason for episode {}: {error:#}", writing.episode);
         Ok(())
     }
 

@@ -57,7 +57,20 @@ pub trait Infer {
     /// Scores every label of a set for what was last seen, without thinking.
     fn score(&mut self, label_set: &str) -> Result<&Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.
-    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason>;
+    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {
+        loop {
+            if let Some(reason) = self.reason_on(say)? {
+                return Ok(reason);
+            }
+        }
+    }
+    /// The same a token or so at a time: begins a reason, or goes on with the one that was begun, and is `None` until it is whole.
+    /// Windows may be seen and scored in between, after [`Infer::reason_between`].
+    fn reason_on(&mut self, say: &mut dyn FnMut(&str)) -> Result<Option<Reason>>;
+    /// Takes the memory for reasons that wait while windows are scored; without it, seeing a window gives a reason up.
+    fn reason_between(&mut self) -> Result<()>;
+    /// Ends the reason that was begun where it stands.
+    fn cut_reason(&mut self) -> Option<Reason>;
     /// From the moment that `stop` is raised a call may return soon, with results that mean nothing: whoever raised it throws
     /// them away.
     fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}

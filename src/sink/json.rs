@@ -123,6 +123,9 @@ pub struct Reason {
     pub text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
+    /// Its label was gone before it was written to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 impl Line {
@@ -149,6 +152,7 @@ impl Line {
                 at_ms: reason.at_ms,
                 text: reason.text.clone(),
                 answer: reason.answer.clone(),
+                cut: reason.cut,
             }),
         }
     }

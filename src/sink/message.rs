@@ -44,6 +44,9 @@ pub struct WindowScores {
     pub smoothed: [f32; LABELS_MAX],
 }
 
+/// What ends a reason that was cut short, where only text is shown.
+pub const CUT: &str = " \u{2026}";
+
 /// The model's reason for an episode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpisodeReason {
@@ -53,6 +56,8 @@ pub struct EpisodeReason {
     pub text: String,
     /// The answer in it, where there was one.
     pub answer: Option<String>,
+    /// Its label was gone before it was written to its end.
+    pub cut: bool,
 }
 
 impl Speaker {

@@ -24,6 +24,6 @@ pub mod stdout;
 
 pub use exit::{Setup, Sink};
 pub(crate) use message::cut;
-pub use message::{EpisodeReason, Message, Speaker, WindowScores};
+pub use message::{CUT, EpisodeReason, Message, Speaker, WindowScores};
 pub use settings::{Settings, Sinks};
 pub use snapshot::{SinkCounts, Snapshot};

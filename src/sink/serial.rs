@@ -7,7 +7,7 @@
 //! Limits: one packet at a time; a line that takes nothing for `write_ms` costs that packet.
 
 use super::{
-    Message, Setup, Sink, SinkCounts, Speaker, cut,
+    CUT, Message, Setup, Sink, SinkCounts, Speaker, cut,
     ledger::{Ledger, Told},
 };
 use crate::{
@@ -214,7 +214,9 @@ impl Sink for Serial {
         match message {
             Message::Heartbeat(beat) => self.put_once(&wire::Message::Heartbeat(*beat)),
             Message::Reason(reason) if self.settings.reasons => {
-                for part in parts(reason.episode, &reason.text) {
+                let cut = format!("{}{CUT}", reason.text);
+                let text = if reason.cut { &cut } else { &reason.text };
+                for part in parts(reason.episode, text) {
                     self.put_once(&wire::Message::Reason(part));
                 }
             }

@@ -28,6 +28,17 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// Exchanges keys and values with those of a cache of the same size.
+    pub fn exchange(&mut self, other: &mut Cache) {
+        assert_eq!(
+            (self.heads, self.positions_max),
+            (other.heads, other.positions_max),
+            "caches of two sizes"
+        );
+        std::mem::swap(&mut self.keys, &mut other.keys);
+        std::mem::swap(&mut self.values, &mut other.values);
+    }
+
     pub fn new(layers: usize, heads: Heads, positions_max: usize, entry: Entry) -> Result<Cache> {
         let padded = positions_max.next_multiple_of(PANEL);
         let size = if entry == Entry::F16 { 2 } else { 4 };

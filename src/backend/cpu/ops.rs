@@ -72,6 +72,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
+        to.exchange(from);
+    }
+
     fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {
         dst.first_mut(dst_at + len)[dst_at..].copy_from_slice(&src.first(src_at + len)[src_at..]);
     }

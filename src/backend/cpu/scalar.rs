@@ -166,6 +166,10 @@ impl Backend for Scalar {
         Ok(())
     }
 
+    fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
+        std::mem::swap(from, to);
+    }
+
     fn copy(&mut self, src: &Vec<f32>, src_at: usize, dst: &mut Vec<f32>, dst_at: usize, len: usize) {
         dst[dst_at..dst_at + len].copy_from_slice(&src[src_at..src_at + len]);
     }

@@ -66,6 +66,7 @@ impl Backend for Cuda {
             entry,
             padded,
             positions_max,
+            layers,
             keys: take(&format!("keys of {positions_max} positions"))?,
             values: take(&format!("values of {positions_max} positions"))?,
             layer_bytes: layer_bytes as u64,
@@ -101,6 +102,14 @@ impl Backend for Cuda {
         let from = src.over(src_at + len, "the source") + 4 * src_at as u64;
         let to = dst.over(dst_at + len, "the destination") + 4 * dst_at as u64;
         self.op().copy(from, to, 4 * len);
+    }
+
+    fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
+        assert_eq!((from.heads, from.positions_max), (to.heads, to.positions_max), "caches of two sizes");
+        let bytes = from.layers * from.layer_bytes as usize;
+        let mut op = self.op();
+        op.copy(from.keys, to.keys, bytes);
+        op.copy(from.values, to.values, bytes);
     }
 
     fn linear(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, out: &mut Buf) {

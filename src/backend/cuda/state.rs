@@ -77,6 +77,7 @@ pub struct Cache {
     pub(super) entry: usize,
     pub(super) padded: usize,
     pub(super) positions_max: usize,
+    pub(super) layers: usize,
     pub(super) keys: Address,
     pub(super) values: Address,
     pub(super) layer_bytes: u64,

@@ -187,9 +187,17 @@ impl<B: Backend> Infer for Model<B> {
         self.session.halt_when(stop);
     }
 
-    fn reason(&mut self, say: &mut dyn FnMut(&str)) -> Result<Reason> {
+    fn reason_on(&mut self, say: &mut dyn FnMut(&str)) -> Result<Option<Reason>> {
         let Self { backend, session, scratch, observer, .. } = self;
-        session.answer(&mut Pass::new(backend, observer.as_deref_mut()), scratch, say)
+        session.write_on(&mut Pass::new(backend, observer.as_deref_mut()), scratch, say)
+    }
+
+    fn reason_between(&mut self) -> Result<()> {
+        self.session.make_room(&mut Pass::new(&mut self.backend, None))
+    }
+
+    fn cut_reason(&mut self) -> Option<Reason> {
+        self.session.cut_short()
     }
 
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()> {

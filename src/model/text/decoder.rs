@@ -90,6 +90,8 @@ pub struct Decoder<B: Backend> {
     norm: B::Buf,
     /// Keys and values of `positions_max` positions in every layer.
     cache: B::Cache,
+    /// Room for those of an answer that waits.
+    aside: Option<B::Cache>,
     /// `(rows_max, hidden)`
     x: B::Buf,
     /// `(picks_max, Heads::qkv)` of one of many spans, or of the rows that leave the last layer.
@@ -144,6 +146,7 @@ impl<B: Backend> Decoder<B> {
             layers: (0..stack.layers).map(layer).collect::<Result<_>>()?,
             norm: loader.vector("decoder.norm.weight")?,
             cache: backend.cache(stack.layers, heads, positions_max)?,
+            aside: None,
             x: backend.alloc(rows_max * stack.hidden)?,
             span_qkv: backend.alloc(picks_max * heads.qkv())?,
             span_mixed: backend.alloc(picks_max * stack.hidden)?,
@@ -166,6 +169,28 @@ impl<B: Backend> Decoder<B> {
 
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Takes the memory that [`Decoder::set_aside`] needs.
+    pub fn make_room(&mut self, pass: &mut Pass<'_, B>) -> Result<()> {
+        if self.aside.is_none() {
+            let layers = self.layers.len();
+            self.aside = Some(pass.backend.cache(layers, self.heads, self.limits.positions_max)?);
+        }
+        Ok(())
+    }
+
+    /// Lays keys and values aside, so that another prompt can be run. False where there is no room for them.
+    pub fn set_aside(&mut self, pass: &mut Pass<'_, B>) -> bool {
+        let Some(aside) = &mut self.aside else { return false };
+        pass.backend.move_cache(&mut self.cache, aside);
+        true
+    }
+
+    /// Takes back what was laid aside.
+    pub fn take_back(&mut self, pass: &mut Pass<'_, B>) {
+        let aside = self.aside.as_mut().expect("only what was laid aside is taken back");
+        pass.backend.move_cache(aside, &mut self.cache);
     }
 
     /// Embeddings of `ids` as the rows from `at`.

@@ -60,7 +60,18 @@ pub struct Session<B: Backend> {
     asked: Option<usize>,
     /// The text whose keys and values stand at the first positions.
     prefix: Vec<u32>,
+    writing: Option<Writing>,
     halted: Arc<AtomicBool>,
+}
+
+/// An answer in the making.
+struct Writing {
+    answer: Answer,
+    penalty: f32,
+    prompt_len: usize,
+    position: usize,
+    /// Where another prompt was run in between: the text whose keys and values lie aside with the answer's.
+    aside: Option<Vec<u32>>,
 }
 
 impl<B: Backend> Session<B> {
@@ -75,6 +86,7 @@ impl<B: Backend> Session<B> {
             row: loader.backend.alloc(sizing.stack.hidden)?,
             asked: None,
             prefix: Vec::with_capacity(rows_max),
+            writing: None,
             halted: Arc::default(),
         })
     }
@@ -100,6 +112,7 @@ impl<B: Backend> Session<B> {
         B: 'p,
     {
         self.asked = None;
+        self.lay_aside(pass);
         let opening: &[u32] = match parts.clone().next() {
             Some(Part::Text(ids)) => ids,
             _ => &[],
@@ -148,13 +161,47 @@ impl<B: Backend> Session<B> {
         self.halted = stop;
     }
 
-    /// Generates the answer to the prompt; `say` gets text as it comes, whole characters only.
-    pub fn answer(
+    /// Takes the memory for answers that wait while other prompts are scored.
+    pub fn make_room(&mut self, pass: &mut Pass<'_, B>) -> Result<()> {
+        self.decoder.make_room(pass)
+    }
+
+    /// Goes on with the answer to the prompt, or begins it: one step of the decoder, or what needs none. `say` gets text as it comes,
+    /// whole characters only. `None` until the answer is whole.
+    pub fn write_on(
         &mut self,
         pass: &mut Pass<'_, B>,
         scratch: &mut Scratch<B>,
         say: &mut dyn FnMut(&str),
-    ) -> Result<Reason> {
+    ) -> Result<Option<Reason>> {
+        let mut writing = match self.writing.take() {
+            Some(writing) => writing,
+            None => self.begin_answer(pass)?,
+        };
+        self.asked = None;
+        if let Some(prefix) = writing.aside.take() {
+            self.decoder.take_back(pass);
+            self.prefix = prefix;
+        }
+        let Some(stop) = self.advance(pass, scratch, &mut writing, say)? else {
+            self.writing = Some(writing);
+            return Ok(None);
+        };
+        let Writing { answer, prompt_len, .. } = writing;
+        self.asked = Some(prompt_len);
+        if pass.wants("tokens") {
+            let ids: Vec<f32> = answer.made().iter().map(|id| *id as f32).collect();
+            pass.tap_host("tokens", 1, ids.len(), &ids);
+        }
+        Ok(Some(answer.finish(stop, say)))
+    }
+
+    /// Ends the answer in the making where it stands.
+    pub fn cut_short(&mut self) -> Option<Reason> {
+        Some(self.writing.take()?.answer.finish(Stop::Halted, &mut |_| ()))
+    }
+
+    fn begin_answer(&mut self, pass: &mut Pass<'_, B>) -> Result<Writing> {
         let prompt_len = self.asked.context("there is nothing to reason about: no window was seen yet")?;
         let form = self.form(&self.decoding)?;
         let generation = &self.language.generation;
@@ -162,44 +209,53 @@ impl<B: Backend> Session<B> {
         let open = |id| form.as_ref().is_none_or(|f| f.thinkable(id));
         self.decoder.begin_answer(pass, penalty, open);
         let tokens_max = self.max_new_tokens(&self.decoding);
-        let mut answer = Answer::new(form, &self.decoding, penalty, tokens_max);
-        let mut position = prompt_len;
-        let stop = loop {
-            if self.halted.load(Ordering::Relaxed) {
-                break Stop::Halted;
+        let answer = Answer::new(form, &self.decoding, penalty, tokens_max);
+        Ok(Writing { answer, penalty, prompt_len, position: prompt_len, aside: None })
+    }
+
+    /// Another prompt is to be run: the answer in the making waits, or is given up where there is no room for it.
+    fn lay_aside(&mut self, pass: &mut Pass<'_, B>) {
+        let Some(writing) = self.writing.take_if(|writing| writing.aside.is_none()) else { return };
+        if self.decoder.set_aside(pass) {
+            let prefix = std::mem::take(&mut self.prefix);
+            self.writing = Some(Writing { aside: Some(prefix), ..writing });
+        }
+    }
+
+    /// One wish of the answer; tells why it ends.
+    fn advance(
+        &mut self,
+        pass: &mut Pass<'_, B>,
+        scratch: &mut Scratch<B>,
+        writing: &mut Writing,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Option<Stop>> {
+        if self.halted.load(Ordering::Relaxed) {
+            return Ok(Some(Stop::Halted));
+        }
+        let Writing { answer, penalty, position, .. } = writing;
+        let ids = match answer.wish() {
+            Wish::Stop(stop) => return Ok(Some(stop)),
+            Wish::Forced(ids) => {
+                self.decoder.penalise(pass, &ids, *penalty);
+                ids
             }
-            let ids = match answer.wish() {
-                Wish::Stop(stop) => break stop,
-                Wish::Forced(ids) => {
-                    self.decoder.penalise(pass, &ids, penalty);
-                    ids
+            Wish::Choose { label } => {
+                let likeliest = self.step(pass, scratch, answer, position)?;
+                let id = match () {
+                    () if label => most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id)),
+                    () if answer.samples() => answer.sample(self.decoder.latest_logits(pass)?),
+                    () => likeliest,
+                };
+                if answer.ends(id, &self.language.generation.eos) {
+                    return Ok(Some(Stop::EndOfText));
                 }
-                Wish::Choose { label } => {
-                    let likeliest = self.step(pass, scratch, &mut answer, &mut position)?;
-                    let id = match () {
-                        () if label => {
-                            most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id))
-                        }
-                        () if answer.samples() => answer.sample(self.decoder.latest_logits(pass)?),
-                        () => likeliest,
-                    };
-                    if answer.ends(id, &self.language.generation.eos) {
-                        break Stop::EndOfText;
-                    }
-                    let ids = answer.chosen(id);
-                    self.decoder.penalise(pass, &ids[1..], penalty);
-                    ids
-                }
-            };
-            if answer.take(&ids, &self.language.vocabulary, say) {
-                break Stop::Repetition;
+                let ids = answer.chosen(id);
+                self.decoder.penalise(pass, &ids[1..], *penalty);
+                ids
             }
         };
-        if pass.wants("tokens") {
-            let ids: Vec<f32> = answer.made().iter().map(|id| *id as f32).collect();
-            pass.tap_host("tokens", 1, ids.len(), &ids);
-        }
-        Ok(answer.finish(stop, say))
+        Ok(answer.take(&ids, &self.language.vocabulary, say).then_some(Stop::Repetition))
     }
 
     /// Feeds what was made so far and returns the likeliest of what may come next; `logits` are of all that could.
