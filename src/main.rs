@@ -17,6 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(command::run::Args),
+    Reload(command::reload::Args),
     Infer(command::infer::Args),
     Watch(command::watch::Args),
     Doctor(command::doctor::Args),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => command::run::run(args),
+        Command::Reload(args) => command::reload::run(args),
         Command::Infer(args) => command::infer::run(args),
         Command::Watch(args) => command::watch::run(args),
         Command::Doctor(args) => command::doctor::run(args),

@@ -4,6 +4,7 @@ mod dice;
 mod program;
 
 use dice::Dice;
+use mien::bundle::{Bundle, write};
 use mien::wire::{self, Decoder, Event, Kind};
 use program::{Program, material, mien};
 use rustix::{
@@ -240,6 +241,63 @@ fn hangup_takes_thresholds_over_and_keeps_the_last_good_config() {
     assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
     line.read();
     line.assert_paired();
+}
+
+#[test]
+fn reload_checks_a_config_and_wakes_its_daemon() {
+    let mut line = Line::new();
+    let site = Site::on(&line);
+    let config = site.folder.path().join("site.toml");
+    let reload = || {
+        let done = mien().arg("reload").arg(&config).output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, said) = reload();
+    assert!(code == Some(1) && said.contains("start one with `mien run"), "{said}");
+    let mut daemon = site.start();
+    line.until("a begin", |line| line.count(Kind::Begin) == 1);
+    site.write(&site.text.replace("enter = 0.05", "enter = 5"));
+    let (code, said) = reload();
+    assert!(
+        code == Some(78) && said.contains("policy.enter = 5") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    site.write(&site.text.replace("enter = 0.05", "enter = 0.99").replace("exit = 0.01", "exit = 0.98"));
+    let (code, said) = reload();
+    assert!(code == Some(0) && said.contains(&daemon.program.0.id().to_string()), "{said}");
+    daemon.until_log("config taken over: policy");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
+}
+
+/// A device that computes something else than the packer's must not speak.
+#[test]
+fn a_device_that_fails_the_self_test_is_refused() {
+    let mut line = Line::new();
+    let site = Site::on(&line);
+    let plain = material().join("tiny.gguf");
+    let tested = site.folder.path().join("tested.gguf");
+    let pack = mien().arg("pack").arg(&plain).arg("-o").arg(&tested).output().unwrap();
+    assert!(pack.status.success(), "{}", String::from_utf8_lossy(&pack.stderr));
+    let named = |path: &std::path::Path| site.text.replace(plain.to_str().unwrap(), path.to_str().unwrap());
+    site.write(&named(&tested));
+    let mut daemon = site.start();
+    line.until("a heartbeat", |line| line.heartbeats > 0);
+    assert!(daemon.log().contains("self-test passed"), "{}", daemon.log());
+    daemon.signal(Signal::TERM);
+    daemon.end(Duration::from_secs(2));
+
+    let bundle = Bundle::open(&tested).unwrap();
+    let mut header = bundle.header().clone();
+    let scores = &mut header.self_test.as_mut().unwrap().scores;
+    let most = scores.iter_mut().max_by(|a, b| a.total_cmp(b)).unwrap();
+    *most -= 0.1;
+    let other = site.folder.path().join("other.gguf");
+    write::write_header(&other, &bundle, &header).unwrap();
+    site.write(&named(&other));
+    let mut daemon = site.start();
+    assert_eq!(daemon.end(Duration::from_secs(20)).code(), Some(78), "{}", daemon.log());
+    assert!(daemon.log().contains("the self-test failed"), "{}", daemon.log());
 }
 
 #[test]

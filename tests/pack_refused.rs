@@ -324,7 +324,8 @@ fn a_full_disk_leaves_nothing_behind() {
     assert!(!pack("32").status.success());
     assert_eq!(std::fs::read(out.path().join("b.gguf")).unwrap(), b"before");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1);
-    assert!(pack("unlimited").status.success());
+    let done = pack("unlimited");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(std::fs::read(out.path().join("b.gguf")).unwrap()[..4], *b"GGUF");
 }
 

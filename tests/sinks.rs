@@ -93,6 +93,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
         at_ms: 4_000,
         text: "A \"scream\".\nLoud.".into(),
         answer: Some("fear".into()),
+        cut: false,
     };
     sink.send(&Message::Reason(Arc::new(reason)));
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();

@@ -21,6 +21,7 @@
 //! | `r1-omni.labels.<name>.prefix` (i32 array) | see `LabelSet` |
 //! | `r1-omni.labels.<name>.tokens`, `.lengths` (i32 arrays) | remainders one after the other; how long each is |
 //! | `r1-omni.labels.<name>.temperature` (f32) | |
+//! | `r1-omni.self_test.prompt`, `.labels` (texts), `.scores` (f32 array) | optional: see `SelfTest` |
 //! | `tokenizer.ggml.model`, `.pre` | `gpt2`, `qwen2` |
 //! | `tokenizer.ggml.tokens` | byte-level texts |
 //! | `tokenizer.ggml.token_type` (i32 array) | 1 text, 3 special, 4 literal text, 5 unused |
@@ -85,6 +86,16 @@ pub struct Marks {
     pub answer_close: Vec<u32>,
 }
 
+/// What the device that packed the bundle scored for the window of `model::self_test`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelfTest {
+    /// Names of the prompt and of the label set.
+    pub prompt: String,
+    pub labels: String,
+    /// Probabilities in the order of the labels.
+    pub scores: Vec<f32>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     pub name: String,
@@ -101,6 +112,8 @@ pub struct Header {
     pub marks: Marks,
     pub prompts: Vec<Prompt>,
     pub label_sets: Vec<LabelSet>,
+    /// `None` in bundles that were packed without.
+    pub self_test: Option<SelfTest>,
     pub vocabulary: Vocabulary,
 }
 
@@ -150,6 +163,11 @@ impl Header {
             put("tokens", ids(&set.tokens.concat()));
             put("lengths", Value::I32s(set.tokens.iter().map(|t| t.len() as i32).collect()));
             put("temperature", Value::F32(set.temperature));
+        }
+        if let Some(test) = &self.self_test {
+            put("self_test.prompt", Value::Text(test.prompt.clone()));
+            put("self_test.labels", Value::Text(test.labels.clone()));
+            put("self_test.scores", Value::F32s(test.scores.clone()));
         }
         out.push(("tokenizer.ggml.model".to_owned(), Value::Text("gpt2".to_owned())));
         out.push(("tokenizer.ggml.pre".to_owned(), Value::Text("qwen2".to_owned())));
@@ -210,16 +228,31 @@ impl Header {
             },
             prompts: keys.each(&own("prompts"), |name| keys.prompt(name, &shape))?,
             label_sets: keys.each(&own("label_sets"), |name| keys.label_set(name, &shape))?,
+            self_test: keys.self_test(&own("self_test"))?,
             vocabulary,
             shape: shape.clone(),
         };
-        ensure!(!header.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
-        ensure!(!header.label_sets.is_empty(), "there is no label set; pack the checkpoint again");
+        header.check()?;
+        Ok(header)
+    }
+
+    /// What no single key can know.
+    fn check(&self) -> Result<()> {
+        ensure!(!self.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
+        ensure!(!self.label_sets.is_empty(), "there is no label set; pack the checkpoint again");
+        if let Some(test) = &self.self_test {
+            let set = self.label_sets.iter().find(|set| set.name == test.labels);
+            ensure!(
+                set.map(|set| set.labels.len()) == Some(test.scores.len())
+                    && self.prompts.iter().any(|p| p.name == test.prompt),
+                "key `{ARCHITECTURE}.self_test.scores` does not fit the prompts and label sets; pack the bundle again"
+            );
+        }
         ensure!(
-            !header.generation.eos.is_empty(),
+            !self.generation.eos.is_empty(),
             "there is no token that ends a text; pack the checkpoint again"
         );
-        Ok(header)
+        Ok(())
     }
 }
 
@@ -322,6 +355,16 @@ impl<'a> Keys<'a> {
             video: pieces("video", 1, 0)?,
             audio: pieces("audio", 0, 1)?,
         })
+    }
+
+    fn self_test(&self, key: &str) -> Result<Option<SelfTest>> {
+        let scores = match self.0.get(&format!("{key}.scores")) {
+            None => return Ok(None),
+            Some(Value::F32s(scores)) if scores.iter().all(|s| (0.0..=1.0).contains(s)) => scores.clone(),
+            Some(_) => bail!("key `{key}.scores` must be an array of probabilities"),
+        };
+        let text = |tail: &str| self.text(&format!("{key}.{tail}")).map(str::to_owned);
+        Ok(Some(SelfTest { prompt: text("prompt")?, labels: text("labels")?, scores }))
     }
 
     fn label_set(&self, name: &str, shape: &Shape) -> Result<LabelSet> {

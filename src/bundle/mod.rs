@@ -29,7 +29,7 @@ pub mod vocabulary;
 pub mod write;
 
 pub use block::Kind;
-pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt};
+pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest};
 pub use open::{Bundle, Damaged};
 pub use shape::{Shape, Stack};
 pub use tensor::Tensor;

@@ -137,6 +137,7 @@ pub fn header(preset: Preset, seed: u64, quant: Kind) -> Result<Header> {
         marks: prompt::marks(&words)?,
         prompts,
         label_sets: label_sets?,
+        self_test: None,
         vocabulary: Vocabulary::new(tokens),
         shape,
     })

@@ -84,6 +84,9 @@ pub fn run(args: Args) -> Result<()> {
     for own in head.label_sets.iter_mut().filter(|own| own.name == set.name) {
         own.temperature = new as f32;
     }
+    if let Some(test) = head.self_test.as_mut().filter(|test| test.labels == set.name) {
+        test.scores = metrics::retempered(&test.scores, old, new);
+    }
     let output = args.output.as_ref().unwrap_or(&path);
     write::write_header(output, &bundle, &head)?;
     println!("{} clips, label set {}", lines.len(), set.name);

@@ -41,6 +41,11 @@ pub fn report(bundle: &Bundle, all_tensors: bool) -> String {
     general.row(["tensors", &format!("{} in {}", bundle.tensors().count(), bytes(sum))]);
     general.row(["header sha256", &format!("{} (matches)", bundle.header_digest())]);
     general.row(["tensors sha256", &format!("{} (each matches)", bundle.digest())]);
+    let test = match &head.self_test {
+        Some(test) => format!("prompt {}, labels {}: {:.3?}", test.prompt, test.labels, test.scores),
+        None => "none: `mien pack BUNDLE -o BUNDLE` adds one".to_owned(),
+    };
+    general.row(["self-test", &test]);
     for source in &head.sources {
         general.row(["packed from", source]);
     }

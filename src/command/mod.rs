@@ -18,6 +18,7 @@ pub mod infer;
 pub mod inspect;
 pub mod manual;
 pub mod pack;
+pub mod reload;
 pub mod run;
 pub mod watch;
 

@@ -1,18 +1,23 @@
 //! `mien pack`: make a bundle from a published checkpoint, or a synthetic one without.
 
-use crate::bundle::Kind;
 use crate::bundle::import::{self, Options, Towers};
 use crate::bundle::synthetic::{self, Preset};
 use crate::bundle::write::Progress;
-use crate::command::Refused;
+use crate::bundle::{Header, Kind, write};
+use crate::command::{Refused, open_bundle};
+use crate::model::{self, Device, self_test};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Make a bundle from a published checkpoint.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folder R1-Omni-0.5B, or the folder that holds it and the towers.
+    /// Folder R1-Omni-0.5B, or the folder that holds it and the towers; or a bundle, to measure its self-test anew.
     #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
     checkpoint: Option<PathBuf>,
     /// File to write.
@@ -48,6 +53,9 @@ pub struct Args {
     /// Mark the weights as random.
     #[arg(long)]
     untrained: bool,
+    /// Leave the self-test out: this machine need not run the model.
+    #[arg(long)]
+    no_self_test: bool,
     /// Random weights instead of a checkpoint: tiny or r1-omni-0.5b.
     #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
     synthetic: Option<Preset>,
@@ -75,7 +83,27 @@ fn gate(argument: &str) -> Result<[f32; 3]> {
     weights?.try_into().ok().context("this must be three weights: V,B,F")
 }
 
+/// Has this machine's processor score the window of the self-test, and writes the bundle's scores into its header; weights stay as
+/// they are.
+fn with_self_test(from: &Path, to: &Path) -> Result<()> {
+    let bundle = open_bundle(from)?;
+    let bar = ProgressBar::new_spinner().with_message("measuring the self-test");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let mut infer = model::load(&bundle, Device::Cpu, 0).context("loading the model for its self-test")?;
+    let test = self_test::measure(&bundle, infer.as_mut()).context("measuring the self-test")?;
+    drop(infer);
+    let header = Header { self_test: Some(test), ..bundle.header().clone() };
+    write::write_header(to, &bundle, &header)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
 pub fn run(args: Args) -> Result<()> {
+    if let Some(bundle) = args.checkpoint.as_deref().filter(|path| path.is_file()) {
+        with_self_test(bundle, &args.output)?;
+        println!("{}: written with a self-test, weights unchanged", args.output.display());
+        return Ok(());
+    }
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{msg:32!} {wide_bar} {percent:>3} %  {eta}")
             .context("drawing progress")?,
@@ -87,7 +115,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     let output = args.output.clone();
     let quant = args.quant.name();
-    let file_bytes = match (args.synthetic, args.checkpoint) {
+    let tested = args.synthetic.is_none() && !args.no_self_test;
+    let mut file_bytes = match (args.synthetic, args.checkpoint) {
         (Some(preset), _) => synthetic::write_file(&output, preset, args.seed, args.quant, &mut tell)?,
         (None, Some(checkpoint)) => {
             let labels = |list: &str| list.split(',').map(|label| label.trim().to_owned()).collect();
@@ -109,6 +138,13 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => anyhow::bail!("name a checkpoint to pack, or --synthetic tiny"),
     };
     bar.finish_and_clear();
+    if tested {
+        // A machine that packs need not be one that can run what it packed.
+        match with_self_test(&output, &output) {
+            Ok(()) => file_bytes = fs::metadata(&output)?.len(),
+            Err(error) => log::warn!("packed without a self-test: {error:#}"),
+        }
+    }
     println!("{}: {file_bytes} bytes, {quant}", output.display());
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::{
     bundle::Bundle,
     config,
     daemon::{self, Controls, Pace, Plan, Summary},
-    model::{self, Infer},
+    model::{self, Infer, self_test},
     privacy,
 };
 use anyhow::{Context, Result};
@@ -52,10 +52,12 @@ pub fn run(args: Args) -> Result<()> {
 
     let mut infer = load(&bundle, &plan)?;
     log::info!("{}", bundle.checked());
-    drop(bundle);
     log::info!("{}", infer.describe());
-    if plan.pace != Pace::Fast {
-        let took = daemon::rehearse(&plan, infer.as_mut())?;
+    let live = plan.pace != Pace::Fast;
+    let touched = live && self_test(&bundle, &plan, infer.as_mut())?;
+    drop(bundle);
+    if live {
+        let took = daemon::rehearse(&plan, infer.as_mut(), touched)?;
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
     }
     starting.store(false, Ordering::Relaxed);
@@ -70,6 +72,21 @@ fn load(bundle: &Bundle, plan: &Plan) -> Result<Box<dyn Infer>> {
     let mut infer = model::load(bundle, settings.backend, settings.threads).context("loading the model")?;
     settings.apply(infer.as_mut())?;
     Ok(infer)
+}
+
+/// Refuses a device that computes other scores than the one that packed the bundle. False where the bundle cannot tell.
+fn self_test(bundle: &Bundle, plan: &Plan, infer: &mut dyn Infer) -> Result<bool> {
+    let refuse = || Refused(format!("cannot trust this device with the bundle {}", plan.speaker.bundle));
+    let off = self_test::check(bundle, infer).with_context(refuse)?;
+    match off {
+        Some(off) => log::info!("self-test passed: scores differ by {off:.4} at most"),
+        None => log::warn!(
+            "the bundle holds no self-test; `mien pack {0} -o {0}` adds one",
+            plan.model.bundle.display()
+        ),
+    }
+    plan.model.apply(infer)?;
+    Ok(off.is_some())
 }
 
 /// While the flag is up, nothing was said to anybody yet, and a signal that ends the run ends it at once.

@@ -22,7 +22,7 @@ pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
     let mut model = Model::load(Cpu::planning(Precision::of(bundle.header().quant))?, bundle)
         .context("laying out the model")?;
     plan.model.apply(&mut model)?;
-    rehearsal::rehearse(plan, &mut model)?;
+    rehearsal::rehearse(plan, &mut model, true)?;
     if plan.model.reason != Explain::Off {
         model.ask(&plan.model.reason_prompt)?;
         model.reason(&mut |_| ()).context("asking for a reason")?;

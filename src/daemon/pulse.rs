@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The service is ready then, come readings or not.
+/// The service is ready then, come readings or not: its status says that it is degraded.
 const READY_WAIT: Duration = Duration::from_secs(5);
 
 /// The pulse's thread.
@@ -33,6 +33,9 @@ pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon
         let seen = status.snapshot(gate.muted());
         if !ready && (seen.heartbeat.windows > 0 || now - start >= READY_WAIT) {
             ready = true;
+            if seen.heartbeat.windows == 0 {
+                log::warn!("no window came in {} s: {}", READY_WAIT.as_secs(), seen.line());
+            }
             notify(&[NotifyState::Ready, NotifyState::Status(&seen.line())]);
         }
         if now >= beat_at {

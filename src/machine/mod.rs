@@ -5,8 +5,11 @@ pub mod l4t;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::Read,
+    os::unix::ffi::OsStrExt,
+    path::Path,
 };
 
 /// The host's name, or `mien`.
@@ -44,6 +47,22 @@ pub fn digits(texts: &[&str]) -> String {
 /// The kernel's name for this boot: as long as it stays, so does the monotonic clock. Empty where the kernel gives none.
 pub fn system_boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
+}
+
+/// Processes of this program other than this one that run its command `command` with the file `path`, as the kernel shows them. A
+/// relative path of another user's process is not recognised.
+pub fn running_with(command: &str, path: &Path) -> Vec<i32> {
+    let own = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|pid| *pid != own);
+    let runs = |pid: &String| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = line.split(|&byte| byte == 0).map(OsStr::from_bytes);
+        let program = Path::new(words.next()?).file_name()? == "mien" && words.next()? == command;
+        let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        Some(program && words.any(|word| folder.join(word).canonicalize().is_ok_and(|named| named == path)))
+    };
+    pids.filter(|pid| runs(pid) == Some(true)).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// What of this process lies in memory now, in bytes; 0 where the kernel does not say.

@@ -7,6 +7,7 @@ pub mod infer;
 pub mod observe;
 pub mod omni;
 pub mod pass;
+pub mod self_test;
 pub mod text;
 pub mod weights;
 

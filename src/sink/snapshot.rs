@@ -2,7 +2,10 @@
 //!
 //! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
 
-use crate::{source::SourceCounts, wire::Heartbeat};
+use crate::{
+    source::SourceCounts,
+    wire::{Health, Heartbeat},
+};
 use heapless::Vec;
 use std::time::Duration;
 
@@ -34,12 +37,24 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// `muted`, `degraded` while a modality that the site has is not there or no window was scored yet, else `ok`.
+    pub fn state(&self) -> &'static str {
+        let beat = &self.heartbeat;
+        let there = |health| matches!(health, Health::Ok | Health::Off | Health::Ended);
+        match beat.muted {
+            0 if beat.windows > 0 && there(beat.video) && there(beat.audio) => "ok",
+            0 => "degraded",
+            _ => "muted",
+        }
+    }
+
     /// One line of `key=value`.
     pub fn line(&self) -> String {
         use std::fmt::Write;
         let beat = &self.heartbeat;
         let mut line = format!(
-            "uptime_s={} windows={} late={} events={} dropped={} infer_ms={} video={} audio={} muted={}",
+            "state={} uptime_s={} windows={} late={} events={} dropped={} infer_ms={} video={} audio={} muted={}",
+            self.state(),
             beat.uptime_ms / 1000,
             beat.windows,
             beat.late,

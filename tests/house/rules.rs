@@ -76,6 +76,8 @@ pub const RULES: [Rule; 8] = [
         words: &["process::", "Command::new"],
         rooms: &[
             ("src/main.rs", "exit code"),
+            ("src/machine/mod.rs", "daemons on this machine"),
+            ("src/command/reload.rs", "wakes a daemon"),
             ("src/source/recorded/ffmpeg.rs", "films"),
             ("src/privacy/", "no core dumps"),
             ("src/command/doctor.rs", "version of ffmpeg"),

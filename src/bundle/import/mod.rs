@@ -89,6 +89,7 @@ pub fn pack(options: &Options, path: &Path, tell: &mut dyn FnMut(Progress<'_>)) 
         marks: prompt::marks(&encode)?,
         prompts: prompts?,
         label_sets: sets?,
+        self_test: None,
         vocabulary,
         shape,
     };
