@@ -236,6 +236,54 @@ impl State {
     }
 }
 
+/// `hri_msgs/Expression` as ROS 2 bridges take it, every field filled in: a bridge makes 0 of what is missing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ros {
+    pub header: RosHeader,
+    /// `unknown` while no label holds.
+    pub expression: String,
+    /// Not measured: 0.
+    pub valence: f32,
+    pub arousal: f32,
+    pub confidence: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RosHeader {
+    pub stamp: RosTime,
+    /// The device's name.
+    pub frame_id: String,
+}
+
+/// Since 1970; 0 for a recording.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RosTime {
+    pub sec: i32,
+    pub nanosec: u32,
+}
+
+impl Ros {
+    /// What holds after an event.
+    pub fn after(event: &wire::Event, speaker: &Speaker) -> Ros {
+        let state = State::after(event, speaker);
+        let stamp = RosTime {
+            sec: i32::try_from(event.wall_ms / 1_000).unwrap_or(i32::MAX),
+            nanosec: (event.wall_ms % 1_000) as u32 * 1_000_000,
+        };
+        Ros {
+            header: RosHeader { stamp, frame_id: speaker.device.clone() },
+            expression: state.expression.unwrap_or(state.label),
+            valence: 0.0,
+            arousal: 0.0,
+            confidence: state.confidence,
+        }
+    }
+
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("numbers and text are JSON")
+    }
+}
+
 impl Heartbeat {
     pub fn of(beat: &wire::Heartbeat, label: Option<&str>) -> Heartbeat {
         Heartbeat {

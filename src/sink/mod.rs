@@ -1,4 +1,4 @@
-//! Exits for events: serial, MQTT, standard output, a status page. One file or folder per kind, and one line in [`settings`].
+//! Exits for events: serial, MQTT, CAN, standard output, a status page. One file or folder per kind, and one line in [`settings`].
 //!
 //! A sink is a value that one thread owns. It is told [`Message`]s as they come and [`Sink::tick`]ed when none do, so that it
 //! can look after its connection. A sink never fails: what it cannot send it counts, and an edge that is lost is reported once in
@@ -8,6 +8,8 @@
 //! ([`ledger`], [`backlog`]).
 
 pub mod backlog;
+#[cfg(feature = "can")]
+pub mod can;
 pub mod clock;
 pub mod exit;
 pub mod json;

@@ -2,6 +2,8 @@
 //!
 //! A new sink is one file with a `Settings` struct (`PATHS`, `enabled`, `check`, `probe`, `open`) and one line in the list below.
 
+#[cfg(feature = "can")]
+use super::can;
 #[cfg(feature = "mqtt")]
 use super::mqtt;
 #[cfg(feature = "page")]
@@ -70,6 +72,8 @@ macro_rules! sinks {
 sinks! {
     Stdout stdout stdout::Settings;
     Serial serial serial::Settings;
+    #[cfg(feature = "can")]
+    Can can can::Settings;
     #[cfg(feature = "mqtt")]
     Mqtt mqtt mqtt::Settings;
     #[cfg(feature = "page")]

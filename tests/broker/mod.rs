@@ -134,7 +134,8 @@ fn events_pass_by_and_state_stays() {
     let mut broker = Broker::new("allow_anonymous true\n");
     broker.start();
     let early = broker.listen(&broker.settings());
-    let mut sink = Mqtt::open(Settings { payload: Payload::Both, ..broker.settings() }, &setup()).unwrap();
+    let settings = Settings { payload: Payload::Both, ros: true, ..broker.settings() };
+    let mut sink = Mqtt::open(settings, &setup()).unwrap();
     sink.send(&begin(0));
     sink.send(&Message::Heartbeat(Heartbeat::default()));
     tick(&mut sink, "the event, as JSON and compact", || {
@@ -152,7 +153,7 @@ fn events_pass_by_and_state_stays() {
 
     let late = broker.listen(&broker.settings());
     until("the retained topics", || {
-        ["availability", "hello", "state", "health"]
+        ["availability", "hello", "state", "health", "ros"]
             .iter()
             .all(|topic| late.of(&format!("{PREFIX}/{topic}")).len() == 1)
     });
@@ -163,6 +164,10 @@ fn events_pass_by_and_state_stays() {
         "{state}"
     );
     assert_eq!(late.of(&format!("{PREFIX}/event")), [], "an event must not be retained");
+    let (ros, retained) = late.of(&format!("{PREFIX}/ros")).remove(0);
+    let expression = r#""expression":"scared","valence":0.0,"arousal":0.0,"confidence":"#;
+    let header = r#"{"header":{"stamp":{"sec":0,"nanosec":0},"frame_id":"kiosk 7"},"#;
+    assert!(retained && ros.starts_with(header) && ros.contains(expression), "{ros}");
 
     sink.send(&event(1, Kind::End, 1, Cause::Shutdown));
     sink.close();
@@ -171,6 +176,11 @@ fn events_pass_by_and_state_stays() {
             && late.of(&format!("{PREFIX}/event")).len() == 1
     });
     assert!(late.of(&format!("{PREFIX}/state")).last().unwrap().0.contains(r#""label":"unknown""#));
+    let ros = late.of(&format!("{PREFIX}/ros")).pop().unwrap().0;
+    assert!(
+        ros.ends_with(r#""expression":"unknown","valence":0.0,"arousal":0.0,"confidence":0.0}"#),
+        "{ros}"
+    );
     assert_eq!(sink.counts().dropped, 0);
 }
 

@@ -92,10 +92,12 @@ pub const RULES: [Rule; 8] = [
         power: "names a kind of sink",
         words: &[
             "serial::",
+            " can::",
             "mqtt::",
             "page::",
             "stdout::",
             "Settings::Serial",
+            "Settings::Can",
             "Settings::Mqtt",
             "Settings::Page",
             "Settings::Stdout",
@@ -121,7 +123,7 @@ pub const RULES: [Rule; 8] = [
 const EVERYWHERE: [&str; 3] = ["anyhow", "log", "serde"];
 
 /// Every other crate, and the rooms that name it.
-const CRATES: [(&str, &[&str]); 37] = [
+const CRATES: [(&str, &[&str]); 38] = [
     ("alsa", &["src/source/mic.rs"]),
     ("clap", &["src/command/", "src/main.rs"]),
     ("clap_complete", &["src/command/completions.rs"]),
@@ -183,6 +185,7 @@ const CRATES: [(&str, &[&str]); 37] = [
     ),
     ("sha2", &["src/bundle/", "src/machine/", "src/eval/manifest.rs"]),
     ("signal_hook", &["src/command/run.rs", "src/command/watch.rs"]),
+    ("socketcan", &["src/sink/can.rs"]),
     ("strsim", &["src/config.rs"]),
     ("tempfile", &["src/bundle/", "src/source/recorded/ffmpeg.rs", "src/command/bench/mod.rs"]),
     ("tokenizers", &["src/bundle/tokenizer.rs", "src/bundle/gate.rs"]),

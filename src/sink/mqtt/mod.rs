@@ -9,6 +9,7 @@
 //! | `event` | no | JSON |
 //! | `event/compact` | no | the packet of `wire`, as on a serial line |
 //! | `reason` | no | JSON |
+//! | `ros` | yes | JSON, what holds now as `hri_msgs/Expression` (`board/ros`), where asked for |
 //! | `DISCOVERY/device/mien_ID/config` | yes | JSON for Home Assistant (`discovery`), again whenever it says on `DISCOVERY/status` that it is born |
 //!
 //! Everything goes out with QoS 1, and a message counts as sent when the broker has confirmed it. Events and reasons wait in an
@@ -30,7 +31,7 @@ pub use settings::{Payload, Settings};
 
 use super::{
     Message, Setup, Sink, SinkCounts, Speaker,
-    json::{self, Line, State},
+    json::{self, Line, Ros, State},
     ledger::Told,
 };
 use crate::{
@@ -67,6 +68,8 @@ pub struct Mqtt {
     meeting: Meeting,
     generation: u32,
     state: State,
+    /// `None` before the first event, and where nobody asked for it.
+    ros: Option<Ros>,
     health: Option<Vec<u8>>,
     health_at: Instant,
     /// Retained topics that the broker has not been given yet.
@@ -84,6 +87,7 @@ struct Greeting {
     online: bool,
     hello: bool,
     state: bool,
+    ros: bool,
     device: bool,
 }
 
@@ -118,6 +122,7 @@ impl Mqtt {
             outbox: Outbox::open(outbox_path, settings.queue, speaker.boot),
             in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
             state: State::first(&speaker),
+            ros: None,
             settings,
             prefix,
             speaker,
@@ -150,7 +155,7 @@ impl Mqtt {
         if generation != self.generation {
             self.generation = generation;
             self.meeting = Meeting::Due;
-            self.greet = Greeting { online: true, hello: true, state: true, device: true };
+            self.greet = Greeting { online: true, hello: true, state: true, ros: true, device: true };
             self.births_asked = false;
             self.health_at = Instant::now();
         }
@@ -293,6 +298,11 @@ impl Mqtt {
             let state = Line::State(self.state.clone()).text().into();
             self.greet.state = self.publish("state", state, true).is_none();
         }
+        if self.greet.ros
+            && let Some(ros) = &self.ros
+        {
+            self.greet.ros = self.publish("ros", ros.text().into(), true).is_none();
+        }
         if self.greet.online {
             self.greet.online = self.publish("availability", b"online".to_vec(), true).is_none();
         }
@@ -321,7 +331,8 @@ impl Sink for Mqtt {
                 let text = Line::of(message, &self.speaker).text();
                 self.outbox.put(text, Some(*event), self.in_flight.len());
                 self.state = State::after(event, &self.speaker);
-                self.greet.state = true;
+                self.ros = self.settings.ros.then(|| Ros::after(event, &self.speaker));
+                (self.greet.state, self.greet.ros) = (true, true);
             }
             Message::Reason(_) if self.settings.reasons => {
                 let text = Line::of(message, &self.speaker).text();

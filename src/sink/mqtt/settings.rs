@@ -40,6 +40,8 @@ pub struct Settings {
     /// Events that wait for a broker, on disk where there is a `state_dir`.
     pub queue: usize,
     pub reasons: bool,
+    /// What holds as `hri_msgs/Expression` too, for a bridge to ROS 2.
+    pub ros: bool,
     /// The prefix under which Home Assistant looks for devices, as a rule `homeassistant`; empty: it is not told.
     pub discovery: String,
 }
@@ -63,6 +65,7 @@ impl Default for Settings {
             health_s: 10,
             queue: 1_024,
             reasons: true,
+            ros: false,
             discovery: String::new(),
         }
     }
