@@ -23,7 +23,7 @@
 //! - Time enters with a reading (the kernel's capture stamp), travels in the data and leaves in the event. `window`, `feature`,
 //!   `policy` and `cues` ask no clock, so a recording replays to the same bytes.
 //! - Who opens files, starts threads, asks a clock, reads the environment, starts a process, or names a crate stands in a list with
-//!   its reason. Nobody opens a connection but the MQTT client, and nobody listens but the page.
+//!   its reason. No daemon opens a connection but the MQTT client's, and nobody listens but the page.
 //!
 //! `tests/limits.rs` holds that a run takes the memory that [`daemon::Plan::limits`] says, within a tenth. A sink is given a
 //! [`sink::Message`], which has no room for pictures or sound.

@@ -105,6 +105,30 @@ fn ask(mut stream: impl Read + Write, request: &str) -> (u16, String) {
 }
 
 #[test]
+fn top_shows_what_the_page_knows_until_the_daemon_ends() {
+    let daemon = Daemon::start("listen = \"127.0.0.1:PORT\"\ntoken_file = \"token\"");
+    let top = |more: &[&str]| {
+        let page = format!("http://127.0.0.1:{}", daemon.port);
+        let top =
+            mien().arg("top").arg(page).args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        top.unwrap()
+    };
+    let refused = top(&[]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("401") && said.contains("token"), "{said}");
+
+    let file = daemon.folder.path().join("token");
+    let shown = top(&["--token-file", file.to_str().unwrap()]);
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    daemon.until("windows are counted", || daemon.get("/metrics", &token).1.contains("mien_windows_total 6"));
+    daemon.program.signal(Signal::TERM);
+    let shown = String::from_utf8(shown.wait_with_output().unwrap().stdout).unwrap();
+    for words in ["kiosk  mien", "windows ", "video ok", "neutral       ", "####", "begin "] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+}
+
+#[test]
 fn the_page_its_metrics_and_its_events_are_there_for_this_machine() {
     let daemon = Daemon::start("listen = \"127.0.0.1:PORT\"");
     let (status, page) = daemon.get("/", "");

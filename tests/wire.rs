@@ -8,9 +8,10 @@ use mien::wire::{
     Packet, RAW_BYTES_MAX, REASON_BYTES_MAX, ReasonPart, SCHEMA_HASH, SCHEMA_IDS, decode, encode,
 };
 use proptest::prelude::*;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -284,11 +285,10 @@ fn a_code_from_the_future_reads_as_other() {
     );
 }
 
-/// Builds the firmware example with the C compiler and lets it read the bytes.
-fn read_in_c(bytes: &[u8]) -> String {
+/// The firmware example as a program, built with the C compiler.
+fn c_example(dir: &Path) -> PathBuf {
     let firmware = Path::new(env!("CARGO_MANIFEST_DIR")).join("board/firmware");
-    let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("example");
+    let program = dir.join("example");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
     let built = Command::new(&compiler)
         .args(["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=address,undefined"])
@@ -298,7 +298,13 @@ fn read_in_c(bytes: &[u8]) -> String {
         .output()
         .unwrap_or_else(|error| panic!("no C compiler `{compiler}` ({error}): apt-get install gcc"));
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let mut child = Command::new(&program)
+    program
+}
+
+/// What the firmware example in C makes of the bytes.
+fn read_in_c(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(c_example(dir.path()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -311,6 +317,32 @@ fn read_in_c(bytes: &[u8]) -> String {
     writer.join().unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// `mien conformance` at the receiver in C over a tty; and at one that accepts everything it can print.
+#[test]
+fn a_receiver_on_a_tty_is_told_whether_it_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let play = |receiver: &mut Command| {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let tty = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let mut receiver = receiver
+            .stdin(Stdio::from(master.try_clone().unwrap()))
+            .stdout(Stdio::from(master))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_mien")).args(["conformance", &tty]).output().unwrap();
+        receiver.kill().unwrap();
+        receiver.wait().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, said) = play(&mut Command::new(c_example(dir.path())));
+    assert!(code == Some(0) && said.contains("20 of 20 steps hold"), "{said}");
+    let (code, said) = play(Command::new("sh").args(["-c", "echo 0 hello; sleep 60"]));
+    assert!(code == Some(1) && said.contains("of 20 steps went wrong") && said.contains("WRONG"), "{said}");
 }
 
 #[test]

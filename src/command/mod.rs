@@ -11,6 +11,7 @@ pub mod calibrate;
 pub mod check_config;
 mod clips;
 pub mod completions;
+pub mod conformance;
 pub mod doctor;
 pub mod draw;
 pub mod eval;
@@ -20,6 +21,7 @@ pub mod manual;
 pub mod pack;
 pub mod reload;
 pub mod run;
+pub mod top;
 pub mod watch;
 
 /// A config or a bundle that cannot be used: the process ends with 78, and a service manager does not try again.

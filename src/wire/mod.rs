@@ -34,4 +34,4 @@ mod packet;
 pub use code::{Cause, Health, Kind};
 pub use decoder::{Decoder, PacketCounts};
 pub use message::*;
-pub use packet::{Error, decode, encode};
+pub use packet::{Error, decode, encode, seal};

@@ -1,6 +1,6 @@
 //! One packet to bytes and back.
 
-use super::message::{LINE_BYTES_MAX, Message, Packet, RAW_BYTES_MAX, SCHEMA_IDS, VERSION};
+use super::message::{Message, Packet, RAW_BYTES_MAX, SCHEMA_IDS, VERSION};
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
@@ -26,24 +26,27 @@ pub enum Error {
     Full,
 }
 
-/// Writes one packet with its delimiters and returns its length, at most [`LINE_BYTES_MAX`].
+/// Writes one packet with its delimiters and returns its length, at most [`super::LINE_BYTES_MAX`].
 pub fn encode(message: &Message<'_>, seq: u16, out: &mut [u8]) -> Result<usize, Error> {
     let mut raw = [0u8; RAW_BYTES_MAX];
     raw[0] = VERSION;
     raw[1..HEAD_BYTES].copy_from_slice(&seq.to_le_bytes());
     let body_max = RAW_BYTES_MAX - CRC_BYTES;
     let body = postcard::to_slice(message, &mut raw[HEAD_BYTES..body_max]).map_err(|_| Error::Length)?.len();
-    let end = HEAD_BYTES + body;
     let schema = SCHEMA_IDS[usize::from(raw[HEAD_BYTES])];
-    let crc = checksum(schema, &raw[..end]);
-    raw[end..end + CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
-    let raw = &raw[..end + CRC_BYTES];
+    seal(&mut raw, HEAD_BYTES + body, schema, out)
+}
 
+/// Ends the packet whose first `end` bytes stand in `raw` with a checksum that begins with `schema`, and writes it with its
+/// delimiters: for packets that `encode` does not make, such as those of another version.
+pub fn seal(raw: &mut [u8], end: usize, schema: u32, out: &mut [u8]) -> Result<usize, Error> {
+    let crc = checksum(schema, &raw[..end]);
+    raw.get_mut(end..end + CRC_BYTES).ok_or(Error::Length)?.copy_from_slice(&crc.to_le_bytes());
+    let raw = &raw[..end + CRC_BYTES];
     let room = out.len();
     if room < cobs::max_encoding_length(raw.len()) + 2 {
         return Err(Error::Full);
     }
-    debug_assert!(cobs::max_encoding_length(raw.len()) + 2 <= LINE_BYTES_MAX);
     out[0] = 0;
     let coded = cobs::try_encode(raw, &mut out[1..room - 1]).map_err(|_| Error::Full)?;
     out[1 + coded] = 0;

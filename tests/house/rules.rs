@@ -86,7 +86,10 @@ pub const RULES: [Rule; 8] = [
     Rule {
         power: "opens a connection",
         words: &["TcpStream", "UdpSocket", "TcpListener", "UnixStream", "UnixListener", "UnixDatagram"],
-        rooms: &[("src/sink/page/", "the status page listens")],
+        rooms: &[
+            ("src/sink/page/", "the status page listens"),
+            ("src/command/top.rs", "asks a status page, when a user does"),
+        ],
     },
     Rule {
         power: "names a kind of sink",
@@ -106,6 +109,7 @@ pub const RULES: [Rule; 8] = [
             ("src/sink/settings.rs", "the list of kinds"),
             ("src/command/doctor.rs", "tries a tty"),
             ("src/command/watch.rs", "listens at the other end"),
+            ("src/command/conformance.rs", "plays at the other end"),
         ],
     },
     Rule {
@@ -184,7 +188,7 @@ const CRATES: [(&str, &[&str]); 38] = [
         ],
     ),
     ("sha2", &["src/bundle/", "src/machine/", "src/eval/manifest.rs"]),
-    ("signal_hook", &["src/command/run.rs", "src/command/watch.rs"]),
+    ("signal_hook", &["src/command/run.rs", "src/command/top.rs", "src/command/watch.rs"]),
     ("socketcan", &["src/sink/can.rs"]),
     ("strsim", &["src/config.rs"]),
     ("tempfile", &["src/bundle/", "src/source/recorded/ffmpeg.rs", "src/command/bench/mod.rs"]),

@@ -1,0 +1,281 @@
+//! `mien conformance`: good and bad bytes for the receiver at the other end of a serial line, and what it made of them.
+//!
+//! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
+//! `event`, `heartbeat` or `reason`; what follows on the line is passed over. Nothing is said of what it rejects.
+
+use crate::{
+    sink::serial,
+    wire::{
+        self, AUDIO, Cause, Event, Health, Heartbeat, Hello, Kind, LINE_BYTES_MAX, Message, RAW_BYTES_MAX,
+        ReasonPart, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
+    },
+};
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Play good and bad packets at a receiver on a serial line, and report what it accepts.
+///
+/// The receiver answers with a line of text for each packet that it accepts: SEQ, a space, and hello, event, heartbeat or reason,
+/// as board/firmware/example.c does.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The tty at whose other end the receiver is.
+    tty: PathBuf,
+    #[arg(long, default_value_t = 115_200)]
+    baud: u32,
+    /// Milliseconds that the receiver may take to answer a step.
+    #[arg(long, default_value_t = 500)]
+    wait_ms: u64,
+}
+
+/// One thing to try: bytes, with pauses between their parts, and the packets in them that must be accepted.
+struct Step {
+    what: &'static str,
+    parts: Vec<Vec<u8>>,
+    accepts: Vec<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let line = serial::open(&args.tty, args.baud)?;
+    let wait = Duration::from_millis(args.wait_ms);
+    let mut failed = 0;
+    let steps = steps();
+    println!("{:<64} {:<24} {:<24}", "step", "must accept", "accepted");
+    for step in &steps {
+        for part in &step.parts {
+            send(&line, part).with_context(|| format!("writing to {}", args.tty.display()))?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let said = answers(&line, wait, step.accepts.len())?;
+        let holds = said == step.accepts;
+        failed += usize::from(!holds);
+        let list = |lines: &[String]| if lines.is_empty() { "nothing".into() } else { lines.join(", ") };
+        let word = if holds { "" } else { "WRONG" };
+        println!("{:<64} {:<24} {:<24} {word}", step.what, list(&step.accepts), list(&said));
+    }
+    ensure!(failed == 0, "{failed} of {} steps went wrong", steps.len());
+    println!("{} of {} steps hold", steps.len(), steps.len());
+    Ok(())
+}
+
+fn steps() -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut step = |what, parts: Vec<Vec<u8>>, accepts: &[&str]| {
+        steps.push(Step { what, parts, accepts: accepts.iter().map(|text| text.to_string()).collect() });
+    };
+    let begin = packet(&Message::Event(event(0, Kind::Begin, 3)), 1);
+    step("a hello", vec![packet(&hello(1), 0)], &["0 hello"]);
+    step("a begin", vec![begin.clone()], &["1 event"]);
+    step("a heartbeat", vec![packet(&Message::Heartbeat(beat()), 2)], &["2 heartbeat"]);
+    let end = packet(&Message::Event(event(1, Kind::End, 3)), 3);
+    let (first, second) = end.split_at(end.len() / 2);
+    step("a packet in two halves", vec![first.to_vec(), second.to_vec()], &["3 event"]);
+    let two = [packet(&Message::Heartbeat(beat()), 4), packet(&Message::Event(event(2, Kind::Begin, 0)), 5)]
+        .concat();
+    step("two packets at once", vec![two], &["4 heartbeat", "5 event"]);
+    let noisy = [vec![0x55; 40], packet(&Message::Heartbeat(beat()), 6)].concat();
+    step("noise, then a packet", vec![noisy], &["6 heartbeat"]);
+    let flipped =
+        [changed(packet(&Message::Heartbeat(beat()), 7), 6), packet(&Message::Heartbeat(beat()), 8)];
+    step("a packet with one byte wrong, then a good one", vec![flipped.concat()], &["8 heartbeat"]);
+    let cut = packet(&Message::Event(event(3, Kind::End, 0)), 9);
+    let cut = [cut[..cut.len() - 6].to_vec(), packet(&Message::Heartbeat(beat()), 10)];
+    step("a packet without its end, then a good one", vec![cut.concat()], &["10 heartbeat"]);
+    let merged = packet(&Message::Heartbeat(beat()), 11);
+    let merged = [merged[..merged.len() - 1].to_vec(), packet(&Message::Heartbeat(beat()), 12)];
+    step("two packets with one zero between them", vec![merged.concat()], &["11 heartbeat", "12 heartbeat"]);
+    step(
+        "another major version, then a good one",
+        vec![foreign(VERSION + 1, 2, SCHEMA_IDS[2]), beat_at(14)],
+        &["14 heartbeat"],
+    );
+    step(
+        "a kind of the future, then a good one",
+        vec![foreign(VERSION, 200, 0), beat_at(15)],
+        &["15 heartbeat"],
+    );
+    step(
+        "a kind with other fields, then a good one",
+        vec![foreign(VERSION, 2, 0xdead_beef), beat_at(16)],
+        &["16 heartbeat"],
+    );
+    let long = [vec![0], vec![0x11; 4 * LINE_BYTES_MAX], beat_at(17)];
+    step(
+        "more bytes without a zero than any packet has, then a good one",
+        vec![long.concat()],
+        &["17 heartbeat"],
+    );
+    step("zeros, then a good one", vec![vec![0; 64], beat_at(18)], &["18 heartbeat"]);
+    step("numbers that jump: loss, not error", vec![beat_at(900)], &["900 heartbeat"]);
+    step("numbers that wrap", vec![beat_at(u16::MAX), beat_at(0)], &["65535 heartbeat", "0 heartbeat"]);
+    let odd = Event { kind: Kind::Other, cause: Cause::Other, ..event(4, Kind::Begin, 3) };
+    step("codes that the receiver does not know", vec![packet(&Message::Event(odd), 1)], &["1 event"]);
+    let text = "h\u{f6}rbar \u{1f642} \u{60b2}\u{4f24}";
+    let parts = (0..2).map(|part| packet(&reason(part, text), 2 + u16::from(part))).collect();
+    step("a reason in two parts, in any script", parts, &["2 reason", "3 reason"]);
+    let largest = "x".repeat(wire::REASON_BYTES_MAX);
+    step("the longest text", vec![packet(&reason(0, &largest), 4)], &["4 reason"]);
+    step("a hello of another boot: all that was begun has ended", vec![packet(&hello(2), 0)], &["0 hello"]);
+    steps
+}
+
+fn packet(message: &Message<'_>, seq: u16) -> Vec<u8> {
+    let mut out = [0; LINE_BYTES_MAX];
+    let len = wire::encode(message, seq, &mut out).expect("these fit");
+    out[..len].to_vec()
+}
+
+fn beat_at(seq: u16) -> Vec<u8> {
+    packet(&Message::Heartbeat(beat()), seq)
+}
+
+/// A packet of another version, of another kind or of other fields, with a checksum that fits it.
+fn foreign(version: u8, kind: u8, schema: u32) -> Vec<u8> {
+    let (mut raw, mut out) = ([0; RAW_BYTES_MAX], [0; LINE_BYTES_MAX]);
+    raw[..4].copy_from_slice(&[version, 13, 0, kind]);
+    let len = wire::seal(&mut raw, 12, schema, &mut out).expect("it fits");
+    out[..len].to_vec()
+}
+
+/// The byte at `at` made another that is not zero.
+fn changed(mut packet: Vec<u8>, at: usize) -> Vec<u8> {
+    packet[at] = if packet[at] == 0x77 { 0x78 } else { 0x77 };
+    packet
+}
+
+fn hello(boot: u64) -> Message<'static> {
+    let labels = ["happy", "sad", "neutral", "angry"].into_iter().collect();
+    Message::Hello(Hello {
+        minor: wire::MINOR,
+        schema: SCHEMA_HASH,
+        boot,
+        device: "conformance",
+        software: concat!("mien ", env!("CARGO_PKG_VERSION")),
+        purpose: "test",
+        bundle: "none",
+        bundle_hash: [0; 8],
+        label_set: "test",
+        labels,
+        window_ms: 4_000,
+        hop_ms: 1_000,
+        heartbeat_ms: 1_000,
+    })
+}
+
+fn event(seq: u32, kind: Kind, label: u8) -> Event {
+    Event {
+        seq,
+        episode: seq,
+        kind,
+        label,
+        confidence_permille: 777,
+        track: 0,
+        expected: VIDEO | AUDIO,
+        present: VIDEO,
+        cause: if kind == Kind::End { Cause::Faded } else { Cause::None },
+        at_ms: 10_000,
+        begin_ms: 10_000,
+        window_ms: 4_000,
+        wall_ms: 0,
+        wall_synced: 0,
+        age_ms: 0,
+    }
+}
+
+fn beat() -> Heartbeat {
+    Heartbeat {
+        uptime_ms: 70_000,
+        label: 3,
+        video: Health::Ok,
+        audio: Health::Stalled,
+        ..Heartbeat::default()
+    }
+}
+
+fn reason(part: u8, text: &str) -> Message<'_> {
+    Message::Reason(ReasonPart { episode: 4, part, parts: 2, text })
+}
+
+fn send(line: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        wait_for(line, PollFlags::OUT, Duration::from_secs(2)).context("the line takes nothing")?;
+        bytes = &bytes[rustix::io::write(line, bytes)?..];
+    }
+    Ok(())
+}
+
+/// What the receiver says it accepted, until it has said enough and is quiet, or the time is over.
+fn answers(line: &OwnedFd, wait: Duration, enough: usize) -> Result<Vec<String>> {
+    let until = Instant::now() + wait;
+    let quiet = wait / 5;
+    let mut text = Vec::new();
+    loop {
+        let said = accepted(&String::from_utf8_lossy(&text));
+        let left = until.saturating_duration_since(Instant::now());
+        let left = if said.len() >= enough { left.min(quiet) } else { left };
+        if left.is_zero() || wait_for(line, PollFlags::IN, left).is_err() {
+            return Ok(said);
+        }
+        let mut bytes = [0; 512];
+        match rustix::io::read(line, &mut bytes[..]).context("reading the answers")? {
+            0 => return Ok(said),
+            count => text.extend_from_slice(&bytes[..count]),
+        }
+    }
+}
+
+/// Whole lines that begin with a number and the name of a kind.
+fn accepted(text: &str) -> Vec<String> {
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let answer = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (seq, kind) = (words.next()?.parse::<u16>().ok()?, words.next()?);
+        ["hello", "event", "heartbeat", "reason"].contains(&kind).then(|| format!("{seq} {kind}"))
+    };
+    whole.lines().filter_map(answer).collect()
+}
+
+fn wait_for(line: &OwnedFd, what: PollFlags, wait: Duration) -> Result<()> {
+    let mut polled = [PollFd::new(line, what)];
+    let ready = poll(&mut polled, Some(&Timespec::try_from(wait)?))?;
+    ensure!(ready > 0, "nothing came in time");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Decoder;
+
+    /// Our own decoder is a receiver that conforms.
+    #[test]
+    fn our_decoder_holds_every_step() {
+        let mut decoder = Decoder::new();
+        for step in steps() {
+            let mut said = Vec::new();
+            for byte in step.parts.concat() {
+                if let Some(Ok(packet)) = decoder.feed(byte) {
+                    let kind = match packet.message {
+                        Message::Hello(_) => "hello",
+                        Message::Event(_) => "event",
+                        Message::Heartbeat(_) => "heartbeat",
+                        Message::Reason(_) => "reason",
+                    };
+                    said.push(format!("{} {kind}", packet.seq));
+                }
+            }
+            assert_eq!(said, step.accepts, "{}", step.what);
+        }
+        assert_eq!(decoder.counts().errors(), 7, "{:?}", decoder.counts());
+    }
+
+    #[test]
+    fn answers_are_whole_lines_of_a_number_and_a_kind() {
+        assert_eq!(accepted("booting\n12 event seq=1\n70000 event\n9 nonsense\n3 hello"), ["12 event"]);
+    }
+}
