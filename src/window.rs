@@ -12,6 +12,7 @@
 use crate::source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32};
 use anyhow::{Result, ensure};
 use serde::Deserialize;
+use zeroize::Zeroize;
 
 /// The most pictures that a window can have.
 pub const FRAMES_MAX: usize = 32;
@@ -162,6 +163,19 @@ pub struct Windows {
     sound_runs: bool,
     shown: Box<[f32]>,
     counts: WindowCounts,
+}
+
+/// What was seen and heard does not stay: pictures go back to the pool, sound is overwritten.
+impl Drop for Windows {
+    fn drop(&mut self) {
+        for cell in &mut self.cells {
+            if let Some((_, frame)) = cell.picture.take() {
+                self.pool.give_rgb(frame.rgb);
+            }
+        }
+        self.sound.zeroize();
+        self.shown.zeroize();
+    }
 }
 
 impl Windows {

@@ -36,7 +36,7 @@ fn clip() -> String {
 
 fn config(page: &str, source: &str) -> String {
     format!(
-        "device = \"kiosk\"\n[model]\nbundle = \"{ROOT}/models/default.gguf\"\n[privacy]\npurpose = \"research\"\n\
+        "device = \"kiosk\"\n[model]\nbundle = \"{ROOT}/models/default.gguf\"\n[privacy]\npurpose = \"research\"\nconsent = \"standing\"\n\
          {source}[window]\nwindow_ms = 2000\nhop_ms = 500\n\
          [policy]\nenter = 0.3\nexit = 0.2\ndwell_ms = 0\n[sink.page]\n{page}"
     )

@@ -40,6 +40,8 @@ struct Toy {
     steps: u32,
     step: Duration,
     done: u32,
+    /// First byte of the last picture.
+    saw: Arc<Mutex<u8>>,
 }
 
 impl Infer for Toy {
@@ -50,6 +52,7 @@ impl Infer for Toy {
         assert_eq!(prompt, "label");
         std::thread::sleep(self.slow);
         anyhow::ensure!(!self.fails, "toys break");
+        *self.saw.lock().unwrap() = input.frames.map_or(0, |frames| frames[0].1.rgb[0]);
         let bright = input.frames.map_or(0.0, |frames| {
             let (_, last) = frames[frames.len() - 1];
             f32::from(last.rgb[0]) / 255.0
@@ -451,7 +454,9 @@ fn a_stop_ends_what_holds() {
 fn a_mute_file_closes_the_device_and_ends_what_holds() {
     let run = Run::new(30, Pace::Paced, |_| 255, None);
     let mute = run.folder.path().join("mute");
-    run.go_until(Toy::default(), |run| {
+    let toy = Toy::default();
+    let saw = Arc::clone(&toy.saw);
+    run.go_until(toy, |run| {
         if run.tape.has(Kind::Begin) && !mute.exists() {
             fs::write(&mute, "").unwrap();
         }
@@ -461,4 +466,5 @@ fn a_mute_file_closes_the_device_and_ends_what_holds() {
     let told = run.tape.told();
     assert_eq!((told[1].1, told[1].3), (Kind::End, Cause::Muted));
     assert_eq!((told[2].1, told[2].3), (Kind::Unknown, Cause::Muted));
+    assert_eq!(*saw.lock().unwrap(), 128, "the model was shown grey, over what it saw");
 }

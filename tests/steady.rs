@@ -172,7 +172,7 @@ fn steady_state_takes_no_memory() {
         hop_ms: window.hop_ms,
         heartbeat_ms: 200,
     });
-    let privacy = privacy::Settings { purpose: "research".into(), ..Default::default() };
+    let privacy = privacy::Settings { purpose: "museum-guide".into(), ..Default::default() };
     let pipe = pipe::Settings {
         video: Some(video.clone()),
         audio: Some(audio.clone()),

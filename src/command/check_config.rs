@@ -3,12 +3,12 @@
 use super::{Refused, open_bundle};
 use crate::{
     config::{self, Config},
-    daemon::{self, Limit, Limits, Plan},
+    daemon::{self, Limit, Limits, Pace, Plan},
     machine,
     privacy::Gate,
 };
 use anyhow::{Context, Result, ensure};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Check a config and print the limits it sets.
 ///
@@ -27,7 +27,8 @@ pub fn run(args: Args) -> Result<()> {
     let config = config::read(&args.config).with_context(refuse)?;
     let bundle = open_bundle(&config.model.bundle)?;
     let plan = daemon::prepare(&config, &bundle, false).with_context(refuse)?;
-    Gate::new(&plan.privacy).with_context(refuse)?;
+    let live = plan.pace == Pace::Live && !args.no_devices;
+    Gate::new(&plan.privacy, live, Path::new("")).with_context(refuse)?;
     if !args.no_devices {
         probe(&config, &plan).with_context(refuse)?;
     }

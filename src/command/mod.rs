@@ -18,6 +18,7 @@ pub mod eval;
 pub mod infer;
 pub mod inspect;
 pub mod manual;
+pub mod notice;
 pub mod pack;
 pub mod reload;
 pub mod run;

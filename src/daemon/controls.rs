@@ -1,6 +1,6 @@
 //! What a run is steered by from outside, while it goes on.
 
-use super::plan::Plan;
+use super::{pace::Pace, plan::Plan};
 use crate::{policy, privacy::Gate};
 use anyhow::Result;
 use std::sync::{Arc, Mutex, atomic::AtomicBool};
@@ -15,10 +15,10 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// For a plan; refuses a purpose that may not be.
+    /// For a plan; refuses a purpose that may not be, and pins that are not there.
     pub fn new(plan: &Plan) -> Result<Controls> {
         Ok(Controls {
-            gate: Arc::new(Gate::new(&plan.privacy)?),
+            gate: Arc::new(Gate::new(&plan.privacy, plan.pace == Pace::Live, &plan.state_dir)?),
             stop: Arc::default(),
             limits: Arc::default(),
         })

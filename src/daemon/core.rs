@@ -8,6 +8,7 @@ use super::{
     pace::Pace,
     plan::Plan,
     queue::{Popped, Queue},
+    rehearsal,
     status::Status,
     summary::Summary,
 };
@@ -136,7 +137,7 @@ impl<'a> Core<'a> {
                 if muted {
                     self.state.give_reason_up();
                     self.state.close(Cause::Muted);
-                    self.windows = None;
+                    self.forget(readings);
                 }
             }
             let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
@@ -165,8 +166,24 @@ impl<'a> Core<'a> {
             }
         };
         self.state.close(cause);
+        self.windows = None;
         self.state.numbers.close(self.state.policy.next_seq());
         outcome
+    }
+
+    /// Overwrites what was seen and heard: in windows, in what waits, in spare buffers, and in the model, which is shown grey and
+    /// silence instead.
+    fn forget(&mut self, readings: &Queue<Item>) {
+        self.windows = None;
+        while let Popped::Item(Item::Reading(reading)) = readings.pop(Duration::ZERO) {
+            self.pool.give(reading);
+        }
+        self.pool.wipe();
+        if self.state.plan.pace != Pace::Fast
+            && let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true)
+        {
+            log::error!("the model was not shown a grey window after the mute: {error:#}");
+        }
     }
 
     fn push(&mut self, reading: Reading) -> Result<()> {

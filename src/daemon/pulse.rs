@@ -23,6 +23,7 @@ pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon
     let start = Instant::now();
     let (mut beat_at, mut status_at, mut watchdog_at) = (start + step, start + status_step, start);
     let (mut ready, mut starved) = (false, false);
+    let mut muted = gate.muted();
     while !done.load(Ordering::Acquire) {
         let mut next = beat_at.min(status_at);
         if watchdog.is_some() {
@@ -30,7 +31,11 @@ pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon
         }
         thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
         let now = Instant::now();
-        let seen = status.snapshot(gate.muted());
+        if gate.muted() != muted {
+            muted = !muted;
+            gate.note("devices", if muted { "closed" } else { "open" });
+        }
+        let seen = status.snapshot(muted);
         if !ready && (seen.heartbeat.windows > 0 || now - start >= READY_WAIT) {
             ready = true;
             if seen.heartbeat.windows == 0 {

@@ -66,7 +66,7 @@ pub fn run(
 
     let links = core::Links {
         gate: Arc::clone(&controls.gate),
-        pool,
+        pool: pool.clone(),
         exits: Arc::clone(&exits),
         status: Arc::clone(&status),
         newest,
@@ -82,6 +82,8 @@ pub fn run(
     for thread in sources.into_iter().chain(pulse) {
         threads::join(thread);
     }
+    controls.gate.note("stop", "closed");
+    pool.wipe();
     exits.close();
     let sinks = delivery.finish(plan.pace, &controls.stop, &status);
     let dropped = status.snapshot(false).heartbeat.dropped;

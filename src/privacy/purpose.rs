@@ -213,6 +213,11 @@ impl Purpose {
         Ok(purpose)
     }
 
+    /// Those who take part must agree first.
+    pub fn asks_consent(&self) -> bool {
+        self.obliges.contains(&CONSENT)
+    }
+
     /// What the site has to see to.
     pub fn obligations(&self) -> impl Iterator<Item = &'static str> {
         EVERYWHERE.into_iter().chain(self.obliges.iter().copied())

@@ -2,5 +2,5 @@
 
 pub mod evaluation;
 pub mod story;
-mod svg;
+pub mod svg;
 mod timeline;

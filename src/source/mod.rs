@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use zeroize::Zeroize;
 
 #[cfg(feature = "camera")]
 pub mod camera;
@@ -184,6 +185,17 @@ impl Pool {
         let mut spare = self.spare();
         if spare.samples.len() < spare.samples.capacity() {
             spare.samples.push(samples);
+        }
+    }
+
+    /// Overwrites what is left of pictures and sound in the spare buffers.
+    pub fn wipe(&self) {
+        let mut spare = self.spare();
+        for rgb in &mut spare.rgb {
+            rgb.as_mut_slice().zeroize();
+        }
+        for samples in &mut spare.samples {
+            samples.zeroize();
         }
     }
 

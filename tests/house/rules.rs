@@ -30,6 +30,7 @@ pub const RULES: [Rule; 8] = [
             ("src/sink/page/settings.rs", "the token"),
             ("src/sink/mqtt/outbox.rs", "events that wait for the broker"),
             ("src/config.rs", "configs"),
+            ("src/privacy/journal.rs", "changes of mode"),
             ("src/eval/", "lists of clips and records"),
             ("src/command/", "what a user names"),
         ],
@@ -52,6 +53,7 @@ pub const RULES: [Rule; 8] = [
         words: &["Instant::now", "SystemTime::now", "clock_gettime", ".elapsed()"],
         rooms: &[
             ("src/source/", "capture stamps and time limits of devices"),
+            ("src/privacy/journal.rs", "when a mode changed"),
             ("src/sink/", "wall clock of a packet and time limits of lines"),
             ("src/daemon/", "pace, lateness, heartbeats"),
             ("src/backend/cpu/ceiling.rs", "measures the machine"),
@@ -127,7 +129,7 @@ pub const RULES: [Rule; 8] = [
 const EVERYWHERE: [&str; 3] = ["anyhow", "log", "serde"];
 
 /// Every other crate, and the rooms that name it.
-const CRATES: [(&str, &[&str]); 38] = [
+const CRATES: [(&str, &[&str]); 42] = [
     ("alsa", &["src/source/mic.rs"]),
     ("clap", &["src/command/", "src/main.rs"]),
     ("clap_complete", &["src/command/completions.rs"]),
@@ -135,7 +137,9 @@ const CRATES: [(&str, &[&str]); 38] = [
     ("cobs", &["src/wire/packet.rs"]),
     ("crc", &["src/wire/packet.rs"]),
     ("cudarc", &["src/backend/cuda/"]),
+    ("embedded_hal", &["src/privacy/pins.rs"]),
     ("env_logger", &["src/main.rs"]),
+    ("gpiocdev_embedded_hal", &["src/privacy/pins.rs"]),
     ("half", &["src/backend/", "src/bundle/"]),
     (
         "heapless",
@@ -159,6 +163,7 @@ const CRATES: [(&str, &[&str]); 38] = [
     ("minijinja", &["src/bundle/template.rs"]),
     ("minijinja_contrib", &["src/bundle/template.rs"]),
     ("postcard", &["src/wire/packet.rs"]),
+    ("qrcode", &["src/command/notice.rs"]),
     ("realfft", &["src/feature/mel.rs"]),
     ("rubato", &["src/source/resample.rs"]),
     ("rumqttc", &["src/sink/mqtt/link.rs"]),
@@ -180,6 +185,7 @@ const CRATES: [(&str, &[&str]); 38] = [
         &[
             "src/bundle/",
             "src/kept.rs",
+            "src/privacy/journal.rs",
             "src/source/recorded/ffmpeg.rs",
             "src/sink/",
             "src/eval/",
@@ -196,6 +202,7 @@ const CRATES: [(&str, &[&str]); 38] = [
     ("tokio", &["src/sink/mqtt/link.rs", "src/sink/page/server.rs"]),
     ("toml", &["src/config.rs"]),
     ("v4l", &["src/source/v4l2.rs"]),
+    ("zeroize", &["src/source/mod.rs", "src/window.rs"]),
     ("zune_jpeg", &["src/source/pixels.rs"]),
 ];
 
