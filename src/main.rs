@@ -18,6 +18,7 @@ struct Cli {
 enum Command {
     Run(command::run::Args),
     Reload(command::reload::Args),
+    Replay(command::replay::Args),
     Infer(command::infer::Args),
     Watch(command::watch::Args),
     Top(command::top::Args),
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => command::run::run(args),
+        Command::Replay(args) => command::replay::run(args),
         Command::Reload(args) => command::reload::run(args),
         Command::Infer(args) => command::infer::run(args),
         Command::Watch(args) => command::watch::run(args),

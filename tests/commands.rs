@@ -70,6 +70,45 @@ fn usage_errors_end_with_1_and_help_with_0() {
 }
 
 #[test]
+fn a_record_replays_to_the_same_events_and_shows_what_was_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = folder.path().join("run.jsonl");
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/demo.toml");
+    let told = mien(&["run", demo, "--fast", "--record", record.to_str().unwrap()]);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let replay = |more: &[&str]| {
+        let done = mien(&[&["replay", record.to_str().unwrap()], more].concat());
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let events = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.contains(r#""type":"event""#)).map(String::from).collect()
+    };
+    let (code, said) = replay(&["--diff"]);
+    assert!(code == Some(0) && said.contains("29 events, the same again"), "{said}");
+    assert_eq!(events(&replay(&[]).1), events(&String::from_utf8_lossy(&told.stdout)), "the same bytes");
+
+    let stricter = folder.path().join("stricter.toml");
+    let text = fs::read_to_string(demo).unwrap().replace("enter = 0.35", "enter = 0.9");
+    let here = |text: String| text.replace("path = \"demo.avi\"", "path = \"x.avi\"");
+    fs::write(&stricter, here(text)).unwrap();
+    let (code, said) = replay(&["--config", stricter.to_str().unwrap()]);
+    let began = events(&said).into_iter().filter(|line| line.contains(r#""event":"begin""#)).count();
+    assert!(code == Some(0) && (1..8).contains(&began), "{said}");
+
+    let text = fs::read_to_string(&record).unwrap();
+    assert!(!text.contains("data:") && text.len() < 100_000, "{} bytes", text.len());
+    fs::write(&record, text.replacen("\"confidence\":0.9", "\"confidence\":0.8", 1)).unwrap();
+    let (code, said) = replay(&["--diff"]);
+    assert!(
+        code == Some(1) && said.contains("told:") && said.contains("again:") && said.contains("1 of 29"),
+        "{said}"
+    );
+    fs::write(&record, "{\"type\":\"hello\"}\n").unwrap();
+    let (code, said) = replay(&["--diff"]);
+    assert!(code == Some(1) && said.contains("line 1 is no line of a record"), "{said}");
+}
+
+#[test]
 fn bad_configs_and_bundles_end_with_78() {
     let unknown = config("unknown.toml", "[sink.stdout]\ncolour = 1\n");
     let no_clip = folder().join("no_clip.toml");

@@ -21,6 +21,7 @@ pub mod manual;
 pub mod notice;
 pub mod pack;
 pub mod reload;
+pub mod replay;
 pub mod run;
 pub mod top;
 pub mod watch;

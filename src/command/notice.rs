@@ -85,7 +85,7 @@ fn lines(config: &Config) -> Result<Vec<String>> {
 const WIDTH: f64 = 720.0;
 const LINE: f64 = 34.0;
 /// Letters in a line.
-const LETTERS: usize = 78;
+const LETTERS: usize = 66;
 
 /// The lines, and a QR code of the address where more is said, else of the text.
 fn poster(lines: &[String], config: &Config) -> Result<String> {
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn long_lines_are_wrapped_at_words() {
         let rows = wrapped(&"word ".repeat(40));
-        assert!(rows.len() == 3 && rows.iter().all(|row| row.chars().count() <= LETTERS), "{rows:?}");
+        assert!(rows.len() == 4 && rows.iter().all(|row| row.chars().count() <= LETTERS), "{rows:?}");
         assert_eq!(wrapped(&"x".repeat(100)).len(), 1);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     daemon::{self, Controls, Pace, Plan, Summary},
     model::{self, Infer, self_test},
     privacy,
+    sink::record::Record,
 };
 use anyhow::{Context, Result};
 use signal_hook::{
@@ -35,6 +36,9 @@ pub struct Args {
     /// Play the config's recording as fast as it can be scored, and the same way every time.
     #[arg(long)]
     fast: bool,
+    /// Write what each window scored and what was told into this file, for `mien replay` and bug reports; no pictures, no sound.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -61,7 +65,10 @@ pub fn run(args: Args) -> Result<()> {
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
     }
     starting.store(false, Ordering::Relaxed);
-    let sinks = daemon::open_sinks(&plan).with_context(refuse)?;
+    let mut sinks = daemon::open_sinks(&plan).with_context(refuse)?;
+    if let Some(path) = &args.record {
+        sinks.push(Box::new(Record::new(path, &plan.speaker, &plan.policy)?));
+    }
     let summary = daemon::run(&plan, &controls, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
     Ok(())

@@ -250,9 +250,7 @@ impl State<'_> {
             present,
             scores: scores.as_deref(),
         });
-        if let Some(scores) = scores {
-            self.tell_scores(at_ms, present, &scores);
-        }
+        self.tell_scores(at_ms, present, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
         for event in events {
             self.tell(event);
@@ -406,7 +404,7 @@ impl State<'_> {
             smoothed: [0.0; LABELS_MAX],
         };
         scores.plain[..plain.len()].copy_from_slice(plain);
-        scores.smoothed[..plain.len()].copy_from_slice(self.policy.smoothed());
+        scores.smoothed[..plain.len()].copy_from_slice(&self.policy.smoothed()[..plain.len()]);
         self.exits.send(&Message::Scores(scores));
     }
 

@@ -38,7 +38,7 @@ pub struct WindowScores {
     pub at_ms: u64,
     pub expected: u8,
     pub present: u8,
-    /// How many of the arrays are labels.
+    /// How many of the arrays are labels; 0: the model gave no scores for this window.
     pub labels: usize,
     pub plain: [f32; LABELS_MAX],
     pub smoothed: [f32; LABELS_MAX],

@@ -19,6 +19,7 @@ pub mod message;
 pub mod mqtt;
 #[cfg(feature = "page")]
 pub mod page;
+pub mod record;
 pub mod serial;
 pub mod settings;
 pub mod snapshot;

@@ -86,7 +86,7 @@ impl Sink for Stdout {
 
     fn send(&mut self, message: &Message) {
         let wanted = match message {
-            Message::Scores(_) => self.settings.scores,
+            Message::Scores(scores) => self.settings.scores && scores.labels > 0,
             Message::Heartbeat(_) => self.settings.heartbeats,
             Message::Event(_) | Message::Reason(_) => true,
         };

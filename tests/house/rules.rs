@@ -26,6 +26,7 @@ pub const RULES: [Rule; 8] = [
             ("src/source/pipe.rs", "the pipe"),
             ("src/source/recorded/", "recordings"),
             ("src/sink/serial.rs", "the tty"),
+            ("src/sink/record.rs", "the record that a user asks for"),
             ("src/sink/mqtt/link.rs", "certificates"),
             ("src/sink/page/settings.rs", "the token"),
             ("src/sink/mqtt/outbox.rs", "events that wait for the broker"),

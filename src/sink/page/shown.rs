@@ -63,6 +63,7 @@ impl Shown {
     pub fn tell(&self, message: &Message) {
         let at_ms = match message {
             Message::Heartbeat(_) => return,
+            Message::Scores(scores) if scores.labels == 0 => return,
             Message::Event(event) => event.at_ms,
             Message::Reason(reason) => reason.at_ms,
             Message::Scores(scores) => scores.at_ms,
