@@ -26,6 +26,7 @@ enum Command {
     Doctor(command::doctor::Args),
     CheckConfig(command::check_config::Args),
     Notice(command::notice::Args),
+    #[cfg(feature = "pack")]
     Pack(command::pack::Args),
     Inspect(command::inspect::Args),
     Bench(command::bench::Args),
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => command::doctor::run(args),
         Command::Notice(args) => command::notice::run(args),
         Command::CheckConfig(args) => command::check_config::run(args),
+        #[cfg(feature = "pack")]
         Command::Pack(args) => command::pack::run(args),
         Command::Inspect(args) => command::inspect::run(args),
         Command::Bench(args) => command::bench::run(args),

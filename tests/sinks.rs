@@ -80,6 +80,26 @@ impl Write for Shared {
     }
 }
 
+/// A claim about what the window did not have is marked, whatever the model says.
+#[test]
+fn claims_of_a_reason_are_listed_and_those_about_a_missing_modality_are_unfounded() {
+    let said = |text: &str, present| {
+        let (text, answer) = (text.into(), None);
+        let reason = EpisodeReason { episode: 0, at_ms: 4_000, text, present, answer, cut: false };
+        match Line::of(&Message::Reason(Arc::new(reason)), &speaker()) {
+            Line::Reason(reason) => (reason.claims, reason.unfounded),
+            other => panic!("{other:?}"),
+        }
+    };
+    let text = "I see raised brow, wide eyes. I hear high pitch, bad words.";
+    let all = ["raised brow", "wide eyes", "high pitch", "bad words"].map(String::from);
+    assert_eq!(said(text, VIDEO | AUDIO), (all.to_vec(), vec![]));
+    assert_eq!(said(text, VIDEO), (all.to_vec(), all[2..].to_vec()));
+    assert_eq!(said(text, AUDIO), (all.to_vec(), all[..2].to_vec()));
+    assert_eq!(said("I see no face. I hear no voice.", 0).1, Vec::<String>::new());
+    assert_eq!(said("He raised his voice.", 0), (vec![], vec![]));
+}
+
 #[test]
 fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     let out = Shared::default();
@@ -93,6 +113,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
         at_ms: 4_000,
         text: "A \"scream\".\nLoud.".into(),
         answer: Some("fear".into()),
+        present: 3,
         cut: false,
     };
     sink.send(&Message::Reason(Arc::new(reason)));
@@ -191,6 +212,7 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
         at_ms: 0,
         text,
         answer: None,
+        present: 3,
         cut: false,
     })));
     sink.close();

@@ -11,19 +11,24 @@
 //! `vector`, `verify`.
 
 pub mod block;
+#[cfg(feature = "pack")]
 pub mod checkpoint;
 pub mod digest;
 mod download;
+#[cfg(feature = "pack")]
 pub mod gate;
 pub mod gguf;
 pub mod header;
+#[cfg(feature = "pack")]
 pub mod import;
 mod open;
 pub mod prompt;
 pub mod shape;
 pub mod synthetic;
+#[cfg(feature = "pack")]
 pub mod template;
 mod tensor;
+#[cfg(feature = "pack")]
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod write;

@@ -19,6 +19,7 @@ pub mod infer;
 pub mod inspect;
 pub mod manual;
 pub mod notice;
+#[cfg(feature = "pack")]
 pub mod pack;
 pub mod reload;
 pub mod replay;

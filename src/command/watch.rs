@@ -158,6 +158,8 @@ impl Watch {
                 at_ms: 0,
                 text: part.text.into(),
                 answer: None,
+                claims: Vec::new(),
+                unfounded: Vec::new(),
                 cut: false,
             }),
         };

@@ -74,7 +74,8 @@ fn claim(text: &str) -> Option<Claim> {
     Some((*cue, *values.iter().find(|v| **v == value)?))
 }
 
-fn modality(cue: &str) -> Option<Channel> {
+/// Where a cue of the table is to be found.
+pub fn modality(cue: &str) -> Option<Channel> {
     CUES.iter().find(|(name, ..)| *name == cue).map(|(_, modality, _)| *modality)
 }
 

@@ -11,6 +11,7 @@ use super::{
     rehearsal,
     status::Status,
     summary::Summary,
+    timer::Timer,
 };
 use crate::{
     backend::Lost,
@@ -70,6 +71,7 @@ struct State<'a> {
     stop: Arc<AtomicBool>,
     gate: Arc<Gate>,
     infer: &'a mut dyn Infer,
+    timer: Timer,
     policy: Policy,
     numbers: Numbers,
     /// Bits of the wire: what the site has.
@@ -88,14 +90,19 @@ struct State<'a> {
 #[derive(Clone, Copy)]
 struct Writing {
     episode: u32,
-    /// End of the window that it is about.
+    /// End of the window that it is about, and what that had.
     at_ms: u64,
+    present: u8,
 }
 
 impl<'a> Core<'a> {
     /// Ends what an earlier run left: `left` are the begins that its sinks told and did not end.
     pub fn new(plan: &'a Plan, links: Links, infer: &'a mut dyn Infer, left: &[Told]) -> Core<'a> {
         infer.halt_when(Arc::clone(&links.stop));
+        let timer = Timer::default();
+        if plan.pace != Pace::Fast {
+            infer.observe(Some(Box::new(timer.clone())));
+        }
         let gives = plan.gives();
         let (numbers, first) = Numbers::new(Kept::new(&plan.state_dir, "numbers.json"));
         // The ends of what was left take the first numbers.
@@ -109,6 +116,7 @@ impl<'a> Core<'a> {
             stop: links.stop,
             gate: Arc::clone(&links.gate),
             infer,
+            timer,
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
             numbers,
             expected: u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO,
@@ -231,9 +239,11 @@ impl State<'_> {
         let present = u8::from(input.frames.is_some()) * VIDEO + u8::from(input.samples.is_some()) * AUDIO;
 
         self.status.set_busy(true);
+        self.timer.take();
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         self.note_time(started);
+        self.status.set_stages(self.timer.take());
         // What a halted model says means nothing, and nothing is told of a window that a mute came upon.
         if self.stop.load(Ordering::Acquire) || self.gate.muted() {
             self.status.set_busy(false);
@@ -263,7 +273,7 @@ impl State<'_> {
             self.cut_reason();
         }
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
-            self.explain(episode, at_ms)?;
+            self.explain(Writing { episode, at_ms, present })?;
         }
         self.status.set_busy(false);
         self.beat_in_time(at_ms);
@@ -317,11 +327,11 @@ impl State<'_> {
     }
 
     /// Begins a reason for the window that was just scored; a recording that is played fast waits for it.
-    fn explain(&mut self, episode: u32, at_ms: u64) -> Result<()> {
+    fn explain(&mut self, writing: Writing) -> Result<()> {
         let started = Instant::now();
         let asked = self.infer.ask(&self.plan.model.reason_prompt);
         self.infer_time += started.elapsed();
-        let writing = Writing { episode, at_ms };
+        self.timer.take();
         match asked {
             Ok(()) => self.writing = Some(writing),
             Err(error) => return self.without_reason(writing, error),
@@ -370,10 +380,10 @@ impl State<'_> {
         self.infer.cut_reason();
     }
 
-    fn tell_reason(&self, Writing { episode, at_ms }: Writing, said: Reason, cut: bool) {
+    fn tell_reason(&self, Writing { episode, at_ms, present }: Writing, said: Reason, cut: bool) {
         let text = said.think.unwrap_or(said.text);
         let text = text.strip_prefix("<think>").unwrap_or(&text).trim().to_owned();
-        let reason = EpisodeReason { episode, at_ms, text, answer: said.answer, cut };
+        let reason = EpisodeReason { episode, at_ms, text, present, answer: said.answer, cut };
         self.exits.send(&Message::Reason(Arc::new(reason)));
     }
 

@@ -31,6 +31,7 @@ mod run;
 mod status;
 mod summary;
 mod threads;
+mod timer;
 
 pub use controls::Controls;
 pub use exits::Exits;

@@ -76,6 +76,8 @@ pub fn run(
     let mut core = core::Core::new(plan, links, infer, &left);
     let outcome = core.attend(&readings);
     let summary = core.summary(started.elapsed());
+    drop(core);
+    infer.observe(None);
 
     done.store(true, Ordering::Release);
     readings.close();

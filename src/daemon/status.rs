@@ -4,7 +4,7 @@ use super::plan::Plan;
 use crate::{
     sink::{
         self, Snapshot,
-        snapshot::{SINKS_MAX, SOURCES_MAX},
+        snapshot::{SINKS_MAX, SOURCES_MAX, Stages},
     },
     source::{self, Modality, Reading},
     wire::{Health, Heartbeat, NO_LABEL},
@@ -30,6 +30,7 @@ struct Shared {
     sources: Vec<(&'static str, source::SourceCounts), SOURCES_MAX>,
     sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     queue_drops: u32,
+    stages: Stages,
     /// The core works on a window since then.
     busy: Option<Instant>,
 }
@@ -62,6 +63,7 @@ impl Status {
             sources: Vec::new(),
             sinks: Vec::new(),
             queue_drops: 0,
+            stages: Stages::new(),
             busy: None,
         };
         Status { started: Instant::now(), shared: Mutex::new(shared) }
@@ -96,6 +98,10 @@ impl Status {
         shared.queue_drops = shared.queue_drops.saturating_add(count);
     }
 
+    pub fn set_stages(&self, stages: Stages) {
+        self.lock().stages = stages;
+    }
+
     pub fn set_busy(&self, busy: bool) {
         self.lock().busy = busy.then(Instant::now);
     }
@@ -121,6 +127,7 @@ impl Status {
             sources: shared.sources.clone(),
             sinks: shared.sinks.clone(),
             queue_drops: shared.queue_drops,
+            stages: shared.stages.clone(),
             busy: shared.busy.map(|since| since.elapsed()).unwrap_or_default(),
         }
     }

@@ -4,8 +4,14 @@
 //! the bundle's own word. Absent values are absent keys.
 //! Units: `_ms` as on the wire; `confidence` and scores from 0 to 1.
 
-use super::message::{Message, Speaker};
-use crate::wire::{self, AUDIO, VIDEO};
+use super::message::{EpisodeReason, Message, Speaker};
+use crate::{
+    cues::{
+        Channel,
+        claims::{self, Claim},
+    },
+    wire::{self, AUDIO, VIDEO},
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,6 +129,12 @@ pub struct Reason {
     pub text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
+    /// What it claims of face, voice and words, in the words of the text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
+    /// Claims about a modality that the window did not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfounded: Vec<String>,
     /// Its label was gone before it was written to its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
@@ -147,19 +159,37 @@ impl Line {
                 plain: scores.plain[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
                 smoothed: scores.smoothed[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
             }),
-            Message::Reason(reason) => Line::Reason(Reason {
-                episode: reason.episode,
-                at_ms: reason.at_ms,
-                text: reason.text.clone(),
-                answer: reason.answer.clone(),
-                cut: reason.cut,
-            }),
+            Message::Reason(reason) => Line::Reason(Reason::of(reason)),
         }
     }
 
     /// One line without its end.
     pub fn text(&self) -> String {
         serde_json::to_string(self).expect("numbers, text and lists of them are JSON")
+    }
+}
+
+impl Reason {
+    fn of(reason: &EpisodeReason) -> Reason {
+        let claims = claims::read(&reason.text);
+        let words = |claims: &[Claim]| claims.iter().map(|(cue, value)| format!("{value} {cue}")).collect();
+        let lacks = |cue| match claims::modality(cue) {
+            Some(Channel::Face) => reason.present & VIDEO == 0,
+            Some(Channel::Voice | Channel::Words) => reason.present & AUDIO == 0,
+            None => false,
+        };
+        // "No face" is no claim about a face.
+        let unfounded: Vec<Claim> =
+            claims.iter().copied().filter(|&(cue, value)| value != "no" && lacks(cue)).collect();
+        Reason {
+            episode: reason.episode,
+            at_ms: reason.at_ms,
+            text: reason.text.clone(),
+            answer: reason.answer.clone(),
+            claims: words(&claims),
+            unfounded: words(&unfounded),
+            cut: reason.cut,
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub struct EpisodeReason {
     /// End of the window that it is about.
     pub at_ms: u64,
     pub text: String,
+    /// Bits of the wire: what that window had.
+    pub present: u8,
     /// The answer in it, where there was one.
     pub answer: Option<String>,
     /// Its label was gone before it was written to its end.

@@ -1,6 +1,6 @@
 //! Every count of a run at one moment.
 //!
-//! Limits: [`SOURCES_MAX`] sources and [`SINKS_MAX`] sinks; a snapshot is a copy without allocation.
+//! Limits: [`SOURCES_MAX`] sources, [`SINKS_MAX`] sinks and [`STAGES_MAX`] stages; a snapshot is a copy without allocation.
 
 use crate::{
     source::SourceCounts,
@@ -11,6 +11,9 @@ use std::time::Duration;
 
 pub const SOURCES_MAX: usize = 4;
 pub const SINKS_MAX: usize = 8;
+pub const STAGES_MAX: usize = 12;
+/// Stages of the model by name, and how long each took.
+pub type Stages = Vec<(&'static str, Duration), STAGES_MAX>;
 
 /// What a sink has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Snapshot {
     pub sinks: Vec<(&'static str, SinkCounts), SINKS_MAX>,
     /// Readings and messages that full queues gave up.
     pub queue_drops: u32,
+    /// Of the newest window.
+    pub stages: Stages,
     /// How long the model has been busy with one window.
     pub busy: Duration,
 }

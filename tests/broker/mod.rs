@@ -143,6 +143,7 @@ fn events_pass_by_and_state_stays() {
             && early.of(&format!("{PREFIX}/event/compact")).len() == 1
             && early.of(&format!("{PREFIX}/state")).len() == 1
             && early.of(&format!("{PREFIX}/health")).len() == 1
+            && early.of(&format!("{PREFIX}/ros")).len() == 1
     });
     let compact = early.0.lock().unwrap().iter().find(|(t, ..)| t.ends_with("compact")).unwrap().1.clone();
     let mut decoder = Decoder::new();
@@ -155,9 +156,10 @@ fn events_pass_by_and_state_stays() {
     until("the retained topics", || {
         ["availability", "hello", "state", "health", "ros"]
             .iter()
-            .all(|topic| late.of(&format!("{PREFIX}/{topic}")).len() == 1)
+            .all(|topic| !late.of(&format!("{PREFIX}/{topic}")).is_empty())
     });
-    assert_eq!(late.of(&format!("{PREFIX}/availability")), [("online".into(), true)]);
+    // `online` is said again with every heartbeat: a second one may be under way.
+    assert_eq!(late.of(&format!("{PREFIX}/availability"))[0], ("online".into(), true));
     let (state, retained) = late.of(&format!("{PREFIX}/state")).remove(0);
     assert!(
         retained && state.contains(r#""label":"fear""#) && state.contains(r#""expression":"scared""#),

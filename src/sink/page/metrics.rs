@@ -68,6 +68,10 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
         "How long the model works on the window at hand.",
         run.busy.as_secs_f64(),
     );
+    page.about("mien_stage_seconds", "gauge", "Time of a stage of the model in the last window.");
+    for (stage, took) in &run.stages {
+        page.row("mien_stage_seconds", &[("stage", stage)], took.as_secs_f64());
+    }
     page.one("mien_muted", "gauge", "1 while the devices are closed.", beat.muted);
     page.about("mien_modality_health", "gauge", "1 for the state that a modality is in.");
     for (modality, health) in [("video", beat.video), ("audio", beat.audio)] {
@@ -151,8 +155,10 @@ pub mod tests {
             sources: heapless::Vec::new(),
             sinks: heapless::Vec::new(),
             queue_drops: 0,
+            stages: heapless::Vec::new(),
             busy: Duration::from_millis(1500),
         };
+        run.stages.push(("vision", Duration::from_millis(125))).unwrap();
         run.sinks.push(("mqtt", crate::sink::SinkCounts { sent: 3, ..Default::default() })).unwrap();
         let mut smoothed = [0.0; LABELS_MAX];
         smoothed[1] = 0.75;
@@ -163,6 +169,7 @@ pub mod tests {
             "mien_windows_total 12\n",
             "mien_inference_seconds 0.25\n",
             "mien_busy_seconds 1.5\n",
+            "mien_stage_seconds{stage=\"vision\"} 0.125\n",
             "mien_hop_seconds 0.5\n",
             "mien_modality_health{modality=\"video\",state=\"stalled\"} 1\n",
             "mien_modality_health{modality=\"video\",state=\"ok\"} 0\n",

@@ -143,12 +143,19 @@ fn run_line(run: &Snapshot) -> String {
             serde_json::json!({"name": name, "sent": of.sent, "dropped": of.dropped, "losses": of.losses, "waiting": of.waiting})
         })
         .collect();
+    let stages: Vec<_> = run
+        .stages
+        .iter()
+        .map(
+            |(name, took)| serde_json::json!({"name": name, "ms": (took.as_secs_f64() * 1e4).round() / 10.0}),
+        )
+        .collect();
     let resident = machine::resident();
     serde_json::json!({
         "type": "run", "uptime_ms": beat.uptime_ms, "windows": beat.windows, "late": beat.late, "events": beat.events,
         "dropped": beat.dropped, "queue_drops": run.queue_drops, "infer_ms": beat.infer_ms,
         "busy_ms": run.busy.as_millis() as u64, "video": beat.video.name(), "audio": beat.audio.name(),
-        "muted": beat.muted != 0, "resident_bytes": resident.own + resident.files, "sources": sources, "sinks": sinks,
+        "muted": beat.muted != 0, "resident_bytes": resident.own + resident.files, "stages": stages, "sources": sources, "sinks": sinks,
     })
     .to_string()
 }
