@@ -296,6 +296,40 @@ fn budget_of_a_token() {
     }
 }
 
+/// The step is recorded for one cache: keys and values that lay aside come back to it.
+#[test]
+fn a_reason_goes_on_between_windows() {
+    let bundle = synthetic::bundle(Preset::Tiny, 1, Kind::Q8_0).unwrap();
+    let mut model = model::load(&bundle, Device::Cuda, 0).unwrap();
+    let clip = fixture::clip();
+    let frames: Vec<_> = clip.frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let other = Input { frames: None, samples: Some(&clip.samples) };
+    let decoding = Decoding {
+        max_new_tokens: Some(9),
+        repetition_guard: false,
+        stop_at_end: false,
+        ..Decoding::default()
+    };
+    model.set_decoding(decoding).unwrap();
+    model.reason_between().unwrap();
+    model.see("reason", &input).unwrap();
+    let whole = model.reason(&mut |_| {}).unwrap();
+    model.see("reason", &input).unwrap();
+    let mut steps = 0;
+    let reason = loop {
+        if let Some(reason) = model.reason_on(&mut |_| {}).unwrap() {
+            break reason;
+        }
+        steps += 1;
+        if steps % 4 == 2 {
+            model.see("label", &other).unwrap();
+            model.score("dfew").unwrap();
+        }
+    };
+    assert_eq!(reason, whole);
+}
+
 /// Ends with 1 and says all of `words`.
 #[track_caller]
 fn refused(settings: &[(&str, &str)], words: &[&str]) {

@@ -107,7 +107,7 @@ impl Backend for Cuda {
     fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
         assert_eq!((from.heads, from.positions_max), (to.heads, to.positions_max), "caches of two sizes");
         let bytes = from.layers * from.layer_bytes as usize;
-        let mut op = self.op();
+        let op = self.op();
         op.copy(from.keys, to.keys, bytes);
         op.copy(from.values, to.values, bytes);
     }
