@@ -3,6 +3,7 @@
 #![cfg(feature = "mqtt")]
 
 mod discovery;
+mod trouble;
 
 use super::{Setup, begin, event, setup, until};
 use mien::sink::{
