@@ -345,6 +345,17 @@ fn a_receiver_on_a_tty_is_told_whether_it_conforms() {
     assert!(code == Some(1) && said.contains("of 20 steps went wrong") && said.contains("WRONG"), "{said}");
 }
 
+/// One packet of each kind, for the fuzzer of the decoder in C. `MIEN_UPDATE_RECORDS=1` writes it anew.
+#[test]
+fn the_packets_for_the_fuzzer_are_the_literal_ones() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/packets.bin");
+    let bytes: Vec<u8> = golden().iter().flat_map(|(bytes, ..)| bytes.iter().copied()).collect();
+    if std::env::var_os("MIEN_UPDATE_RECORDS").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert_eq!(std::fs::read(path).unwrap(), bytes);
+}
+
 #[test]
 fn the_c_decoder_reads_the_same_packets() {
     let bytes: Vec<u8> = golden().iter().flat_map(|(bytes, ..)| bytes.iter().copied()).collect();
