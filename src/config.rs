@@ -25,7 +25,7 @@ const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
 const PATHS: [&str; 3] = ["model.bundle", "privacy.mute_file", "state_dir"];
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A config that this one is laid over.
@@ -53,7 +53,7 @@ pub struct Config {
     pub daemon: Daemon,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub bundle: PathBuf,
@@ -87,7 +87,7 @@ impl Model {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Explain {
     #[default]
@@ -96,7 +96,7 @@ pub enum Explain {
 }
 
 /// Facts of a board that nothing in the daemon decides by: `mien doctor` and `check-config` show them.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Board {
     pub name: String,
@@ -113,7 +113,7 @@ pub struct Board {
 }
 
 /// Queues and clocks of the daemon itself.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Daemon {
     pub heartbeat_ms: u32,
@@ -130,7 +130,7 @@ pub struct Daemon {
 }
 
 /// What a daemon does that is too slow for its hop, as the first window at the start shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLate {
     /// It ends with exit code 78.

@@ -33,6 +33,7 @@ enum Command {
     Draw(command::draw::Args),
     Eval(command::eval::Args),
     Calibrate(command::calibrate::Args),
+    Schema(command::schema::Args),
     Completions(command::completions::Args),
     Manual(command::manual::Args),
 }
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         Command::Draw(args) => command::draw::run(args),
         Command::Eval(args) => command::eval::run(args),
         Command::Calibrate(args) => command::calibrate::run(args),
+        Command::Schema(args) => command::schema::run(args),
         Command::Completions(args) => command::completions::run(args, Cli::command()),
         Command::Manual(args) => command::manual::run(args, Cli::command()),
     };

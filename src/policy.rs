@@ -18,7 +18,7 @@ pub const EVENTS_MAX: usize = 2;
 pub type Events = heapless::Vec<Event, EVENTS_MAX>;
 
 /// Which modalities a window needs to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Need {
     Any,
@@ -28,7 +28,7 @@ pub enum Need {
 }
 
 /// Thresholds of behaviour.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Time constant of the mean; 0 takes each window as it is.

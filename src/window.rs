@@ -35,7 +35,7 @@ const NS_PER_MS: u64 = 1_000_000;
 /// Samples written between two looks at whether a window is due.
 const PIECE: usize = 1_600;
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How much time one inference sees.

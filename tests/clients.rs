@@ -201,3 +201,19 @@ fn the_schema_of_the_clients_is_the_sender_s() {
         }
     }
 }
+
+/// Its nodes are wired to nodes that are there, and its topics are ours.
+#[test]
+fn the_flow_for_node_red_is_whole() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("board/clients/node-red/flow.json");
+    let flow: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let nodes = flow.as_array().unwrap();
+    let ids: Vec<&str> = nodes.iter().map(|node| node["id"].as_str().unwrap()).collect();
+    for node in nodes {
+        for to in node["wires"].as_array().into_iter().flatten().flat_map(|port| port.as_array().unwrap()) {
+            assert!(ids.contains(&to.as_str().unwrap()), "{node}");
+        }
+    }
+    let topics: Vec<&str> = nodes.iter().filter_map(|node| node["topic"].as_str()).collect();
+    assert_eq!(topics, ["mien/+/event", "mien/+/availability"]);
+}

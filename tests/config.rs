@@ -187,3 +187,67 @@ fn a_file_that_is_not_there_is_named() {
     let error = format!("{:#}", mien::config::read(folder.0.path()).unwrap_err());
     assert!(error.contains("is a folder"), "{error}");
 }
+
+/// Keys of a table that the schema does not know, with their place.
+fn unknown(
+    schema: &serde_json::Value,
+    of: &serde_json::Value,
+    value: &toml::Value,
+    place: &str,
+) -> Vec<String> {
+    let mut of = of.clone();
+    // An optional table is `anyOf` a reference and null.
+    if let Some(first) = of.get("anyOf").and_then(|any| any.get(0)) {
+        of = first.clone();
+    }
+    if let Some(name) = of.get("$ref").and_then(|to| to.as_str()) {
+        of = schema["$defs"][name.rsplit('/').next().unwrap()].clone();
+    }
+    let Some(table) = value.as_table() else { return Vec::new() };
+    let mut found = Vec::new();
+    for (key, value) in table {
+        let place = format!("{place}.{key}");
+        match of["properties"].get(key) {
+            Some(of) => found.extend(unknown(schema, of, value, &place)),
+            None => found.push(place),
+        }
+    }
+    assert_eq!(of["additionalProperties"], false, "{place} takes any key");
+    found
+}
+
+#[test]
+fn the_schema_knows_every_key_of_every_committed_config_and_no_other() {
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_mien")).arg("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    let board = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("board");
+    let mut configs = vec![board.join("site-example.toml"), board.join("../models/demo/demo.toml")];
+    for entry in fs::read_dir(&board).unwrap() {
+        let inner = fs::read_dir(entry.unwrap().path()).into_iter().flatten().flatten();
+        configs.extend(
+            inner.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "toml")),
+        );
+    }
+    configs.retain(|path| !path.ends_with("Cargo.toml"));
+    assert!(configs.len() >= 12, "{configs:?}");
+    for path in configs {
+        let table: toml::Value = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(unknown(&schema, &schema, &table, ""), Vec::<String>::new(), "{}", path.display());
+    }
+    let wrong: toml::Value =
+        toml::from_str("[model]\nbundel = 1\n[sink.can]\nport = 1\n[privacy.pins]\nled = 1").unwrap();
+    assert_eq!(
+        unknown(&schema, &schema, &wrong, ""),
+        [".model.bundel", ".privacy.pins.led", ".sink.can.port"]
+    );
+}
+
+#[test]
+fn the_examples_are_configs_that_can_be() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("board/examples");
+    for name in ["kiosk", "robot", "car"] {
+        let config = Config::read(&folder.join(name).with_extension("toml"))
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(!config.privacy.contact.is_empty() && !config.sources().is_empty(), "{name}");
+    }
+}

@@ -24,6 +24,7 @@ pub mod pack;
 pub mod reload;
 pub mod replay;
 pub mod run;
+pub mod schema;
 pub mod top;
 pub mod watch;
 

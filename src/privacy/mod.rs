@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What the site uses emotion events for: a name of [`PURPOSES`], in one of its languages.
@@ -49,7 +49,7 @@ pub struct Settings {
 }
 
 /// How people agree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Consent {
     /// Devices stay closed until they do, where the purpose asks for it.

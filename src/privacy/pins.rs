@@ -5,7 +5,7 @@ use embedded_hal::digital::{Error, InputPin, OutputPin};
 use std::path::PathBuf;
 
 /// Which level means on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     #[default]
@@ -14,7 +14,7 @@ pub enum Level {
 }
 
 /// The table `[privacy.pins]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The GPIO chip, as `/dev/gpiochip0`.

@@ -40,7 +40,7 @@ const RETRY: outage::Limits = outage::Limits {
 /// Highest 11-bit id whose successor is one as well.
 const ID_MAX: u32 = 0x7fe;
 
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub enabled: bool,

@@ -37,7 +37,7 @@ const RETRY: outage::Limits = outage::Limits {
 /// How long closing waits for a line to take what was written.
 const CLOSE_WAIT: Duration = Duration::from_millis(1_500);
 
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub enabled: bool,

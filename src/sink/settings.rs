@@ -16,7 +16,7 @@ use serde::Deserialize;
 macro_rules! sinks {
     ($($(#[$only:meta])* $kind:ident $key:ident $settings:ty;)+) => {
         /// The tables `[sink.KEY]` of a config.
-        #[derive(Clone, Debug, Default, Deserialize)]
+        #[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct Sinks {
             $($(#[$only])* pub $key: Option<$settings>,)+

@@ -25,7 +25,7 @@ use std::{
 /// A stamp this far from now is not of this clock.
 const STAMP_OFF_NS: u64 = 10_000_000_000;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// A path (`/dev/video0`, `/dev/v4l/by-id/...`), a by-id or by-path name, a USB serial number, a bus, or a card name. Empty:

@@ -37,7 +37,7 @@ const STAMP_JUMP_NS: u64 = 50_000_000;
 /// Otherwise stamps move towards what is measured by at most this in one read.
 const STAMP_SLEW_NS: i64 = 5_000_000;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// An ALSA name (`hw:1,0`, `default`), a card's id or a card's name. Empty: the only card that can record.

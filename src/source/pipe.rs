@@ -37,7 +37,7 @@ const LEAST_MS: u32 = 20;
 /// A FIFO without a writer is looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where Y4M comes from.

@@ -126,8 +126,8 @@ pub const RULES: [Rule; 8] = [
     },
 ];
 
-/// Crates that any room may name: errors, logs, data.
-const EVERYWHERE: [&str; 3] = ["anyhow", "log", "serde"];
+/// Crates that any room may name: errors, logs, data and its schema.
+const EVERYWHERE: [&str; 4] = ["anyhow", "log", "schemars", "serde"];
 
 /// Every other crate, and the rooms that name it.
 const CRATES: [(&str, &[&str]); 42] = [

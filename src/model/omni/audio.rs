@@ -17,7 +17,7 @@ use crate::{
 use anyhow::{Result, bail};
 
 /// How much of the tower's time is encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AudioContext {
     /// All of it, as the model was trained.

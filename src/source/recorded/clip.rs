@@ -25,7 +25,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Samples in a chunk: 100 ms.
 const CHUNK: usize = SAMPLE_RATE as usize / 10;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// A file or a folder.
