@@ -415,6 +415,33 @@ fn windows_are_scored_while_a_reason_is_written() {
     assert!(at(r#""type":"reason""#) > at(r#""type":"scores","at_ms":3000"#), "{text}");
 }
 
+/// A window takes longer than a hop: there is always one to score, and the reason comes all the same.
+#[test]
+fn a_machine_that_is_behind_still_writes_its_reason() {
+    let run = Run { explain: Explain::OnChange, ..Run::new(12, Pace::Paced, |_| 255, None) };
+    let slow = Duration::from_millis(700);
+    let toy = Toy { slow, steps: 60, step: Duration::from_millis(40), ..Toy::default() };
+    let summary = run.go_until(toy, |run| run.tape.reasons.lock().unwrap().len() == 1).unwrap();
+    assert!(summary.late > 0 && summary.windows >= 4, "{summary:?}");
+    assert_eq!(*run.tape.reasons.lock().unwrap(), ["Bright."]);
+    assert!(summary.took < Duration::from_secs(11), "before the recording ended: {summary:?}");
+}
+
+#[test]
+fn a_recording_whose_end_waits_at_a_mute_ends_the_run() {
+    let run = Run::new(2, Pace::Paced, |_| 255, None);
+    let mute = run.folder.path().join("mute");
+    let begun = Instant::now();
+    run.go_until(Toy { slow: Duration::from_millis(2_500), ..Toy::default() }, |_| {
+        if begun.elapsed() > Duration::from_millis(2_600) && !mute.exists() {
+            fs::write(&mute, "").unwrap();
+        }
+        begun.elapsed() > Duration::from_secs(20)
+    })
+    .unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_reason_whose_label_is_gone_is_cut_short() {
     let bright = |t: f32| if t < 2.0 { 255 } else { 20 };

@@ -40,6 +40,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
     plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));
+    if let Some(text) = plan.privacy.waits_for()?.filter(|_| plan.pace == Pace::Live) {
+        println!("\n{text}; consent = \"standing\" says that all have agreed");
+    }
     let asked = if args.no_devices { ", devices and broker not asked" } else { "" };
     println!("\n{}: fine{asked}", args.config.display());
     Ok(())

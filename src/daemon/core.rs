@@ -28,6 +28,7 @@ use crate::{
 };
 use anyhow::Result;
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -136,6 +137,7 @@ impl<'a> Core<'a> {
     pub fn attend(&mut self, readings: &Queue<Item>) -> Result<()> {
         let mut left = self.plan.gives();
         let mut muted = false;
+        let mut held = VecDeque::new();
         let (cause, outcome) = loop {
             if self.state.stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
@@ -145,11 +147,12 @@ impl<'a> Core<'a> {
                 if muted {
                     self.state.give_reason_up();
                     self.state.close(Cause::Muted);
-                    self.forget(readings);
+                    self.forget(readings, &mut held);
                 }
             }
             let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
-            let reading = match readings.pop(wait) {
+            let next = held.pop_front().map_or_else(|| readings.pop(wait), Popped::Item);
+            let reading = match next {
                 Popped::Item(Item::Reading(reading)) => reading,
                 Popped::Item(Item::Failed(error)) => break (Cause::InputEnd, Err(error)),
                 Popped::Empty => match self.state.write_on() {
@@ -180,11 +183,14 @@ impl<'a> Core<'a> {
     }
 
     /// Overwrites what was seen and heard: in windows, in what waits, in spare buffers, and in the model, which is shown grey and
-    /// silence instead.
-    fn forget(&mut self, readings: &Queue<Item>) {
+    /// silence instead. What waits and is no media is `held`.
+    fn forget(&mut self, readings: &Queue<Item>, held: &mut VecDeque<Item>) {
         self.windows = None;
-        while let Popped::Item(Item::Reading(reading)) = readings.pop(Duration::ZERO) {
-            self.pool.give(reading);
+        while let Popped::Item(item) = readings.pop(Duration::ZERO) {
+            match item {
+                Item::Reading(reading @ (Reading::Frame(_) | Reading::Chunk(_))) => self.pool.give(reading),
+                other => held.push_back(other),
+            }
         }
         self.pool.wipe();
         if self.state.plan.pace != Pace::Fast
@@ -242,7 +248,7 @@ impl State<'_> {
         self.timer.take();
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
-        self.note_time(started);
+        let took = self.note_time(started);
         self.status.set_stages(self.timer.take());
         // What a halted model says means nothing, and nothing is told of a window that a mute came upon.
         if self.stop.load(Ordering::Acquire) || self.gate.muted() {
@@ -274,6 +280,8 @@ impl State<'_> {
         }
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
             self.explain(Writing { episode, at_ms, present })?;
+        } else if plan.pace != Pace::Fast && self.newest.passed(window.end_ns + plan.hop_ns(), 0) {
+            self.write_for(took)?;
         }
         self.status.set_busy(false);
         self.beat_in_time(at_ms);
@@ -361,6 +369,15 @@ impl State<'_> {
         Ok(())
     }
 
+    /// A machine that is behind always has a window to score: the reason gets as much time as the last one took.
+    fn write_for(&mut self, time: Duration) -> Result<()> {
+        let started = Instant::now();
+        while self.writing.is_some() && started.elapsed() < time && !self.stop.load(Ordering::Acquire) {
+            self.write_on()?;
+        }
+        Ok(())
+    }
+
     fn write_to_the_end(&mut self) -> Result<()> {
         while self.writing.is_some() {
             self.write_on()?;
@@ -396,12 +413,13 @@ impl State<'_> {
         Ok(())
     }
 
-    fn note_time(&mut self, started: Instant) {
+    fn note_time(&mut self, started: Instant) -> Duration {
         let took = started.elapsed();
         self.infer_time += took;
         if self.plan.pace != Pace::Fast {
             self.beat.infer_ms = took.as_millis() as u32;
         }
+        took
     }
 
     fn tell_scores(&self, at_ms: u64, present: u8, plain: &[f32]) {

@@ -84,6 +84,16 @@ impl Settings {
     fn asks(&self) -> Result<bool> {
         Ok(self.consent == Consent::Ask && self.purpose()?.asks_consent())
     }
+
+    /// In words, what devices wait for before they open, where the purpose asks for consent.
+    pub fn waits_for(&self) -> Result<Option<String>> {
+        let how = match self.consent_file.as_os_str().is_empty() {
+            true => "somebody unmutes (SIGUSR1)".into(),
+            false => format!("{} exists", self.consent_file.display()),
+        };
+        let text = format!("the purpose {} asks for consent: devices stay closed until {how}", self.purpose);
+        Ok(self.asks()?.then_some(text))
+    }
 }
 
 /// Opens devices, or not.
@@ -134,12 +144,8 @@ impl Gate {
             open: AtomicUsize::new(0),
             journal: Mutex::new(Journal::open(if live { state_dir } else { Path::new("") })),
         };
-        if asks {
-            let how = match &gate.consent_file {
-                Some(file) => format!("{} appears", file.display()),
-                None => "somebody unmutes (SIGUSR1)".into(),
-            };
-            log::info!("the purpose {} asks for consent: devices stay closed until {how}", settings.purpose);
+        if let Some(text) = settings.waits_for()?.filter(|_| live) {
+            log::info!("{text}");
         }
         gate.show(false)?;
         gate.note("start", if gate.muted() { "muted" } else { "open" });
