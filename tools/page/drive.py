@@ -87,7 +87,7 @@ def drive(mien, port, folder, table):
     drivers = []
     try:
         until(lambda: (folder / "log").read_text(), lambda text: "status page" in text)
-        desk = browser(1120, 1000, False)
+        desk = browser(1120, 1400, False)
         drivers.append(desk)
         desk.get(f"http://127.0.0.1:{port}/")
         text = lambda driver, name: driver.find_element(By.ID, name).text
@@ -106,6 +106,10 @@ def drive(mien, port, folder, table):
         table.row("windows are counted", after > before, f"{before} -> {after}")
         reason = until(lambda: text(desk, "reason"), lambda words: words.startswith("I see"))
         table.row("the reason is shown", reason.startswith("I see"), reason[:60])
+        marks = len(desk.find_elements(By.CSS_SELECTOR, "#reason mark"))
+        table.row("with its claims marked", marks >= 3, f"{marks} claims")
+        stages = [row.text for row in desk.find_elements(By.CSS_SELECTOR, "#stages tr")]
+        table.row("each stage of the model beside its budget", len(stages) > 5 and stages[-1].startswith("together"), stages[-1] if stages else "")
         lines = until(lambda: len(desk.find_elements(By.CSS_SELECTOR, "#timeline path")), lambda count: count == 7)
         table.row("the timeline has a line for each label", lines == 7, lines)
         bars = until(lambda: len(desk.find_elements(By.CSS_SELECTOR, "#timeline rect")), lambda count: count >= 2)
