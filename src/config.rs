@@ -123,7 +123,7 @@ pub struct Daemon {
     pub readings_max: usize,
     /// Messages that wait for each sink; the oldest are dropped.
     pub messages_max: usize,
-    /// A window that takes longer is a hang: the watchdog is no longer fed.
+    /// A window, or a device's answer, that takes longer is a hang: the watchdog is no longer fed.
     pub stall_s: u32,
     /// What to do where the machine cannot score a window in `hop_ms`.
     pub on_late: OnLate,

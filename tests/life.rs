@@ -270,6 +270,47 @@ fn reload_checks_a_config_and_wakes_its_daemon() {
     assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
 }
 
+/// What the service manager hears: ready after a window, fed, and that it stops.
+#[test]
+fn the_service_manager_is_told_of_readiness_life_and_the_end() {
+    let mut line = Line::new();
+    let site = Site::on(&line);
+    let paced = site.text.replace("frames_per_second = 20", "frames_per_second = 20\npaced = true");
+    site.write(&paced);
+    let socket = site.folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let child = mien()
+        .arg("run")
+        .arg(site.folder.path().join("site.toml"))
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "400000")
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(site.folder.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon { program: Program(child), log: site.folder.path().join("log") };
+    let hear = |words: &str| {
+        let (mut bytes, deadline) = ([0; 2048], Instant::now() + Duration::from_secs(20));
+        loop {
+            let count = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("{words}: {error}"));
+            let said = String::from_utf8_lossy(&bytes[..count]).into_owned();
+            if said.contains(words) {
+                return said;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {words}, heard {said}");
+        }
+    };
+    let ready = hear("READY=1");
+    assert!(ready.contains("STATUS=state=ok") && ready.contains("windows="), "{ready}");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    line.until("a begin", |line| line.count(Kind::Begin) == 1);
+    daemon.signal(Signal::TERM);
+    hear("STOPPING=1");
+    assert_eq!(daemon.end(Duration::from_secs(2)).code(), Some(0), "{}", daemon.log());
+}
+
 /// A device that computes something else than the packer's must not speak.
 #[test]
 fn a_device_that_fails_the_self_test_is_refused() {

@@ -1,6 +1,7 @@
 //! Signs of life while the core is busy: heartbeats to the sinks, the service manager's watchdog, a status line in the log.
 //!
-//! The watchdog is fed only while the core gets on: a window that takes longer than `stall_s` starves it.
+//! The watchdog is fed only while the core and every source get on: a window, or a device's answer, that takes longer than `stall_s`
+//! starves it.
 
 use super::{exits::Exits, status::Status};
 use crate::{config, privacy::Gate, sink::Message};
@@ -51,10 +52,17 @@ pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon
             && now >= watchdog_at
         {
             watchdog_at = now + step;
-            if seen.busy < stall {
-                notify(&[NotifyState::Watchdog]);
-            } else if !std::mem::replace(&mut starved, true) {
-                log::error!("one window takes {} s: the watchdog is no longer fed", seen.busy.as_secs());
+            let hang = match (seen.busy >= stall, status.hung(stall)) {
+                (true, _) => Some(format!("one window takes {} s", seen.busy.as_secs())),
+                (false, Some(source)) => Some(format!("the {source} hangs in its device")),
+                (false, None) => None,
+            };
+            match hang {
+                None => notify(&[NotifyState::Watchdog]),
+                Some(what) if !std::mem::replace(&mut starved, true) => {
+                    log::error!("{what}: the watchdog is no longer fed");
+                }
+                Some(_) => {}
             }
         }
         if now >= status_at {

@@ -31,6 +31,8 @@ struct Shared {
     sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     queue_drops: u32,
     stages: Stages,
+    /// When each source's thread came round last.
+    rounds: Vec<(&'static str, Instant), SOURCES_MAX>,
     /// The core works on a window since then.
     busy: Option<Instant>,
 }
@@ -64,6 +66,7 @@ impl Status {
             sinks: Vec::new(),
             queue_drops: 0,
             stages: Stages::new(),
+            rounds: Vec::new(),
             busy: None,
         };
         Status { started: Instant::now(), shared: Mutex::new(shared) }
@@ -96,6 +99,22 @@ impl Status {
     pub fn drop_some(&self, count: u32) {
         let mut shared = self.lock();
         shared.queue_drops = shared.queue_drops.saturating_add(count);
+    }
+
+    /// A source's thread is about to wait for its device, for a moment.
+    pub fn came_round(&self, source: &'static str) {
+        set(&mut self.lock().rounds, source, Instant::now());
+    }
+
+    /// A source's thread has ended, as its recording has.
+    pub fn went_home(&self, source: &'static str) {
+        self.lock().rounds.retain(|(name, _)| *name != source);
+    }
+
+    /// The source whose thread has hung in its device for so long, where there is one.
+    pub fn hung(&self, limit: Duration) -> Option<&'static str> {
+        let shared = self.lock();
+        shared.rounds.iter().find(|(_, round)| round.elapsed() > limit).map(|(source, _)| *source)
     }
 
     pub fn set_stages(&self, stages: Stages) {
@@ -151,5 +170,37 @@ fn set<C, const N: usize>(rows: &mut Vec<(&'static str, C), N>, name: &'static s
     match rows.iter_mut().find(|(row, _)| *row == name) {
         Some(row) => row.1 = counts,
         None => drop(rows.push((name, counts))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_does_not_come_round_has_hung_and_one_that_ended_has_not() {
+        let status = Status {
+            started: Instant::now(),
+            shared: Mutex::new(Shared {
+                video: Edge { health: Health::Off, last: None },
+                audio: Edge { health: Health::Off, last: None },
+                beat: Heartbeat::default(),
+                sources: Vec::new(),
+                sinks: Vec::new(),
+                queue_drops: 0,
+                stages: Stages::new(),
+                rounds: Vec::new(),
+                busy: None,
+            }),
+        };
+        let limit = Duration::from_millis(20);
+        status.came_round("camera");
+        status.came_round("mic");
+        assert_eq!(status.hung(limit), None);
+        std::thread::sleep(2 * limit);
+        status.came_round("mic");
+        assert_eq!(status.hung(limit), Some("camera"));
+        status.went_home("camera");
+        assert_eq!(status.hung(limit), None);
     }
 }
