@@ -56,7 +56,8 @@ impl Infer for Quick {
     }
     fn see(&mut self, _: &str, _: &Input<'_>) -> anyhow::Result<()> {
         self.windows += 1;
-        self.scores.probabilities = if self.windows % 2 == 0 { vec![0.9, 0.1] } else { vec![0.1, 0.9] };
+        self.scores.probabilities =
+            if self.windows.is_multiple_of(2) { vec![0.9, 0.1] } else { vec![0.1, 0.9] };
         Ok(())
     }
     fn ask(&mut self, _: &str) -> anyhow::Result<()> {

@@ -46,6 +46,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 /// One pixel.
+#[inline]
 pub fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
     let (c, d, e) = (298 * (i32::from(y) - 16), i32::from(u) - 128, i32::from(v) - 128);
     let clamp = |value: i32| (value >> 8).clamp(0, 255) as u8;
@@ -53,6 +54,7 @@ pub fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
 }
 
 /// One pixel of full range, `c = 256 y`, as JPEG has it: `r = c + 359 e`, `g = c - 88 d - 183 e`, `b = c + 454 d`, `+ 128 >> 8`.
+#[inline]
 pub fn rgb_full_range(y: u8, u: u8, v: u8) -> [u8; 3] {
     let (c, d, e) = (256 * i32::from(y), i32::from(u) - 128, i32::from(v) - 128);
     let clamp = |value: i32| ((value + 128) >> 8).clamp(0, 255) as u8;

@@ -67,20 +67,31 @@ impl Header {
     pub fn rgb(&self, planes: &[u8], out: &mut [u8]) {
         assert_eq!(planes.len(), self.frame_bytes(), "the planes of one frame");
         assert_eq!(out.len(), self.width * self.height * 3, "RGB of one frame");
-        let turn = if self.full_range { pixels::rgb_full_range } else { pixels::rgb };
+        match self.full_range {
+            true => self.turn(planes, out, pixels::rgb_full_range),
+            false => self.turn(planes, out, pixels::rgb),
+        }
+    }
+
+    /// Compiled for each way to turn a pixel: this is most of what a camera's rate costs.
+    fn turn(&self, planes: &[u8], out: &mut [u8], turn: impl Fn(u8, u8, u8) -> [u8; 3]) {
         let (luma, chroma) = planes.split_at(self.width * self.height);
         let (blue, red) = chroma.split_at(chroma.len() / 2);
         let rows = luma.chunks_exact(self.width).zip(out.chunks_exact_mut(self.width * 3));
         for (row, (luma, out)) in rows.enumerate() {
-            for (column, (&y, out)) in luma.iter().zip(out.chunks_exact_mut(3)).enumerate() {
-                let (u, v) = match self.chroma {
-                    None => (128, 128),
-                    Some((across, down)) => {
-                        let at = row / down * self.width.div_ceil(across) + column / across;
-                        (blue[at], red[at])
-                    }
-                };
-                out.copy_from_slice(&turn(y, u, v));
+            let Some((across, down)) = self.chroma else {
+                for (&y, out) in luma.iter().zip(out.chunks_exact_mut(3)) {
+                    out.copy_from_slice(&turn(y, 128, 128));
+                }
+                continue;
+            };
+            let width = self.width.div_ceil(across);
+            let colours = row / down * width..(row / down + 1) * width;
+            let colours = blue[colours.clone()].iter().zip(&red[colours]);
+            for ((luma, out), (&u, &v)) in luma.chunks(across).zip(out.chunks_mut(3 * across)).zip(colours) {
+                for (&y, out) in luma.iter().zip(out.chunks_exact_mut(3)) {
+                    out.copy_from_slice(&turn(y, u, v));
+                }
             }
         }
     }
