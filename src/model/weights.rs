@@ -53,3 +53,12 @@ impl<B: Backend> Loader<'_, B> {
         self.backend.vector(&self.bundle.vector(name)?).with_context(|| format!("loading {name}"))
     }
 }
+
+/// Zeros on the host; memory that is not there is an error and not a crash.
+pub fn zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
+    let mut zeros = Vec::new();
+    let bytes = len * size_of::<T>();
+    zeros.try_reserve_exact(len).with_context(|| format!("no memory for {bytes} bytes"))?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
+}

@@ -11,7 +11,7 @@ use crate::{
     model::{
         omni::tower::{Reach, Tower},
         pass::{Linear, Norm, Pass, Scratch, Sizes},
-        weights::Loader,
+        weights::{Loader, zeros},
     },
 };
 use anyhow::{Result, bail};
@@ -99,7 +99,7 @@ impl<B: Backend> Audio<B> {
             fc1: loader.linear("fusion.audio.fc1")?,
             fc2: loader.linear("fusion.audio.fc2")?,
             mel: Mel::new(shape.mels, 2 * rows),
-            picture: vec![0.0; 2 * rows * shape.mels],
+            picture: zeros(2 * rows * shape.mels)?,
             uploaded: backend.alloc(2 * rows * shape.mels)?,
             x: backend.alloc(rows * shape.audio.hidden)?,
             tokens: backend.alloc(shape.audio_tokens() * shape.decoder.hidden)?,

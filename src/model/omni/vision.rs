@@ -9,7 +9,7 @@ use crate::{
     model::{
         omni::tower::{Reach, Tower},
         pass::{Linear, Pass, Scratch, Sizes},
-        weights::Loader,
+        weights::{Loader, zeros},
     },
     source::Frame,
 };
@@ -46,8 +46,8 @@ impl<B: Backend> Vision<B> {
             positions: loader.vector("vision.position.weight")?,
             tower: Tower::load(loader, "vision", &shape.vision, Act::GeluTanh)?,
             resizer: Resizer::new(shape.image),
-            square: vec![0; values],
-            planes: vec![0.0; values],
+            square: zeros(values)?,
+            planes: zeros(values)?,
             pixels: loader.backend.alloc(shape.frames * values)?,
             features: loader.backend.alloc(shape.frames * patches * shape.vision.hidden)?,
             frame,

@@ -9,7 +9,7 @@ use crate::{
     model::{
         observe::Cost,
         pass::{Linear, Pass, Scratch, Sizes},
-        weights::Loader,
+        weights::{Loader, zeros},
     },
 };
 use anyhow::{Result, ensure};
@@ -157,7 +157,7 @@ impl<B: Backend> Decoder<B> {
             likelihoods: backend.alloc(picks_max)?,
             penalties: backend.alloc(vocab + 1)?,
             chosen: backend.alloc(1)?,
-            row: vec![0.0; vocab],
+            row: zeros(vocab)?,
             step_cost: Cost::default(),
             heads,
             hidden: stack.hidden,
