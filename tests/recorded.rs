@@ -279,7 +279,7 @@ fn a_giant_picture_is_refused_by_every_source() {
         ("check-config", "[camera]\nwidth = 5000\nheight = 5000"),
     ] {
         let text = format!(
-            "[model]\nbundle = \"{bundle}\"\n[privacy]\npurpose = \"research\"\n{table}\n[sink.stdout]\n"
+            "[model]\nbundle = \"{bundle}\"\n[privacy]\npurpose = \"museum-guide\"\n{table}\n[sink.stdout]\n"
         );
         fs::write(room.path("site.toml"), text).unwrap();
         let command =
