@@ -17,7 +17,7 @@ use rustix::{
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -170,7 +170,13 @@ fn all_but_the_model_is_cheap_and_prompt() {
     unlockpt(&line).unwrap();
     rustix::io::ioctl_fionbio(&line, true).unwrap();
     let tty = PathBuf::from(ptsname(&line, Vec::new()).unwrap().into_string().unwrap());
-    let producer = Command::new("python3").args(["-c", PRODUCER]).arg(&video).arg(&audio).spawn().unwrap();
+    let producer = Command::new("python3")
+        .args(["-c", PRODUCER])
+        .arg(&video)
+        .arg(&audio)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let _producer = Producer(producer);
 
     let pipe =
@@ -206,6 +212,6 @@ fn all_but_the_model_is_cheap_and_prompt() {
     assert!(summary.windows >= 12 && summary.late == 0, "{summary:?}");
     assert!(waits.len() >= 5, "{waits:?}");
     // The targets are 2 % and 1 ms for the program as it ships; tests are built for a shorter build.
-    assert!(share < 0.25, "{share}");
+    assert!(share < 0.15, "{share}");
     assert!(median < Duration::from_millis(5), "{waits:?}");
 }

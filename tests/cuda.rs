@@ -316,17 +316,10 @@ fn a_reason_goes_on_between_windows() {
     model.see("reason", &input).unwrap();
     let whole = model.reason(&mut |_| {}).unwrap();
     model.see("reason", &input).unwrap();
-    let mut steps = 0;
-    let reason = loop {
-        if let Some(reason) = model.reason_on(&mut |_| {}).unwrap() {
-            break reason;
-        }
-        steps += 1;
-        if steps % 4 == 2 {
-            model.see("label", &other).unwrap();
-            model.score("dfew").unwrap();
-        }
-    };
+    let reason = stages::reason_between(model.as_mut(), |model| {
+        model.see("label", &other).unwrap();
+        model.score("dfew").unwrap();
+    });
     assert_eq!(reason, whole);
 }
 

@@ -320,6 +320,9 @@ fn a_device_that_fails_the_self_test_is_refused() {
     let tested = site.folder.path().join("tested.gguf");
     let pack = mien().arg("pack").arg(&plain).arg("-o").arg(&tested).output().unwrap();
     assert!(pack.status.success(), "{}", String::from_utf8_lossy(&pack.stderr));
+    let again = mien().arg("pack").arg(&plain).args(["--quant", "q4_0", "-o"]).arg(&tested).output().unwrap();
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.code() == Some(1) && said.contains("is a bundle"), "{said}");
     let named = |path: &std::path::Path| site.text.replace(plain.to_str().unwrap(), path.to_str().unwrap());
     site.write(&named(&tested));
     let mut daemon = site.start();

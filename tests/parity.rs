@@ -10,6 +10,7 @@ use mien::{
 use stages::{
     Clip, Expected, Of,
     fixture::{self, Layout},
+    reason_between,
 };
 use std::sync::OnceLock;
 
@@ -426,18 +427,11 @@ fn a_reason_goes_on_between_windows() {
 
     model.reason_between().unwrap();
     model.see("reason", &input).unwrap();
-    let mut steps = 0;
-    let reason = loop {
-        if let Some(reason) = model.reason_on(&mut |_| {}).unwrap() {
-            break reason;
-        }
-        steps += 1;
-        if steps % 3 == 1 {
-            model.see("label", &other).unwrap();
-            assert!(near(&model.score("dfew").unwrap().probabilities, &scores.probabilities));
-            model.ask("label").unwrap();
-        }
-    };
+    let reason = reason_between(model.as_mut(), |model| {
+        model.see("label", &other).unwrap();
+        assert!(near(&model.score("dfew").unwrap().probabilities, &scores.probabilities));
+        model.ask("label").unwrap();
+    });
     assert_eq!(reason, whole);
     model.see("reason", &input).unwrap();
     assert_eq!(model.reason_on(&mut |_| {}).unwrap(), None);

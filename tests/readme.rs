@@ -132,6 +132,25 @@ fn figures_are_those_of_the_page_of_speed() {
     assert!(compared >= 5, "{compared} figures in\n{}", facts.join("\n"));
 }
 
+/// Reports of a GPU are kept as they were written, and say nothing of where things lay on that machine.
+#[test]
+fn reports_of_a_gpu_name_no_folder_of_their_machine() {
+    for file in fs::read_dir(root().join("tests/gpu")).unwrap() {
+        let path = file.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        for top in ["/tmp/", "/usr/", "/root/", "/home/", "/opt/", "/mnt/", "/var/"] {
+            assert!(!text.contains(top), "{} names {top}", path.display());
+        }
+    }
+}
+
+/// What the page of bundles says of the self-test is what the program does.
+#[test]
+fn the_tolerance_of_the_self_test_is_the_programs() {
+    let page = fs::read_to_string(root().join("models/README.md")).unwrap();
+    assert!(page.contains(&format!("differs by more than {}", mien::model::self_test::TOLERANCE)));
+}
+
 #[test]
 fn figures_of_the_gpu_are_those_of_its_report() {
     let page = fs::read_to_string(root().join("kernels/README.md")).unwrap();

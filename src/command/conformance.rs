@@ -11,7 +11,7 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use std::{
     os::fd::OwnedFd,
     path::PathBuf,
@@ -33,6 +33,9 @@ pub struct Args {
     wait_ms: u64,
 }
 
+/// How long a line may take no bytes.
+const LINE_WAIT: Duration = Duration::from_secs(2);
+
 /// One thing to try: bytes, with pauses between their parts, and the packets in them that must be accepted.
 struct Step {
     what: &'static str,
@@ -48,7 +51,9 @@ pub fn run(args: Args) -> Result<()> {
     println!("{:<64} {:<24} {:<24}", "step", "must accept", "accepted");
     for step in &steps {
         for part in &step.parts {
-            send(&line, part).with_context(|| format!("writing to {}", args.tty.display()))?;
+            let taken = serial::write(&line, part, LINE_WAIT)
+                .with_context(|| format!("writing to {}", args.tty.display()))?;
+            ensure!(taken, "{} takes nothing", args.tty.display());
             std::thread::sleep(Duration::from_millis(20));
         }
         let said = answers(&line, wait, step.accepts.len())?;
@@ -201,14 +206,6 @@ fn reason(part: u8, text: &str) -> Message<'_> {
     Message::Reason(ReasonPart { episode: 4, part, parts: 2, text })
 }
 
-fn send(line: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        wait_for(line, PollFlags::OUT, Duration::from_secs(2)).context("the line takes nothing")?;
-        bytes = &bytes[rustix::io::write(line, bytes)?..];
-    }
-    Ok(())
-}
-
 /// What the receiver says it accepted, until it has said enough and is quiet, or the time is over.
 fn answers(line: &OwnedFd, wait: Duration, enough: usize) -> Result<Vec<String>> {
     let until = Instant::now() + wait;
@@ -218,7 +215,7 @@ fn answers(line: &OwnedFd, wait: Duration, enough: usize) -> Result<Vec<String>>
         let said = accepted(&String::from_utf8_lossy(&text));
         let left = until.saturating_duration_since(Instant::now());
         let left = if said.len() >= enough { left.min(quiet) } else { left };
-        if left.is_zero() || wait_for(line, PollFlags::IN, left).is_err() {
+        if left.is_zero() || !serial::ready(line, PollFlags::IN, left)? {
             return Ok(said);
         }
         let mut bytes = [0; 512];
@@ -238,13 +235,6 @@ fn accepted(text: &str) -> Vec<String> {
         ["hello", "event", "heartbeat", "reason"].contains(&kind).then(|| format!("{seq} {kind}"))
     };
     whole.lines().filter_map(answer).collect()
-}
-
-fn wait_for(line: &OwnedFd, what: PollFlags, wait: Duration) -> Result<()> {
-    let mut polled = [PollFd::new(line, what)];
-    let ready = poll(&mut polled, Some(&Timespec::try_from(wait)?))?;
-    ensure!(ready > 0, "nothing came in time");
-    Ok(())
 }
 
 #[cfg(test)]

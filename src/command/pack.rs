@@ -6,7 +6,7 @@ use crate::bundle::write::Progress;
 use crate::bundle::{Header, Kind, write};
 use crate::command::{Refused, open_bundle};
 use crate::model::{self, Device, self_test};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs,
@@ -23,12 +23,12 @@ pub struct Args {
     /// File to write.
     #[arg(short, long)]
     output: PathBuf,
-    /// Kind of the matrices: f32, f16, q8_0 or q4_0.
-    #[arg(long, default_value = "q8_0", value_parser = Kind::from_name)]
-    quant: Kind,
+    /// Kind of the matrices: f32, f16, q8_0 or q4_0; q8_0 where it is not said.
+    #[arg(long, value_parser = Kind::from_name)]
+    quant: Option<Kind>,
     /// Copies of the towers to pack: those beside the checkpoint, those inside it, or beside where they are there.
-    #[arg(long, default_value = "auto", value_parser = towers)]
-    towers: Towers,
+    #[arg(long, value_parser = towers)]
+    towers: Option<Towers>,
     /// Another instruction, as plain text; may take the place of `reason` and `label`. Repeatable.
     #[arg(long = "prompt", value_name = "NAME=TEXT", value_parser = named)]
     prompts: Vec<(String, String)>,
@@ -83,6 +83,22 @@ fn gate(argument: &str) -> Result<[f32; 3]> {
     weights?.try_into().ok().context("this must be three weights: V,B,F")
 }
 
+impl Args {
+    /// Something that only packing a checkpoint can do.
+    fn asks_for_more(&self) -> bool {
+        let texts = [&self.system, &self.name, &self.license];
+        self.quant.is_some()
+            || self.towers.is_some()
+            || self.gate.is_some()
+            || self.bert_vocab.is_some()
+            || self.untrained
+            || self.no_self_test
+            || !self.prompts.is_empty()
+            || !self.labels.is_empty()
+            || texts.into_iter().any(Option::is_some)
+    }
+}
+
 /// Has this machine's processor score the window of the self-test, and writes the bundle's scores into its header; weights stay as
 /// they are.
 fn with_self_test(from: &Path, to: &Path) -> Result<()> {
@@ -100,6 +116,11 @@ fn with_self_test(from: &Path, to: &Path) -> Result<()> {
 
 pub fn run(args: Args) -> Result<()> {
     if let Some(bundle) = args.checkpoint.as_deref().filter(|path| path.is_file()) {
+        ensure!(
+            !args.asks_for_more(),
+            "{} is a bundle, and its weights, prompts and labels stay as they are: name nothing but --output, or pack its checkpoint",
+            bundle.display()
+        );
         with_self_test(bundle, &args.output)?;
         println!("{}: written with a self-test, weights unchanged", args.output.display());
         return Ok(());
@@ -114,14 +135,15 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_message(at.doing.to_owned());
     };
     let output = args.output.clone();
-    let quant = args.quant.name();
+    let kind = args.quant.unwrap_or(Kind::Q8_0);
+    let quant = kind.name();
     let tested = args.synthetic.is_none() && !args.no_self_test;
     let mut file_bytes = match (args.synthetic, args.checkpoint) {
-        (Some(preset), _) => synthetic::write_file(&output, preset, args.seed, args.quant, &mut tell)?,
+        (Some(preset), _) => synthetic::write_file(&output, preset, args.seed, kind, &mut tell)?,
         (None, Some(checkpoint)) => {
             let labels = |list: &str| list.split(',').map(|label| label.trim().to_owned()).collect();
             let options = Options {
-                towers: args.towers,
+                towers: args.towers.unwrap_or(Towers::Auto),
                 prompts: args.prompts,
                 label_sets: args.labels.iter().map(|(name, list)| (name.clone(), labels(list))).collect(),
                 gate: args.gate,
@@ -130,7 +152,7 @@ pub fn run(args: Args) -> Result<()> {
                 name: args.name,
                 license: args.license,
                 untrained: args.untrained,
-                ..Options::new(&checkpoint, args.quant)
+                ..Options::new(&checkpoint, kind)
             };
             import::pack(&options, &output, &mut tell)
                 .with_context(|| Refused(format!("cannot pack {}", checkpoint.display())))?

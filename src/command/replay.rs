@@ -4,8 +4,8 @@ use super::Refused;
 use crate::{
     config,
     policy::{Limits, Observation, Policy},
-    sink::{Speaker, json, json::Line, record::Noted},
-    wire::{Cause, Event},
+    sink::{json, json::Line, record::Noted},
+    wire::{Cause, Event, LABELS_MAX},
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::{collections::VecDeque, fs, path::PathBuf};
@@ -48,7 +48,8 @@ pub fn run(args: Args) -> Result<()> {
 /// What a policy is replayed with.
 struct Replay {
     policy: Policy,
-    speaker: Speaker,
+    boot: u64,
+    labels: Vec<String>,
     /// Events that were made and not yet compared.
     made: VecDeque<Event>,
     again: Vec<Line>,
@@ -65,15 +66,14 @@ fn replay(text: &str, other: Option<Limits>) -> Result<(Vec<Line>, Vec<String>)>
             match (noted, &mut replay) {
                 (Noted::Policy { limits, labels }, none @ None) => {
                     limits.check().with_context(place)?;
-                    ensure!((1..=16).contains(&labels.len()), "{}: {} labels", place(), labels.len());
+                    ensure!((1..=LABELS_MAX).contains(&labels.len()), "{}: {} labels", place(), labels.len());
                     let first = first_seq(text);
                     let policy = Policy::new(other.clone().unwrap_or(limits), labels.len(), first);
-                    let speaker = speaker(boot, labels);
                     let (made, again, differing) = (VecDeque::new(), Vec::new(), Vec::new());
-                    *none = Some(Replay { policy, speaker, made, again, differing });
+                    *none = Some(Replay { policy, boot, labels, made, again, differing });
                 }
                 (Noted::Window { at_ms, window_ms, expected, present, scores }, Some(replay)) => {
-                    let labels = replay.speaker.labels.len();
+                    let labels = replay.labels.len();
                     let fits = scores.as_ref().is_none_or(|scores| scores.len() == labels);
                     ensure!(fits, "{}: a window needs {labels} scores", place());
                     let scores = scores.as_deref();
@@ -108,8 +108,8 @@ fn replay(text: &str, other: Option<Limits>) -> Result<(Vec<Line>, Vec<String>)>
 
 impl Replay {
     fn line(&self, event: &Event) -> Line {
-        let label = self.speaker.label(event.label);
-        Line::Event(json::Event::of(event, label, Some(self.speaker.boot)))
+        let label = self.labels.get(usize::from(event.label)).map(String::as_str);
+        Line::Event(json::Event::of(event, label, Some(self.boot)))
     }
 
     /// Compares an event that was told with the next that was made. What came from outside (a mute, a stop) is done again first.
@@ -146,20 +146,4 @@ fn first_seq(text: &str) -> u32 {
         _ => None,
     });
     events.take(1).next().unwrap_or(0)
-}
-
-fn speaker(boot: u64, labels: Vec<String>) -> Speaker {
-    Speaker {
-        boot,
-        machine: String::new(),
-        device: String::new(),
-        purpose: String::new(),
-        bundle: String::new(),
-        bundle_hash: [0; 8],
-        label_set: String::new(),
-        labels,
-        window_ms: 0,
-        hop_ms: 0,
-        heartbeat_ms: 0,
-    }
 }

@@ -52,6 +52,9 @@ pub fn run(args: Args) -> Result<()> {
     for obligation in plan.privacy.purpose()?.obligations() {
         log::info!("purpose={}: {obligation}", plan.speaker.purpose);
     }
+    if let Some(text) = plan.privacy.waits_for()?.filter(|_| plan.pace == Pace::Live) {
+        log::info!("{text}");
+    }
     listen_to_signals(&controls, source, &args.config)?;
 
     let mut infer = load(&bundle, &plan)?;

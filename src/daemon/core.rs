@@ -28,7 +28,6 @@ use crate::{
 };
 use anyhow::Result;
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -57,7 +56,6 @@ pub struct Links {
 pub struct Core<'a> {
     plan: &'a Plan,
     pool: Pool,
-    gate: Arc<Gate>,
     windows: Option<Windows>,
     state: State<'a>,
 }
@@ -115,7 +113,7 @@ impl<'a> Core<'a> {
             newest: links.newest,
             limits: links.limits,
             stop: links.stop,
-            gate: Arc::clone(&links.gate),
+            gate: links.gate,
             infer,
             timer,
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
@@ -130,29 +128,27 @@ impl<'a> Core<'a> {
             infer_time: Duration::ZERO,
         };
         state.end_left(left, first);
-        Core { plan, pool: links.pool, gate: links.gate, windows: None, state }
+        Core { plan, pool: links.pool, windows: None, state }
     }
 
     /// Takes readings until the recording is over or the run is stopped; what holds then is ended.
     pub fn attend(&mut self, readings: &Queue<Item>) -> Result<()> {
         let mut left = self.plan.gives();
         let mut muted = false;
-        let mut held = VecDeque::new();
         let (cause, outcome) = loop {
             if self.state.stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
             }
-            if self.gate.muted() != muted {
+            if self.state.gate.muted() != muted {
                 muted = !muted;
                 if muted {
                     self.state.give_reason_up();
                     self.state.close(Cause::Muted);
-                    self.forget(readings, &mut held);
+                    self.forget(readings);
                 }
             }
             let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
-            let next = held.pop_front().map_or_else(|| readings.pop(wait), Popped::Item);
-            let reading = match next {
+            let reading = match readings.pop(wait) {
                 Popped::Item(Item::Reading(reading)) => reading,
                 Popped::Item(Item::Failed(error)) => break (Cause::InputEnd, Err(error)),
                 Popped::Empty => match self.state.write_on() {
@@ -183,15 +179,16 @@ impl<'a> Core<'a> {
     }
 
     /// Overwrites what was seen and heard: in windows, in what waits, in spare buffers, and in the model, which is shown grey and
-    /// silence instead. What waits and is no media is `held`.
-    fn forget(&mut self, readings: &Queue<Item>, held: &mut VecDeque<Item>) {
+    /// silence instead.
+    fn forget(&mut self, readings: &Queue<Item>) {
         self.windows = None;
-        while let Popped::Item(item) = readings.pop(Duration::ZERO) {
-            match item {
-                Item::Reading(reading @ (Reading::Frame(_) | Reading::Chunk(_))) => self.pool.give(reading),
-                other => held.push_back(other),
+        readings.sift(|item| match item {
+            Item::Reading(reading @ (Reading::Frame(_) | Reading::Chunk(_))) => {
+                self.pool.give(reading);
+                None
             }
-        }
+            other => Some(other),
+        });
         self.pool.wipe();
         if self.state.plan.pace != Pace::Fast
             && let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true)
@@ -339,7 +336,6 @@ impl State<'_> {
         let started = Instant::now();
         let asked = self.infer.ask(&self.plan.model.reason_prompt);
         self.infer_time += started.elapsed();
-        self.timer.take();
         match asked {
             Ok(()) => self.writing = Some(writing),
             Err(error) => return self.without_reason(writing, error),

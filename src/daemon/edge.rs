@@ -85,7 +85,7 @@ impl Intake {
     /// Reads until the run is done or every track has ended.
     pub fn run(mut self) {
         while !self.links.done.load(Ordering::Acquire) && (self.left.video || self.left.audio) {
-            self.links.status.came_round(self.settings.name());
+            self.links.status.alive(self.settings.name());
             if self.links.gate.muted() {
                 if self.source.take().is_some() {
                     log::info!("muted, device closed device={}", self.name());
@@ -115,7 +115,7 @@ impl Intake {
                 Err(error) => self.fail(&error),
             }
         }
-        self.links.status.went_home(self.settings.name());
+        self.links.status.ended(self.settings.name());
     }
 
     fn open(&mut self) -> Result<Option<Reading>> {

@@ -102,6 +102,16 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Hands every item over, and keeps those that come back.
+    pub fn sift(&self, mut keep: impl FnMut(T) -> Option<T>) {
+        let mut inner = self.lock();
+        for _ in 0..inner.items.len() {
+            let kept = inner.items.pop_front().and_then(&mut keep);
+            inner.items.extend(kept);
+        }
+        self.freed.notify_all();
+    }
+
     /// What is in it can still be taken; nothing more goes in.
     pub fn close(&self) {
         self.lock().closed = true;

@@ -6,7 +6,7 @@ use crate::{
         self, Snapshot,
         snapshot::{SINKS_MAX, SOURCES_MAX, Stages},
     },
-    source::{self, Modality, Reading},
+    source::{self, Gives, Modality, Reading},
     wire::{Health, Heartbeat, NO_LABEL},
 };
 use heapless::Vec;
@@ -31,8 +31,8 @@ struct Shared {
     sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     queue_drops: u32,
     stages: Stages,
-    /// When each source's thread came round last.
-    rounds: Vec<(&'static str, Instant), SOURCES_MAX>,
+    /// When each source's thread gave a sign of life last.
+    lives: Vec<(&'static str, Instant), SOURCES_MAX>,
     /// The core works on a window since then.
     busy: Option<Instant>,
 }
@@ -55,9 +55,12 @@ impl Edge {
 
 impl Status {
     pub fn new(plan: &Plan) -> Status {
+        Status::of(plan.gives())
+    }
+
+    fn of(gives: Gives) -> Status {
         let edge =
             |given: bool| Edge { health: if given { Health::Absent } else { Health::Off }, last: None };
-        let gives = plan.gives();
         let shared = Shared {
             video: edge(gives.video),
             audio: edge(gives.audio),
@@ -66,7 +69,7 @@ impl Status {
             sinks: Vec::new(),
             queue_drops: 0,
             stages: Stages::new(),
-            rounds: Vec::new(),
+            lives: Vec::new(),
             busy: None,
         };
         Status { started: Instant::now(), shared: Mutex::new(shared) }
@@ -101,20 +104,20 @@ impl Status {
         shared.queue_drops = shared.queue_drops.saturating_add(count);
     }
 
-    /// A source's thread is about to wait for its device, for a moment.
-    pub fn came_round(&self, source: &'static str) {
-        set(&mut self.lock().rounds, source, Instant::now());
+    /// A source's thread gives a sign of life: it waits for its device for a moment at a time.
+    pub fn alive(&self, source: &'static str) {
+        set(&mut self.lock().lives, source, Instant::now());
     }
 
     /// A source's thread has ended, as its recording has.
-    pub fn went_home(&self, source: &'static str) {
-        self.lock().rounds.retain(|(name, _)| *name != source);
+    pub fn ended(&self, source: &'static str) {
+        self.lock().lives.retain(|(name, _)| *name != source);
     }
 
     /// The source whose thread has hung in its device for so long, where there is one.
     pub fn hung(&self, limit: Duration) -> Option<&'static str> {
         let shared = self.lock();
-        shared.rounds.iter().find(|(_, round)| round.elapsed() > limit).map(|(source, _)| *source)
+        shared.lives.iter().find(|(_, at)| at.elapsed() > limit).map(|(source, _)| *source)
     }
 
     pub fn set_stages(&self, stages: Stages) {
@@ -178,29 +181,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_that_does_not_come_round_has_hung_and_one_that_ended_has_not() {
-        let status = Status {
-            started: Instant::now(),
-            shared: Mutex::new(Shared {
-                video: Edge { health: Health::Off, last: None },
-                audio: Edge { health: Health::Off, last: None },
-                beat: Heartbeat::default(),
-                sources: Vec::new(),
-                sinks: Vec::new(),
-                queue_drops: 0,
-                stages: Stages::new(),
-                rounds: Vec::new(),
-                busy: None,
-            }),
-        };
+    fn a_source_without_a_sign_of_life_has_hung_and_one_that_ended_has_not() {
+        let status = Status::of(Gives::default());
         let limit = Duration::from_millis(20);
-        status.came_round("camera");
-        status.came_round("mic");
+        status.alive("camera");
+        status.alive("mic");
         assert_eq!(status.hung(limit), None);
         std::thread::sleep(2 * limit);
-        status.came_round("mic");
+        status.alive("mic");
         assert_eq!(status.hung(limit), Some("camera"));
-        status.went_home("camera");
+        status.ended("camera");
         assert_eq!(status.hung(limit), None);
     }
 }

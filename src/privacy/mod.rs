@@ -144,9 +144,6 @@ impl Gate {
             open: AtomicUsize::new(0),
             journal: Mutex::new(Journal::open(if live { state_dir } else { Path::new("") })),
         };
-        if let Some(text) = settings.waits_for()?.filter(|_| live) {
-            log::info!("{text}");
-        }
         gate.show(false)?;
         gate.note("start", if gate.muted() { "muted" } else { "open" });
         Ok(gate)

@@ -296,7 +296,7 @@ pub fn open(tty: &Path, baud: u32) -> Result<OwnedFd> {
 }
 
 /// Writes all, or gives up at the deadline (`false`: the packet is cut, its successor's leading zero ends it).
-fn write(line: &OwnedFd, mut bytes: &[u8], wait: Duration) -> Result<bool> {
+pub fn write(line: &OwnedFd, mut bytes: &[u8], wait: Duration) -> Result<bool> {
     let deadline = Instant::now() + wait;
     while !bytes.is_empty() {
         match rustix::io::write(line, bytes) {
@@ -316,7 +316,7 @@ fn write(line: &OwnedFd, mut bytes: &[u8], wait: Duration) -> Result<bool> {
 }
 
 /// Waits until the line can do what is asked; an error when it hung up.
-fn ready(line: &OwnedFd, wanted: PollFlags, wait: Duration) -> Result<bool> {
+pub fn ready(line: &OwnedFd, wanted: PollFlags, wait: Duration) -> Result<bool> {
     let mut fds = [PollFd::new(line, wanted)];
     let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
     match poll(&mut fds, Some(&wait)) {

@@ -188,15 +188,11 @@ impl Pool {
         }
     }
 
-    /// Overwrites what is left of pictures and sound in the spare buffers.
+    /// Overwrites what is left of pictures and sound in the spare buffers, also beyond what the newest reading filled.
     pub fn wipe(&self) {
         let mut spare = self.spare();
-        for rgb in &mut spare.rgb {
-            rgb.as_mut_slice().zeroize();
-        }
-        for samples in &mut spare.samples {
-            samples.zeroize();
-        }
+        spare.rgb.iter_mut().for_each(Zeroize::zeroize);
+        spare.samples.iter_mut().for_each(Zeroize::zeroize);
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {

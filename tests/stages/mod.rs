@@ -8,7 +8,7 @@ pub mod fixture;
 use mien::{
     bundle::{Bundle, shape::Spec, write},
     feature::{image::Resizer, sample_frames},
-    model::{self, Decoding, Device, Infer, Input, Taps, observe::Tapped},
+    model::{self, Decoding, Device, Infer, Input, Reason, Taps, observe::Tapped},
     source::Frame,
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
@@ -251,4 +251,17 @@ pub fn clip(frames: Option<&Path>, samples: Option<&Path>) -> Clip {
         pictures.map(|rgb| Frame { captured_ns: 0, height, width, rgb }).collect()
     });
     Clip { frames, samples: samples.map_or_else(Vec::new, |path| read_npy(path).f32s()) }
+}
+
+/// The reason for what was last seen, with something else done after every third step of it.
+pub fn reason_between(model: &mut dyn Infer, mut between: impl FnMut(&mut dyn Infer)) -> Reason {
+    for step in 0.. {
+        if let Some(reason) = model.reason_on(&mut |_| {}).unwrap() {
+            return reason;
+        }
+        if step % 3 == 0 {
+            between(model);
+        }
+    }
+    unreachable!("a reason ends")
 }

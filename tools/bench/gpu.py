@@ -35,6 +35,11 @@ KERNELS = {
 }
 
 
+def without_folders(why):
+    """A report says nothing of where things lay on the machine."""
+    return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "", str(why))
+
+
 class Failed(Exception):
     pass
 
@@ -76,9 +81,11 @@ class Check:
         try:
             row = {"state": "passed", **(work() or {})}
         except Absent as why:
-            row = {"state": "absent", "why": str(why)}
-        except (Failed, subprocess.TimeoutExpired, KeyError, ValueError) as why:
-            row = {"state": "failed", "why": str(why)}
+            row = {"state": "absent", "why": without_folders(why)}
+        except subprocess.TimeoutExpired as why:
+            row = {"state": "failed", "why": f"{Path(why.cmd[0]).name} did not end within {why.timeout:.0f} s"}
+        except (Failed, KeyError, ValueError) as why:
+            row = {"state": "failed", "why": without_folders(why)}
         took_s = round(time.time() - begun, 1)
         self.report["steps"][name] = {**row, "took_s": took_s}
         print(f"   {row['state']} in {took_s} s{': ' + row['why'] if 'why' in row else ''}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ mod board;
 #[path = "mps2.rs"]
 mod board;
 mod lamp;
+mod register;
 
 use board::{BUZZER, LAMP, Line};
 use core::panic::PanicInfo;

@@ -1,5 +1,6 @@
 //! BBC micro:bit, nRF51822: the registers that the example needs (nRF51 Series Reference Manual 3.0, chapters 14 and 28).
 
+use crate::register::{read, write};
 use core::convert::Infallible;
 use embedded_hal::digital::{ErrorType, OutputPin};
 
@@ -9,16 +10,6 @@ const GPIO: usize = 0x5000_0000;
 /// The lamp and the buzzer: column 1 of the LEDs, and the big pin 0.
 pub const LAMP: Pin = Pin(4);
 pub const BUZZER: Pin = Pin(3);
-
-fn write(address: usize, value: u32) {
-    // SAFETY: every address that this file passes is a register of this chip, and one thread uses it.
-    unsafe { (address as *mut u32).write_volatile(value) }
-}
-
-fn read(address: usize) -> u32 {
-    // SAFETY: as for `write`.
-    unsafe { (address as *const u32).read_volatile() }
-}
 
 pub struct Pin(u32);
 

@@ -1,5 +1,6 @@
 //! Arm MPS2 with the AN386 image, Cortex-M4F: the registers that the example needs (Application Note AN386, sections 3 and 4).
 
+use crate::register::{read, write};
 use core::convert::Infallible;
 use embedded_hal::digital::{ErrorType, OutputPin};
 
@@ -10,16 +11,6 @@ const LEDS: usize = 0x4002_8000;
 /// The two user LEDs; a buzzer takes the place of the second.
 pub const LAMP: Pin = Pin(0);
 pub const BUZZER: Pin = Pin(1);
-
-fn write(address: usize, value: u32) {
-    // SAFETY: every address that this file passes is a register of this board, and one thread uses it.
-    unsafe { (address as *mut u32).write_volatile(value) }
-}
-
-fn read(address: usize) -> u32 {
-    // SAFETY: as for `write`.
-    unsafe { (address as *const u32).read_volatile() }
-}
 
 pub struct Pin(u32);
 
