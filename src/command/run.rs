@@ -57,12 +57,14 @@ pub fn run(args: Args) -> Result<()> {
     }
     listen_to_signals(&controls, source, &args.config)?;
 
-    let mut infer = load(&bundle, &plan)?;
+    let settings = &plan.model;
+    let mut infer = model::load(&bundle, settings.backend, settings.threads).context("loading the model")?;
     log::info!("{}", bundle.checked());
     log::info!("{}", infer.describe());
     let live = plan.pace != Pace::Fast;
     let touched = live && self_test(&bundle, &plan, infer.as_mut())?;
     drop(bundle);
+    plan.model.apply(infer.as_mut())?;
     if live {
         let took = daemon::rehearse(&plan, infer.as_mut(), touched)?;
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
@@ -77,13 +79,6 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn load(bundle: &Bundle, plan: &Plan) -> Result<Box<dyn Infer>> {
-    let settings = &plan.model;
-    let mut infer = model::load(bundle, settings.backend, settings.threads).context("loading the model")?;
-    settings.apply(infer.as_mut())?;
-    Ok(infer)
-}
-
 /// Refuses a device that computes other scores than the one that packed the bundle. False where the bundle cannot tell.
 fn self_test(bundle: &Bundle, plan: &Plan, infer: &mut dyn Infer) -> Result<bool> {
     let refuse = || Refused(format!("cannot trust this device with the bundle {}", plan.speaker.bundle));
@@ -95,7 +90,6 @@ fn self_test(bundle: &Bundle, plan: &Plan, infer: &mut dyn Infer) -> Result<bool
             plan.model.bundle.display()
         ),
     }
-    plan.model.apply(infer)?;
     Ok(off.is_some())
 }
 
