@@ -6,8 +6,9 @@
 //! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
 
 use crate::{
+    cues::{self, Task},
     machine,
-    model::{self, AudioContext, Decoding, Infer},
+    model::{self, AudioContext, Decoding, Infer, Sampling},
     policy, privacy,
     sink::{self, Sinks, cut},
     source::{self, clip, pipe},
@@ -16,14 +17,24 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 3] = ["model.bundle", "privacy.mute_file", "state_dir"];
+const PATHS: [&str; 7] = [
+    "model.bundle",
+    "privacy.mute_file",
+    "state_dir",
+    "nets.folder",
+    "nets.voice-activity.file",
+    "nets.face-box.file",
+    "nets.face-mesh.file",
+];
+/// What `tools/nets fetch` writes beside the nets.
+const MANIFEST: &str = "manifest.toml";
 
 #[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -47,6 +58,11 @@ pub struct Config {
     pub mic: Option<crate::source::mic::Settings>,
     pub clip: Option<clip::Settings>,
     pub pipe: Option<pipe::Settings>,
+    /// Small nets that measure voices and faces beside the model.
+    pub nets: cues::Nets,
+    /// When the model need not run.
+    pub gate: Option<cues::Gate>,
+    pub cues: cues::Cues,
     pub policy: policy::Limits,
     pub sink: Sinks,
     pub privacy: privacy::Settings,
@@ -76,10 +92,14 @@ pub struct Model {
 }
 
 impl Model {
+    /// How reasons are generated; without `sampling` by the likeliest words.
+    pub fn decoding(&self, sampling: Option<Sampling>) -> Decoding {
+        Decoding { sampling, max_new_tokens: Some(self.reason_tokens), ..Decoding::default() }
+    }
+
     /// Sets a loaded model as the config says.
     pub fn apply(&self, infer: &mut dyn Infer) -> Result<()> {
-        let decoding = Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() };
-        infer.set_decoding(decoding).context("model.reason_tokens")?;
+        infer.set_decoding(self.decoding(None)).context("model.reason_tokens")?;
         if self.reason != Explain::Off {
             infer.reason_between().context("model.reason")?;
         }
@@ -191,6 +211,8 @@ impl Config {
         );
         self.privacy.check()?;
         self.policy.check()?;
+        self.nets.check()?;
+        self.gate.map_or(Ok(()), |gate| gate.check())?;
         ensure!(self.device.len() <= 24, "device = {:?}: at most 24 bytes", self.device);
         ensure!(
             !self.sources().is_empty(),
@@ -259,6 +281,30 @@ impl Config {
         }
         cut(&machine::host_name(), 24).into()
     }
+}
+
+/// The nets of a config, those of its folder's manifest among them. A folder without a manifest has none.
+pub fn nets(settings: &cues::Nets) -> Result<cues::Nets> {
+    let mut nets = settings.clone();
+    let Some(folder) = &settings.folder else { return Ok(nets) };
+    let path = folder.join(MANIFEST);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nets),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let listed: cues::Nets = toml::from_str(&text).map_err(|error| explain(&path, &text, &error))?;
+    listed.check().with_context(|| path.display().to_string())?;
+    let beside = |net: Option<cues::Net>| net.map(|net| cues::Net { file: folder.join(&net.file), ..net });
+    nets.voice_activity = nets.voice_activity.or(beside(listed.voice_activity));
+    nets.face_box = nets.face_box.or(beside(listed.face_box));
+    nets.face_mesh = nets.face_mesh.or(beside(listed.face_mesh));
+    ensure!(
+        nets.of(Task::FaceMesh).is_none() || nets.of(Task::FaceBox).is_some(),
+        "{}: a net for face-mesh and none for face-box, which finds the face",
+        path.display()
+    );
+    Ok(nets)
 }
 
 /// A file laid over its profile. Each file is checked alone first, so that errors have a line.

@@ -98,6 +98,8 @@ pub struct Observation<'a> {
     /// Bits of the wire: what the site has, what the window had.
     pub expected: u8,
     pub present: u8,
+    /// The window had input, and a gate found nobody in it.
+    pub nobody: bool,
     /// `None`: the model gave none for this window.
     pub scores: Option<&'a [f32]>,
 }
@@ -189,6 +191,7 @@ impl Policy {
         self.last = (seen.window_ms, seen.expected, seen.present);
 
         let missing = match (self.missing(seen.present), seen.scores) {
+            (Some(Cause::NoInput), _) if seen.nobody => Some(Cause::Nobody),
             (Some(cause), _) => Some(cause),
             (None, None) => Some(Cause::ModelError),
             (None, Some(_)) => None,

@@ -64,8 +64,14 @@ fn windows(
     for window in range {
         let (at_ms, plain) = (window * 1000, scores(dice, window));
         let present = if window.is_multiple_of(97) { VIDEO } else { BOTH };
-        let seen =
-            Observation { at_ms, window_ms: 4_000, expected: BOTH, present, scores: Some(&plain[..4]) };
+        let seen = Observation {
+            at_ms,
+            window_ms: 4_000,
+            expected: BOTH,
+            present,
+            nobody: false,
+            scores: Some(&plain[..4]),
+        };
         let mut messages: Vec<Message> = policy.push(&seen).into_iter().map(Message::Event).collect();
         let mut smoothed = [0.0; LABELS_MAX];
         smoothed[..4].copy_from_slice(policy.smoothed());
@@ -73,6 +79,7 @@ fn windows(
             at_ms,
             expected: BOTH,
             present,
+            nobody: false,
             labels: 4,
             plain,
             smoothed,

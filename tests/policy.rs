@@ -40,7 +40,14 @@ impl Story {
     }
     fn hop(&mut self, present: u8, scores: Option<&[f32]>) -> &mut Story {
         self.at_ms += HOP_MS;
-        let seen = Observation { at_ms: self.at_ms, window_ms: 4_000, expected: BOTH, present, scores };
+        let seen = Observation {
+            at_ms: self.at_ms,
+            window_ms: 4_000,
+            expected: BOTH,
+            present,
+            nobody: false,
+            scores,
+        };
         self.events.extend(self.policy.push(&seen));
         self
     }
@@ -256,7 +263,7 @@ proptest! {
                 events.extend(policy.close(at_ms, Cause::Muted));
             } else {
                 let scores = scores.as_ref().map(|s| &s[..]);
-                events.extend(policy.push(&Observation { at_ms, window_ms: 4_000, expected: BOTH, present, scores }));
+                events.extend(policy.push(&Observation { at_ms, window_ms: 4_000, expected: BOTH, present, nobody: false, scores }));
             }
         }
         events.extend(policy.close(at_ms, Cause::Shutdown));

@@ -260,6 +260,9 @@ impl Run {
             pace: self.pace,
             window,
             frames: 2,
+            nets: Default::default(),
+            gate: None,
+            cues: Default::default(),
             policy: Limits {
                 smooth_ms: 500,
                 enter: 0.5,

@@ -85,7 +85,16 @@ impl Write for Shared {
 fn claims_of_a_reason_are_listed_and_those_about_a_missing_modality_are_unfounded() {
     let said = |text: &str, present| {
         let (text, answer) = (text.into(), None);
-        let reason = EpisodeReason { episode: 0, at_ms: 4_000, text, present, answer, cut: false };
+        let reason = EpisodeReason {
+            episode: 0,
+            at_ms: 4_000,
+            text,
+            present,
+            answer,
+            cut: false,
+            grounds: None,
+            people: 0,
+        };
         match Line::of(&Message::Reason(Arc::new(reason)), &speaker()) {
             Line::Reason(reason) => (reason.claims, reason.unfounded),
             other => panic!("{other:?}"),
@@ -115,6 +124,8 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
         answer: Some("fear".into()),
         present: 3,
         cut: false,
+        grounds: None,
+        people: 0,
     };
     sink.send(&Message::Reason(Arc::new(reason)));
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
@@ -214,6 +225,8 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
         answer: None,
         present: 3,
         cut: false,
+        grounds: None,
+        people: 0,
     })));
     sink.close();
     let mut decoder = Decoder::new();

@@ -57,6 +57,19 @@ build_need() {
     rust_need
 }
 
+# python_need NAME REQUIREMENTS: prints the Python of .cache/NAME, which holds what the file asks for.
+python_need() {
+    local env=$cache/$1
+    if ! cmp -s "$2" "$env/requirements.txt"; then
+        apt_need python3 python3-venv
+        say "installing $(tr '\n' ' ' <"$2")into .cache/$1"
+        python3 -m venv "$env" >&2
+        "$env/bin/pip" install -q --disable-pip-version-check -r "$2" >&2
+        cp "$2" "$env/requirements.txt"
+    fi
+    echo "$env/bin/python"
+}
+
 # rust_target_need TRIPLE: the Rust library of another target.
 rust_target_need() {
     [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0

@@ -58,7 +58,8 @@ enum mien_cause {
     MIEN_SHUTDOWN = 9,
     MIEN_RESTART = 10,
     MIEN_INPUT_END = 11,
-    MIEN_MODEL_ERROR = 12
+    MIEN_MODEL_ERROR = 12,
+    MIEN_NOBODY = 13
 };
 enum mien_health {
     MIEN_OFF = 1,

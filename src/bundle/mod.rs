@@ -34,6 +34,7 @@ pub mod vocabulary;
 pub mod write;
 
 pub use block::Kind;
+pub use digest::hex;
 pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest};
 pub use open::{Bundle, Damaged};
 pub use shape::{Shape, Stack};

@@ -32,6 +32,7 @@ pub fn run(args: Args) -> Result<()> {
     if !args.no_devices {
         probe(&config, &plan).with_context(refuse)?;
     }
+    plan.measurer().context("[nets]").with_context(refuse)?;
     let memory = daemon::memory(&plan, &bundle).with_context(refuse)?;
     let limits = plan.limits(&memory);
     print!("{}", table(&limits));
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(text) = plan.privacy.waits_for()?.filter(|_| plan.pace == Pace::Live) {
         println!("\n{text}; consent = \"standing\" says that all have agreed");
     }
+    plan.without_nets().iter().for_each(|text| println!("\n{text}"));
     let asked = if args.no_devices { ", devices and broker not asked" } else { "" };
     println!("\n{}: fine{asked}", args.config.display());
     Ok(())

@@ -12,6 +12,7 @@ pub mod check_config;
 mod clips;
 pub mod completions;
 pub mod conformance;
+pub mod cues;
 pub mod doctor;
 pub mod draw;
 pub mod eval;

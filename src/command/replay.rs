@@ -72,12 +72,12 @@ fn replay(text: &str, other: Option<Limits>) -> Result<(Vec<Line>, Vec<String>)>
                     let (made, again, differing) = (VecDeque::new(), Vec::new(), Vec::new());
                     *none = Some(Replay { policy, boot, labels, made, again, differing });
                 }
-                (Noted::Window { at_ms, window_ms, expected, present, scores }, Some(replay)) => {
+                (Noted::Window { at_ms, window_ms, expected, present, nobody, scores }, Some(replay)) => {
                     let labels = replay.labels.len();
                     let fits = scores.as_ref().is_none_or(|scores| scores.len() == labels);
                     ensure!(fits, "{}: a window needs {labels} scores", place());
                     let scores = scores.as_deref();
-                    let seen = Observation { at_ms, window_ms, expected, present, scores };
+                    let seen = Observation { at_ms, window_ms, expected, present, nobody, scores };
                     replay.made.extend(replay.policy.push(&seen));
                 }
                 _ => bail!("{}: a record has one policy line, before its windows", place()),

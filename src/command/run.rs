@@ -47,6 +47,8 @@ pub fn run(args: Args) -> Result<()> {
     let source = config::Source::read(&args.config).with_context(refuse)?;
     let bundle = open_bundle(&source.config.model.bundle)?;
     let mut plan = daemon::prepare(&source.config, &bundle, args.fast).with_context(refuse)?;
+    plan.measurer().context("[nets]").with_context(refuse)?;
+    tell_missing_nets(&plan);
     let controls = Controls::new(&plan).with_context(refuse)?;
     privacy::seal()?;
     for obligation in plan.privacy.purpose()?.obligations() {
@@ -77,6 +79,13 @@ pub fn run(args: Args) -> Result<()> {
     let summary = daemon::run(&plan, &controls, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
     Ok(())
+}
+
+/// Says what a config asks for and has no net for.
+fn tell_missing_nets(plan: &Plan) {
+    for text in plan.without_nets() {
+        log::warn!("{text}");
+    }
 }
 
 /// Refuses a device that computes other scores than the one that packed the bundle. False where the bundle cannot tell.

@@ -163,8 +163,9 @@ impl View {
                     event.event, event.confidence
                 ));
             }
-            Ok(Line::Reason(Reason { text, at_ms, .. })) => {
-                self.say(format!("{:>9.1}s reason  {text}", at_ms as f64 / 1_000.0));
+            Ok(Line::Reason(Reason { text, at_ms, grounds, .. })) => {
+                let grounds = grounds.map(|grounds| format!("  {}", grounds.text())).unwrap_or_default();
+                self.say(format!("{:>9.1}s reason  {text}{grounds}", at_ms as f64 / 1_000.0));
             }
             Ok(Line::Heartbeat(_)) => self.run = serde_json::from_str(text).unwrap_or_default(),
             Ok(Line::State(_)) => {}

@@ -161,6 +161,8 @@ impl Watch {
                 claims: Vec::new(),
                 unfounded: Vec::new(),
                 cut: false,
+                grounds: None,
+                people: None,
             }),
         };
         self.show(&line)
@@ -236,7 +238,9 @@ fn plain(line: &Line) -> String {
             format!("{:>9.1}s scores  {:?}", scores.at_ms as f64 / 1000.0, scores.smoothed)
         }
         Line::Reason(reason) => {
-            format!("           reason  {}{}", reason.text, if reason.cut { CUT } else { "" })
+            let grounds =
+                reason.grounds.as_ref().map(|grounds| format!("  {}", grounds.text())).unwrap_or_default();
+            format!("           reason  {}{}{grounds}", reason.text, if reason.cut { CUT } else { "" })
         }
     }
 }

@@ -3,6 +3,16 @@
 //! A cue is a name with a value, seen in a face, heard in a voice or in words. Today they come from the log of a recorded clip.
 
 pub mod claims;
+mod gate;
+pub mod ground;
+pub mod ledger;
+pub mod lexicon;
+pub mod measure;
+pub mod net;
+mod settings;
+
+pub use measure::{Facts, Measurer};
+pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, Task};
 
 use serde::Deserialize;
 

@@ -1,13 +1,13 @@
 //! The thread that owns window, model and policy: readings in, messages out.
 
 use super::{
-    edge::Item,
     exits::Exits,
+    inbox::{Inbox, Item},
     newest::Newest,
     numbers::Numbers,
     pace::Pace,
     plan::Plan,
-    queue::{Popped, Queue},
+    queue::Popped,
     rehearsal,
     status::Status,
     summary::Summary,
@@ -16,17 +16,22 @@ use super::{
 use crate::{
     backend::Lost,
     config::Explain,
+    cues::{
+        Ground,
+        ground::{self, Grounds, Verdict},
+        ledger::{Cues, Ledger, Presence},
+    },
     kept::Kept,
     machine,
-    model::{Infer, Input, Reason},
+    model::{Infer, Input, Reason, Sampling},
     policy::{self, Observation, Policy},
     privacy::Gate,
-    sink::{self, EpisodeReason, Message, clock, ledger::Told},
+    sink::{self, EpisodeReason, Message, clock, ledger::Told, snapshot::Passed},
     source::{Modality, Pool, Reading, monotonic_ns},
     window::{Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -39,6 +44,15 @@ const WAIT: Duration = Duration::from_millis(50);
 const NS_PER_MS: u64 = 1_000_000;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
+
+/// How a reason is asked for once more: not the likeliest words again, but likely ones.
+const AGAIN: Sampling = Sampling { temperature: 0.7, top_k: 0, top_p: 0.9, seed: 1 };
+
+/// What a reason says before its answer.
+fn thought(said: &Reason) -> String {
+    let text = said.think.as_ref().unwrap_or(&said.text);
+    text.strip_prefix("<think>").unwrap_or(text).trim().to_owned()
+}
 
 /// What the core shares with the other threads.
 pub struct Links {
@@ -71,6 +85,8 @@ struct State<'a> {
     gate: Arc<Gate>,
     infer: &'a mut dyn Infer,
     timer: Timer,
+    /// What was measured of voices and faces.
+    ledger: Box<Ledger>,
     policy: Policy,
     numbers: Numbers,
     /// Bits of the wire: what the site has.
@@ -80,18 +96,26 @@ struct State<'a> {
     /// A failure of the model was reported and has not passed.
     failing: bool,
     writing: Option<Writing>,
+    /// Windows by what the gate let through, and what scoring took.
+    passed: Passed,
+    scored: u32,
+    scored_time: Duration,
     start_ns: Option<u64>,
     end_ns: u64,
     infer_time: Duration,
 }
 
 /// A reason that is being written, a token at a time between the windows.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Writing {
     episode: u32,
-    /// End of the window that it is about, and what that had.
+    /// End of the window that it is about, what that had, and what was measured of it.
     at_ms: u64,
     present: u8,
+    cues: Cues,
+    people: u8,
+    /// The one before, which had contradicted claims.
+    first: Option<(String, Option<String>, Grounds)>,
 }
 
 impl<'a> Core<'a> {
@@ -116,6 +140,7 @@ impl<'a> Core<'a> {
             gate: links.gate,
             infer,
             timer,
+            ledger: Box::default(),
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
             numbers,
             expected: u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO,
@@ -123,6 +148,9 @@ impl<'a> Core<'a> {
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
             writing: None,
+            passed: Passed::default(),
+            scored: 0,
+            scored_time: Duration::ZERO,
             start_ns: None,
             end_ns: 0,
             infer_time: Duration::ZERO,
@@ -132,7 +160,7 @@ impl<'a> Core<'a> {
     }
 
     /// Takes readings until the recording is over or the run is stopped; what holds then is ended.
-    pub fn attend(&mut self, readings: &Queue<Item>) -> Result<()> {
+    pub fn attend(&mut self, readings: &Inbox) -> Result<()> {
         let mut left = self.plan.gives();
         let mut muted = false;
         let (cause, outcome) = loop {
@@ -148,8 +176,8 @@ impl<'a> Core<'a> {
                 }
             }
             let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
-            let reading = match readings.pop(wait) {
-                Popped::Item(Item::Reading(reading)) => reading,
+            let (reading, facts) = match readings.pop(wait) {
+                Popped::Item(Item::Reading(reading, facts)) => (reading, facts),
                 Popped::Item(Item::Failed(error)) => break (Cause::InputEnd, Err(error)),
                 Popped::Empty => match self.state.write_on() {
                     Ok(()) => continue,
@@ -163,6 +191,7 @@ impl<'a> Core<'a> {
                     Modality::Audio => left.audio = false,
                 }
             }
+            self.state.ledger.push(&facts);
             if muted {
                 self.pool.give(reading);
             } else if let Err(error) = self.push(reading) {
@@ -180,15 +209,10 @@ impl<'a> Core<'a> {
 
     /// Overwrites what was seen and heard: in windows, in what waits, in spare buffers, and in the model, which is shown grey and
     /// silence instead.
-    fn forget(&mut self, readings: &Queue<Item>) {
+    fn forget(&mut self, readings: &Inbox) {
         self.windows = None;
-        readings.sift(|item| match item {
-            Item::Reading(reading @ (Reading::Frame(_) | Reading::Chunk(_))) => {
-                self.pool.give(reading);
-                None
-            }
-            other => Some(other),
-        });
+        *self.state.ledger = Ledger::default();
+        readings.forget();
         self.pool.wipe();
         if self.state.plan.pace != Pace::Fast
             && let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true)
@@ -238,7 +262,8 @@ impl State<'_> {
         self.start_ns.get_or_insert(window.start_ns);
         self.end_ns = window.end_ns;
         let at_ms = window.end_ns / NS_PER_MS;
-        let input = Input { frames: window.frames(), samples: window.samples() };
+        let who = self.ledger.presence(window.start_ns, window.end_ns);
+        let (input, nobody) = self.gated(window, who);
         let present = u8::from(input.frames.is_some()) * VIDEO + u8::from(input.samples.is_some()) * AUDIO;
 
         self.status.set_busy(true);
@@ -246,6 +271,7 @@ impl State<'_> {
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         let took = self.note_time(started);
+        self.count(nobody, present, scores.is_some(), took);
         self.status.set_stages(self.timer.take());
         // What a halted model says means nothing, and nothing is told of a window that a mute came upon.
         if self.stop.load(Ordering::Acquire) || self.gate.muted() {
@@ -261,9 +287,11 @@ impl State<'_> {
             window_ms: plan.window.window_ms,
             expected: self.expected,
             present,
+            nobody,
             scores: scores.as_deref(),
         });
-        self.tell_scores(at_ms, present, scores.as_deref().unwrap_or_default());
+        self.status.set_gate(self.passed);
+        self.tell_scores(at_ms, present, nobody, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
         for event in events {
             self.tell(event);
@@ -271,18 +299,49 @@ impl State<'_> {
         self.status.set_beat(self.beat);
         if self
             .writing
+            .as_ref()
             .is_some_and(|writing| self.policy.holds().is_none_or(|(_, now)| now != writing.episode))
         {
             self.cut_reason();
         }
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
-            self.explain(Writing { episode, at_ms, present })?;
+            let cues = self.ledger.cues(window.start_ns, window.end_ns);
+            self.explain(Writing { episode, at_ms, present, cues, people: who.people, first: None })?;
         } else if plan.pace != Pace::Fast && self.newest.passed(window.end_ns + plan.hop_ns(), 0) {
             self.write_for(took)?;
         }
         self.status.set_busy(false);
         self.beat_in_time(at_ms);
         Ok(())
+    }
+
+    /// What the model is shown of a window: with a gate, the modality in which somebody is there. True: nobody is.
+    fn gated<'w>(&self, window: &'w Window<'w>, who: Presence) -> (Input<'w>, bool) {
+        let (mut frames, mut samples) = (window.frames(), window.samples());
+        let had = frames.is_some() || samples.is_some();
+        if self.plan.gate.is_some() {
+            frames = frames.filter(|_| who.face != Some(false));
+            samples = samples.filter(|_| who.voice != Some(false));
+        }
+        let nobody = had && frames.is_none() && samples.is_none();
+        (Input { frames, samples }, nobody)
+    }
+
+    fn count(&mut self, nobody: bool, present: u8, scored: bool, took: Duration) {
+        if self.plan.gate.is_none() {
+            return;
+        }
+        match present {
+            _ if nobody => self.passed.nobody += 1,
+            VIDEO => self.passed.face += 1,
+            AUDIO => self.passed.voice += 1,
+            _ => self.passed.both += 1,
+        }
+        if scored {
+            self.scored_time += took;
+            self.scored += 1;
+        }
+        self.passed.saved = self.scored_time / self.scored.max(1) * self.passed.nobody;
     }
 
     /// Thresholds that came with a new config.
@@ -349,20 +408,24 @@ impl State<'_> {
 
     /// The next token of the reason in the making, where there is one.
     fn write_on(&mut self) -> Result<()> {
-        let Some(writing) = self.writing else { return Ok(()) };
+        if self.writing.is_none() {
+            return Ok(());
+        }
         self.status.set_busy(true);
         let started = Instant::now();
         let said = self.infer.reason_on(&mut |_| {});
         self.infer_time += started.elapsed();
         self.status.set_busy(false);
-        match said {
-            _ if self.stop.load(Ordering::Acquire) => {}
-            Ok(None) => return Ok(()),
-            Ok(Some(said)) => self.tell_reason(writing, said, false),
-            Err(error) => return self.without_reason(writing, error),
+        if matches!(said, Ok(None)) && !self.stop.load(Ordering::Acquire) {
+            return Ok(());
         }
-        self.writing = None;
-        Ok(())
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        match said {
+            _ if self.stop.load(Ordering::Acquire) => Ok(()),
+            Ok(Some(said)) => self.finish(writing, said),
+            Ok(None) => Ok(()),
+            Err(error) => self.without_reason(writing, error),
+        }
     }
 
     /// A machine that is behind always has a window to score: the reason gets as much time as the last one took.
@@ -393,10 +456,39 @@ impl State<'_> {
         self.infer.cut_reason();
     }
 
-    fn tell_reason(&self, Writing { episode, at_ms, present }: Writing, said: Reason, cut: bool) {
-        let text = said.think.unwrap_or(said.text);
-        let text = text.strip_prefix("<think>").unwrap_or(&text).trim().to_owned();
-        let reason = EpisodeReason { episode, at_ms, text, present, answer: said.answer, cut };
+    /// A reason is whole: it is told, or asked for once more where a claim of it is contradicted and the config says so.
+    fn finish(&mut self, writing: Writing, said: Reason) -> Result<()> {
+        let again = self.plan.cues.ground == Ground::AskAgain && writing.first.is_none();
+        let grounds = ground::check(&thought(&said), &writing.cues);
+        if !again || grounds.count(Verdict::Contradicted) == 0 {
+            self.tell_reason(writing, said, false);
+            return Ok(());
+        }
+        let first = Some((thought(&said), said.answer.clone(), grounds));
+        self.infer
+            .set_decoding(self.plan.model.decoding(Some(AGAIN)))
+            .context("asking for a reason again")?;
+        self.explain(Writing { first, ..writing })
+    }
+
+    fn tell_reason(&mut self, writing: Writing, said: Reason, cut: bool) {
+        let Writing { episode, at_ms, present, cues, people, first } = writing;
+        let ground = self.plan.cues.ground;
+        let (mut text, mut answer) = (thought(&said), said.answer);
+        let mut grounds = (ground != Ground::Off).then(|| ground::check(&text, &cues));
+        if let (Some(first), Some(second)) = (first, &grounds) {
+            self.infer.set_decoding(self.plan.model.decoding(None)).expect("they were set at the start");
+            if cut || !second.better_than(&first.2) {
+                (text, answer, grounds) = (first.0, first.1, Some(first.2));
+            }
+        }
+        if let (Ground::DropContradicted, Some(found)) = (ground, &grounds)
+            && found.count(Verdict::Contradicted) > 0
+        {
+            text = ground::without_contradicted(&text, found);
+            grounds = Some(ground::check(&text, &cues));
+        }
+        let reason = EpisodeReason { episode, at_ms, text, present, answer, cut, grounds, people };
         self.exits.send(&Message::Reason(Arc::new(reason)));
     }
 
@@ -418,11 +510,12 @@ impl State<'_> {
         took
     }
 
-    fn tell_scores(&self, at_ms: u64, present: u8, plain: &[f32]) {
+    fn tell_scores(&self, at_ms: u64, present: u8, nobody: bool, plain: &[f32]) {
         let mut scores = sink::WindowScores {
             at_ms,
             expected: self.expected,
             present,
+            nobody,
             labels: plain.len(),
             plain: [0.0; LABELS_MAX],
             smoothed: [0.0; LABELS_MAX],

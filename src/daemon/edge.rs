@@ -1,7 +1,8 @@
 //! A source's thread: opens its device through the gate, reads it, and puts readings into the core's queue.
 
-use super::{newest::Newest, pace::Pace, queue::Queue, status::Status};
+use super::{inbox::Inbox, newest::Newest, pace::Pace, status::Status};
 use crate::{
+    cues::Facts,
     outage::{self, Change, Outage},
     privacy::Gate,
     source::{self, Chunk, Gives, Modality, Pool, Reading, SAMPLE_RATE, Source, monotonic_ns},
@@ -22,13 +23,6 @@ const RETRY: outage::Limits = outage::Limits {
     pause_max: Duration::from_secs(5),
     stable: Duration::ZERO,
 };
-/// What sources put into the core's queue.
-pub enum Item {
-    Reading(Reading),
-    /// A recording cannot be read any further.
-    Failed(anyhow::Error),
-}
-
 /// Live chunks are joined up to this many samples (100 ms), so that few wait in the queue.
 const JOINED: usize = 1_600;
 /// Stamps of chunks that follow on differ by less.
@@ -38,7 +32,7 @@ const JITTER_NS: u64 = 20_000_000;
 pub struct Links {
     pub gate: Arc<Gate>,
     pub pool: Pool,
-    pub readings: Arc<Queue<Item>>,
+    pub inbox: Arc<Inbox>,
     pub status: Arc<Status>,
     pub newest: Arc<Newest>,
     pub done: Arc<AtomicBool>,
@@ -108,10 +102,7 @@ impl Intake {
             };
             match self.joined(read) {
                 Ok(reading) => reading.into_iter().for_each(|reading| self.take(reading)),
-                Err(error) if self.pace != Pace::Live => {
-                    self.links.readings.push_wait(Item::Failed(error));
-                    return;
-                }
+                Err(error) if self.pace != Pace::Live => return self.links.inbox.fail(error),
                 Err(error) => self.fail(&error),
             }
         }
@@ -205,21 +196,6 @@ impl Intake {
             Reading::Lost { modality, at_ns } => links.newest.note(modality, at_ns),
             Reading::End { .. } => {}
         }
-        let item = Item::Reading(reading);
-        let gone = match self.pace {
-            Pace::Fast => links.readings.push_wait(item),
-            Pace::Live | Pace::Paced => links.readings.push(item),
-        };
-        if let Some(Item::Reading(reading)) = gone {
-            if !links.done.load(Ordering::Acquire) {
-                links.status.drop_some(1);
-            }
-            // The end of a track is no reading that may be lost.
-            if let Reading::End { .. } = reading {
-                links.readings.push(Item::Reading(reading));
-            } else {
-                links.pool.give(reading);
-            }
-        }
+        links.inbox.push(reading, Facts::default());
     }
 }

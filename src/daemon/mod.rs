@@ -1,11 +1,12 @@
 //! The run: threads, bounded queues, counters, shutdown.
 //!
 //! One thread per source, one per sink, one for the pulse (heartbeats, watchdog, the status line), and the caller's, which owns
-//! window, model and policy and thus all state that changes.
+//! window, model and policy and thus all state that changes. Where voices and faces are measured, a thread does it on the way of the
+//! readings, so that a fact comes with its reading.
 //!
 //! ```text
-//! source threads -- Queue<Item> --> core (window, model, policy) -- Queue<Message>, one each --> sink threads
-//!                                                     pulse (heartbeats) --^
+//! source threads -- Inbox --> measure -- Inbox --> core (window, model, policy) -- Queue<Message>, one each --> sink threads
+//!                                                                   pulse (heartbeats) --^
 //! ```
 //!
 //! Pace: live and paced, a full queue drops its oldest and counts, and a model that is late takes the newest window. A recording
@@ -18,6 +19,8 @@ mod controls;
 mod core;
 mod edge;
 mod exits;
+mod inbox;
+mod measure;
 mod memory;
 mod newest;
 mod numbers;

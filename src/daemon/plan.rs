@@ -5,12 +5,15 @@
 use super::pace::Pace;
 use crate::{
     backend::Footprint,
-    config, policy, privacy,
+    config::{self, Explain},
+    cues::{self, Crop, Ground, Measurer, Task},
+    policy, privacy,
     sink::{self, Message, Setup, Speaker},
     source::{self, Gives, Pool, SAMPLE_RATE},
     window,
     wire::LINE_BYTES_MAX,
 };
+use anyhow::Result;
 use std::{path::PathBuf, sync::Arc};
 
 /// What a run is made of, but the model.
@@ -24,6 +27,10 @@ pub struct Plan {
     /// Pictures per window.
     pub frames: usize,
     pub policy: policy::Limits,
+    /// Those of the folder's manifest among them.
+    pub nets: cues::Nets,
+    pub gate: Option<cues::Gate>,
+    pub cues: cues::Cues,
     pub model: config::Model,
     /// Its `readings_max` is never 0 here.
     pub daemon: config::Daemon,
@@ -80,6 +87,44 @@ impl Plan {
     /// Live frames nearer to each other than this are let go: no window would show them.
     pub fn keep_ns(&self) -> u64 {
         u64::from(self.window.window_ms) * 1_000_000 / self.frames as u64 / 4
+    }
+
+    /// Whether claims of reasons are held against what was measured.
+    pub fn grounds(&self) -> bool {
+        self.model.reason != Explain::Off && self.cues.ground != Ground::Off
+    }
+
+    /// What measures voices and faces, where anything asks for it; its nets are loaded.
+    pub fn measurer(&self) -> Result<Option<Measurer>> {
+        if self.gate.is_none() && self.cues.crop == Crop::None && !self.grounds() {
+            return Ok(None);
+        }
+        // A track's number tells nothing of a person: it begins anywhere.
+        let first_track = (self.speaker.boot as u16).max(1);
+        Measurer::new(&self.nets, self.gate.unwrap_or_default(), self.cues.crop, first_track).map(Some)
+    }
+
+    /// What cannot be measured for want of a net, with the next step.
+    pub fn without_nets(&self) -> Vec<String> {
+        let gives = self.gives();
+        let asked = self.gate.is_some() || self.cues.crop == Crop::Face || self.nets.folder.is_some();
+        let missing = |task: Task| {
+            let needed = match task {
+                Task::VoiceActivity => gives.audio && self.gate.is_some(),
+                Task::FaceBox | Task::FaceMesh => gives.video,
+            };
+            asked && needed && self.nets.of(task).is_none()
+        };
+        let folder = self.nets.folder.as_ref().map_or("FOLDER".into(), |folder| folder.display().to_string());
+        let row = |task: &Task| {
+            let what = match task {
+                Task::VoiceActivity => "every sound counts as a voice",
+                Task::FaceBox => "every picture counts as one with a face, and faces are not measured",
+                Task::FaceMesh => "faces are found and not measured",
+            };
+            format!("no net for {}: {what}; `tools/nets fetch {folder}` gets it", task.name())
+        };
+        Task::ALL.iter().filter(|task| missing(**task)).map(row).collect()
     }
 
     /// Buffers of readings, for all sources together.

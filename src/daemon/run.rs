@@ -1,14 +1,14 @@
 //! A whole run: opens its threads, lets the core work, and ends them in order.
 
 use super::{
-    controls::Controls, core, edge, exits::Exits, newest::Newest, pace::Pace, plan::Plan, pulse,
-    queue::Queue, status::Status, summary::Summary, threads,
+    controls::Controls, core, edge, exits::Exits, inbox::Inbox, measure, newest::Newest, pace::Pace,
+    plan::Plan, pulse, status::Status, summary::Summary, threads,
 };
 use crate::{
     model::Infer,
     sink::{Sink, ledger::Told},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::{
     sync::{
         Arc,
@@ -34,9 +34,15 @@ pub fn run(
     let started = Instant::now();
     let status = Arc::new(Status::new(plan));
     let newest = Arc::new(Newest::new(plan.gives()));
-    let readings = Arc::new(Queue::new(plan.daemon.readings_max));
     let done = Arc::new(AtomicBool::new(false));
     let pool = plan.pool();
+    let inbox = || {
+        let (pool, status, done) = (pool.clone(), Arc::clone(&status), Arc::clone(&done));
+        Arc::new(Inbox::new(plan.daemon.readings_max, plan.pace, pool, status, done))
+    };
+    let measurer = plan.measurer().context("[nets]")?;
+    let readings = inbox();
+    let first = if measurer.is_some() { inbox() } else { Arc::clone(&readings) };
 
     let left = left(&sinks);
     let messages_max = plan.daemon.messages_max;
@@ -47,13 +53,19 @@ pub fn run(
         let links = edge::Links {
             gate: Arc::clone(&controls.gate),
             pool: pool.clone(),
-            readings: Arc::clone(&readings),
+            inbox: Arc::clone(&first),
             status: Arc::clone(&status),
             newest: Arc::clone(&newest),
             done: Arc::clone(&done),
         };
         let intake = edge::Intake::new(device.clone(), *gives, plan.pace, plan.keep_ns(), links);
         sources.push(threads::start(&format!("source-{}", intake.name()), move || intake.run())?);
+    }
+    if let Some(measurer) = measurer {
+        let (from, to) = (Arc::clone(&first), Arc::clone(&readings));
+        let (gate, pool) = (Arc::clone(&controls.gate), pool.clone());
+        let thread = move || measure::measure(measurer, &from, &to, &gate, &pool);
+        sources.push(threads::start("measure", thread)?);
     }
     let pulse = match plan.pace {
         Pace::Fast => None,
@@ -80,6 +92,7 @@ pub fn run(
     infer.observe(None);
 
     done.store(true, Ordering::Release);
+    first.close();
     readings.close();
     for thread in sources.into_iter().chain(pulse) {
         threads::join(thread);

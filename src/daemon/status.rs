@@ -4,7 +4,7 @@ use super::plan::Plan;
 use crate::{
     sink::{
         self, Snapshot,
-        snapshot::{SINKS_MAX, SOURCES_MAX, Stages},
+        snapshot::{Passed, SINKS_MAX, SOURCES_MAX, Stages},
     },
     source::{self, Gives, Modality, Reading},
     wire::{Health, Heartbeat, NO_LABEL},
@@ -31,6 +31,7 @@ struct Shared {
     sinks: Vec<(&'static str, sink::SinkCounts), SINKS_MAX>,
     queue_drops: u32,
     stages: Stages,
+    passed: Passed,
     /// When each source's thread gave a sign of life last.
     lives: Vec<(&'static str, Instant), SOURCES_MAX>,
     /// The core works on a window since then.
@@ -69,6 +70,7 @@ impl Status {
             sinks: Vec::new(),
             queue_drops: 0,
             stages: Stages::new(),
+            passed: Passed::default(),
             lives: Vec::new(),
             busy: None,
         };
@@ -97,6 +99,10 @@ impl Status {
 
     pub fn set_sink(&self, name: &'static str, counts: sink::SinkCounts) {
         set(&mut self.lock().sinks, name, counts);
+    }
+
+    pub fn set_gate(&self, passed: Passed) {
+        self.lock().passed = passed;
     }
 
     pub fn drop_some(&self, count: u32) {
@@ -150,6 +156,7 @@ impl Status {
             sinks: shared.sinks.clone(),
             queue_drops: shared.queue_drops,
             stages: shared.stages.clone(),
+            passed: shared.passed,
             busy: shared.busy.map(|since| since.elapsed()).unwrap_or_default(),
         }
     }

@@ -9,6 +9,8 @@ use crate::{
     cues::{
         Channel,
         claims::{self, Claim},
+        ground::{self, Verdict},
+        lexicon::{self, Said},
     },
     wire::{self, AUDIO, VIDEO},
 };
@@ -118,6 +120,9 @@ pub struct Scores {
     pub present: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// A gate found nobody: the model was not asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nobody: bool,
     pub plain: Vec<f32>,
     pub smoothed: Vec<f32>,
 }
@@ -138,6 +143,70 @@ pub struct Reason {
     /// Its label was gone before it was written to its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
+    /// Its claims held against what was measured of the window; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounds: Option<Grounds>,
+    /// Faces in the window's last look, where faces are looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub people: Option<u8>,
+}
+
+/// A reason's claims and how they stand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grounds {
+    pub claims: u32,
+    /// Claims that were measured.
+    #[serde(rename = "true")]
+    pub held: u32,
+    pub contradicted: u32,
+    pub verdicts: Vec<Judged>,
+}
+
+/// One claim: bytes `from` to `to` of the text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    pub claim: String,
+    pub verdict: Verdict,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubted: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other: bool,
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Grounds {
+    fn of(grounds: &ground::Grounds) -> Grounds {
+        let judged = |judged: &ground::Judged| {
+            let Said { claim: (cue, value), denied, doubted, other, from, to } = judged.said;
+            Judged {
+                claim: format!("{value} {cue}"),
+                verdict: judged.verdict,
+                denied,
+                doubted,
+                other,
+                from,
+                to,
+            }
+        };
+        Grounds {
+            claims: grounds.0.len() as u32,
+            held: grounds.count(Verdict::True) as u32,
+            contradicted: grounds.count(Verdict::Contradicted) as u32,
+            verdicts: grounds.0.iter().map(judged).collect(),
+        }
+    }
+
+    /// What people read behind a reason.
+    pub fn text(&self) -> String {
+        let Grounds { claims, held, contradicted, .. } = self;
+        match contradicted {
+            0 => format!("(grounded {held}/{claims})"),
+            _ => format!("(grounded {held}/{claims}, contradicted {contradicted})"),
+        }
+    }
 }
 
 impl Line {
@@ -156,6 +225,7 @@ impl Line {
                 at_ms: scores.at_ms,
                 present: modalities(scores.present),
                 missing: modalities(scores.expected & !scores.present),
+                nobody: scores.nobody,
                 plain: scores.plain[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
                 smoothed: scores.smoothed[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
             }),
@@ -171,7 +241,10 @@ impl Line {
 
 impl Reason {
     fn of(reason: &EpisodeReason) -> Reason {
-        let claims = claims::read(&reason.text);
+        let claims: Vec<Claim> = match &reason.grounds {
+            Some(grounds) => grounds.0.iter().map(|judged| judged.said.claim).collect(),
+            None => lexicon::read(&reason.text).into_iter().map(|said| said.claim).collect(),
+        };
         let words = |claims: &[Claim]| claims.iter().map(|(cue, value)| format!("{value} {cue}")).collect();
         let lacks = |cue| match claims::modality(cue) {
             Some(Channel::Face) => reason.present & VIDEO == 0,
@@ -189,6 +262,8 @@ impl Reason {
             claims: words(&claims),
             unfounded: words(&unfounded),
             cut: reason.cut,
+            grounds: reason.grounds.as_ref().map(Grounds::of),
+            people: (reason.people > 0).then_some(reason.people),
         }
     }
 }

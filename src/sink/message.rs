@@ -2,6 +2,7 @@
 //!
 //! Limits: a message is small and mostly `Copy`; only a reason carries text.
 
+use crate::cues::ground::Grounds;
 use crate::wire::{self, Event, Heartbeat, LABELS_MAX};
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub struct WindowScores {
     pub at_ms: u64,
     pub expected: u8,
     pub present: u8,
+    /// A gate found nobody: the model was not asked.
+    pub nobody: bool,
     /// How many of the arrays are labels; 0: the model gave no scores for this window.
     pub labels: usize,
     pub plain: [f32; LABELS_MAX],
@@ -60,6 +63,10 @@ pub struct EpisodeReason {
     pub answer: Option<String>,
     /// Its label was gone before it was written to its end.
     pub cut: bool,
+    /// Its claims held against what was measured; `None` where nothing was.
+    pub grounds: Option<Grounds>,
+    /// Faces in the window's last look.
+    pub people: u8,
 }
 
 impl Speaker {

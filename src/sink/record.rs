@@ -28,6 +28,8 @@ pub enum Noted {
         window_ms: u32,
         expected: u8,
         present: u8,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        nobody: bool,
         /// Missing where the model gave none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scores: Option<Vec<f32>>,
@@ -84,6 +86,7 @@ impl Sink for Record {
                     window_ms: self.speaker.window_ms,
                     expected: scores.expected,
                     present: scores.present,
+                    nobody: scores.nobody,
                     scores: (scores.labels > 0).then(|| scores.plain[..scores.labels].to_vec()),
                 };
                 self.put(&window.text());

@@ -27,6 +27,18 @@ pub struct SinkCounts {
     pub waiting: u64,
 }
 
+/// Windows by what a gate let through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    pub both: u32,
+    pub face: u32,
+    pub voice: u32,
+    /// Not scored: nobody was there.
+    pub nobody: u32,
+    /// What scoring those would have taken, at the mean of the others.
+    pub saved: Duration,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// As it goes out, with the health of each modality and all drops.
@@ -37,6 +49,8 @@ pub struct Snapshot {
     pub queue_drops: u32,
     /// Of the newest window.
     pub stages: Stages,
+    /// Zeros without a gate.
+    pub passed: Passed,
     /// How long the model has been busy with one window.
     pub busy: Duration,
 }
@@ -70,6 +84,14 @@ impl Snapshot {
             beat.audio.name(),
             beat.muted
         );
+        if self.passed != Passed::default() {
+            let Passed { both, face, voice, nobody, saved } = self.passed;
+            let saved_s = saved.as_secs();
+            let _ = write!(
+                line,
+                " gate_both={both} gate_face={face} gate_voice={voice} gate_nobody={nobody} gate_saved_s={saved_s}"
+            );
+        }
         for (name, counts) in &self.sources {
             let SourceCounts { gaps, broken, losses, .. } = counts;
             let _ = write!(line, " {name}_gaps={gaps} {name}_broken={broken} {name}_losses={losses}");

@@ -76,6 +76,8 @@ codes! {
         InputEnd = 11 "input_end",
         /// The model failed on the window.
         ModelError = 12 "model_error",
+        /// The gate saw and heard nobody.
+        Nobody = 13 "nobody",
     }
 }
 

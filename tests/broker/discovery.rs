@@ -76,8 +76,16 @@ fn home_assistant_is_told_what_it_can_use_and_again_after_its_birth() {
         ..Heartbeat::default()
     }));
     let text = "because ".repeat(100);
-    let reason =
-        EpisodeReason { episode: 3, at_ms: 9000, text, answer: Some("sad".into()), present: 3, cut: false };
+    let reason = EpisodeReason {
+        episode: 3,
+        at_ms: 9000,
+        text,
+        answer: Some("sad".into()),
+        present: 3,
+        cut: false,
+        grounds: None,
+        people: 0,
+    };
     sink.send(&Message::Reason(Arc::new(reason)));
     let last = |topic: &str| heard.of(topic).last().map(|(text, _)| text.clone());
     for topic in ["state", "health", "event", "reason", "availability"] {

@@ -22,7 +22,7 @@ export const SCHEMA = [
 export const KIND = ["other", "begin", "change", "end", "unknown"];
 export const CAUSE = [
   "other", "none", "faded", "replaced", "low_confidence", "no_video", "no_audio", "no_input", "muted", "shutdown", "restart", "input_end",
-  "model_error",
+  "model_error", "nobody",
 ];
 export const HEALTH = ["other", "off", "ok", "stalled", "absent", "muted", "ended"];
 const CODES = { "event.kind": KIND, "event.cause": CAUSE, "heartbeat.video": HEALTH, "heartbeat.audio": HEALTH };

@@ -156,13 +156,22 @@ pub mod tests {
             sinks: heapless::Vec::new(),
             queue_drops: 0,
             stages: heapless::Vec::new(),
+            passed: Default::default(),
             busy: Duration::from_millis(1500),
         };
         run.stages.push(("vision", Duration::from_millis(125))).unwrap();
         run.sinks.push(("mqtt", crate::sink::SinkCounts { sent: 3, ..Default::default() })).unwrap();
         let mut smoothed = [0.0; LABELS_MAX];
         smoothed[1] = 0.75;
-        let scores = WindowScores { at_ms: 1, expected: 3, present: 3, labels: 2, plain: smoothed, smoothed };
+        let scores = WindowScores {
+            at_ms: 1,
+            expected: 3,
+            present: 3,
+            nobody: false,
+            labels: 2,
+            plain: smoothed,
+            smoothed,
+        };
         let text = text(&speaker(), Some(&run), Some(&scores));
         for row in [
             "mien_info{device=\"kiosk \\\"3\\\"\\n\",bundle=\"b\\\\c\",purpose=\"research\",version=",

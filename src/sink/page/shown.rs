@@ -187,7 +187,15 @@ mod tests {
 
     fn scores(at_ms: u64) -> Message {
         let all = [0.125; crate::wire::LABELS_MAX];
-        Message::Scores(WindowScores { at_ms, expected: 1, present: 1, labels: 3, plain: all, smoothed: all })
+        Message::Scores(WindowScores {
+            at_ms,
+            expected: 1,
+            present: 1,
+            nobody: false,
+            labels: 3,
+            plain: all,
+            smoothed: all,
+        })
     }
 
     fn shown(history_s: u32) -> Shown {

@@ -16,21 +16,21 @@ STATES = (
 )
 
 
-def make(seed=3, person=None):
+def make(seed=3, person=None, states=STATES, held_out=False):
     """The file's bytes and one line of truth per state."""
     rng = np.random.default_rng([VERSION, 99, seed])
     person = clip.PEOPLE["test"][0] + 23 if person is None else person
     persona = np.random.default_rng([VERSION, 77, person])
-    who, mouthpiece = face.identity(persona), clip.speaker(persona)
+    who, mouthpiece = face.identity(persona, held_out), clip.speaker(persona, held_out)
     place = face.Scene((96, 120, 136), (58, 74, 92), 2.4, 0.22, 1.0, 0.03, 0.0, 1.5, 82, 0.32, (0.0, 0.0), "")
-    where = room.room(rng)
-    length_s = STATE_S * len(STATES)
+    where = room.room(rng, held_out)
+    length_s = STATE_S * len(states)
     dry = np.zeros(int(length_s * voice.RATE))
     opening = np.zeros(len(dry) // voice.HOP + 2)
     t = np.arange(int(length_s * FPS)) / FPS
     units = {u: np.zeros(len(t)) for u in face.UNITS}
     lines = []
-    for i, (seen, heard, said) in enumerate(STATES):
+    for i, (seen, heard, said) in enumerate(states):
         start = i * STATE_S
         core, may = clip.EXPRESSIONS[seen]
         peaks = {u: 0.9 for u in core} | {u: 0.7 for u in may if u not in (25, 26)}
@@ -43,7 +43,7 @@ def make(seed=3, person=None):
             cues.append({"modality": "face", "cue": cue, "value": value, "onset_ms": round(1000 * lo),
                          "offset_ms": round(1000 * (hi + 0.4)), "observable": bool(visible), "intensity": round(strength, 3)})
         for k in range(3):
-            text = lexicon.sentence(rng, said, longest=4)
+            text = lexicon.sentence(rng, said, held_out, longest=4)
             sound, moved = voice.speak(rng, lexicon.phonemes(text), mouthpiece, voice.varied(rng, heard))
             begin = start + FIRST_S + k * EVERY_S
             at = int(begin * voice.RATE)

@@ -28,7 +28,7 @@ SCHEMA = (
 KIND = ("other", "begin", "change", "end", "unknown")
 CAUSE = (
     "other", "none", "faded", "replaced", "low_confidence", "no_video", "no_audio", "no_input", "muted", "shutdown", "restart", "input_end",
-    "model_error",
+    "model_error", "nobody",
 )
 HEALTH = ("other", "off", "ok", "stalled", "absent", "muted", "ended")
 CODES = {("event", "kind"): KIND, ("event", "cause"): CAUSE, ("heartbeat", "video"): HEALTH, ("heartbeat", "audio"): HEALTH}

@@ -1,0 +1,132 @@
+//! A reason held against what was measured: a verdict for each of its claims.
+
+use super::{
+    Channel,
+    ledger::{Cues, Measured},
+    lexicon::{self, Said},
+};
+
+/// How a claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It was measured.
+    True,
+    /// Something else was measured.
+    Contradicted,
+    /// It can be measured, but not now: the person is not known yet, is not there, or is turned away.
+    NotObservable,
+    /// Nothing here measures it.
+    NotCheckable,
+}
+
+/// A claim of a text with its verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    pub said: Said,
+    pub verdict: Verdict,
+}
+
+/// Every claim of a reason, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grounds(pub Vec<Judged>);
+
+impl Grounds {
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.0.iter().filter(|judged| judged.verdict == verdict).count()
+    }
+
+    /// Of two reasons the one with fewer contradicted claims is better, then the one with more true ones.
+    pub fn better_than(&self, other: &Grounds) -> bool {
+        let rank = |grounds: &Grounds| {
+            (other.0.len(), grounds.count(Verdict::Contradicted), grounds.count(Verdict::True))
+        };
+        let (_, false_here, true_here) = rank(self);
+        let (_, false_there, true_there) = rank(other);
+        false_here < false_there || false_here == false_there && true_here > true_there
+    }
+}
+
+/// Holds the claims of a text against the cues of the window that it is about.
+pub fn check(text: &str, cues: &Cues) -> Grounds {
+    let judged = |said: Said| Judged { verdict: verdict(&said, cues), said };
+    Grounds(lexicon::read(text).into_iter().map(judged).collect())
+}
+
+fn verdict(said: &Said, cues: &Cues) -> Verdict {
+    let (cue, value) = said.claim;
+    if said.other {
+        return Verdict::NotCheckable;
+    }
+    let plain = match (cue, value) {
+        ("face", "still") => still(cues),
+        _ => of(cue, value, cues),
+    };
+    match (plain, said.denied) {
+        (Verdict::True, true) => Verdict::Contradicted,
+        (Verdict::Contradicted, true) => Verdict::True,
+        (plain, _) => plain,
+    }
+}
+
+fn of(cue: &str, value: &str, cues: &Cues) -> Verdict {
+    let Some(measured) = cues.iter().find(|measured| measured.cue == cue) else {
+        return Verdict::NotCheckable;
+    };
+    let Measured { value: found, known, observable, .. } = *measured;
+    match () {
+        () if !known.contains(&value) && (found.is_empty() || !observable) => Verdict::NotCheckable,
+        () if !observable => Verdict::NotObservable,
+        () if found == value => Verdict::True,
+        () => Verdict::Contradicted,
+    }
+}
+
+/// A face in which something is seen is not still; that nothing is seen does not show that nothing is there.
+fn still(cues: &Cues) -> Verdict {
+    let face = || cues.iter().filter(|measured| measured.channel == Channel::Face);
+    match face().any(|measured| measured.observable && !measured.value.is_empty()) {
+        true => Verdict::Contradicted,
+        false => Verdict::NotCheckable,
+    }
+}
+
+/// A text without its contradicted claims: items of a list go alone, in running text the sentence goes.
+pub fn without_contradicted(text: &str, grounds: &Grounds) -> String {
+    let mut out = text.to_owned();
+    let mut gone: Vec<(usize, usize)> = Vec::new();
+    for judged in grounds.0.iter().filter(|judged| judged.verdict == Verdict::Contradicted) {
+        let (from, to) = (judged.said.from, judged.said.to);
+        let around = item(text, from, to).unwrap_or_else(|| lexicon::sentence(text, from));
+        gone.push(around);
+    }
+    gone.sort_unstable();
+    for &(from, to) in gone.iter().rev() {
+        if to <= out.len() && out.is_char_boundary(from) && out.is_char_boundary(to) {
+            out.replace_range(from..to, "");
+        }
+    }
+    tidy(&out)
+}
+
+/// The claim with the comma that parts it from its neighbour, where it is an item of a list.
+fn item(text: &str, from: usize, to: usize) -> Option<(usize, usize)> {
+    let after = text[to..].chars().next()?;
+    let before = text[..from].trim_end();
+    match (before.ends_with(','), after) {
+        (true, ',' | '.') => Some((before.len() - 1, to)),
+        (false, ',') => Some((from, to + text[to..].find(|c: char| c != ',' && c != ' ').unwrap_or(1))),
+        _ => None,
+    }
+}
+
+/// Without empty lists ("I see .") and double spaces.
+fn tidy(text: &str) -> String {
+    let mut out = text.replace("  ", " ");
+    for lead in ["I see", "I hear"] {
+        for end in [" .", "."] {
+            out = out.replace(&format!("{lead}{end}"), "");
+        }
+    }
+    out.trim().replace("  ", " ")
+}

@@ -1,0 +1,257 @@
+//! Readings to facts: what is measured of each reading, beside the model.
+//!
+//! Nothing here asks a clock, so the same readings give the same facts.
+//! Limits: faces of a picture and values of a reading have fixed places; nothing is allocated here after `new`, beyond what a net
+//! takes for a run.
+
+mod face;
+mod filter;
+mod own;
+mod pitch;
+mod tracks;
+mod voice;
+
+pub use face::{Look, POINTS};
+pub use own::Own;
+pub use voice::{Heard, Phrase, Step, Voice};
+
+use super::{
+    gate::{Seen, Speaking},
+    net::{FACES_MAX, Face, FaceBox, FaceMesh, VoiceActivity},
+    settings::{Crop, Gate, Nets, Task},
+};
+use crate::source::{Chunk, Frame, Reading, SAMPLE_RATE};
+use anyhow::Result;
+use tracks::Tracks;
+
+/// How long a face's place is good for a cut of the next pictures.
+const PLACE_NS: u64 = 2_000_000_000;
+/// How long faces that were found are followed by a mesh alone.
+const AGAIN_NS: u64 = 1_000_000_000;
+/// Of a face's longer side: what the model sees of a picture that is cut.
+const MARGIN: f32 = 2.0;
+
+/// Whether somebody spoke, until `at_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Speech {
+    pub at_ns: u64,
+    pub active: bool,
+}
+
+/// One face of a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Person {
+    /// The same as long as the face is followed; no identity.
+    pub track: u16,
+    pub face: Face,
+    /// Of the largest face alone.
+    pub look: Option<Look>,
+    /// Mean brightness of the face, 0 to 255.
+    pub light: f32,
+}
+
+/// One look at a picture.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Faces {
+    pub at_ns: u64,
+    /// Somebody is there.
+    pub present: bool,
+    /// The largest first.
+    pub people: heapless::Vec<Person, FACES_MAX>,
+}
+
+/// What was measured of one reading.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    pub phrases: heapless::Vec<Phrase, 4>,
+    pub speech: heapless::Vec<Speech, 16>,
+    pub faces: Option<Faces>,
+}
+
+/// Measures readings.
+pub struct Measurer {
+    voice: Voice,
+    speaking: Speaking,
+    seen: Seen,
+    tracks: Tracks,
+    crop: Crop,
+    listener: Option<VoiceActivity>,
+    finder: Option<FaceBox>,
+    mesh: Option<FaceMesh>,
+    /// Where the largest face was last.
+    place: Option<(u64, Face)>,
+    /// Who was found when the whole picture was looked at last.
+    found: Option<(u64, heapless::Vec<Person, FACES_MAX>)>,
+}
+
+impl Measurer {
+    /// Loads the nets. `first_track` is the number of the first face.
+    pub fn new(nets: &Nets, gate: Gate, crop: Crop, first_track: u16) -> Result<Measurer> {
+        Ok(Measurer {
+            voice: Voice::default(),
+            speaking: Speaking::new(gate),
+            seen: Seen::new(gate),
+            tracks: Tracks::new(first_track),
+            crop,
+            listener: nets.of(Task::VoiceActivity).map(VoiceActivity::load).transpose()?,
+            finder: nets.of(Task::FaceBox).map(FaceBox::load).transpose()?,
+            mesh: nets.of(Task::FaceMesh).map(FaceMesh::load).transpose()?,
+            place: None,
+            found: None,
+        })
+    }
+
+    /// Measures a reading; a picture may be cut to the face in it.
+    pub fn take(&mut self, reading: &mut Reading) -> Facts {
+        let mut facts = Facts::default();
+        match reading {
+            Reading::Chunk(chunk) => self.hear(chunk, &mut facts),
+            Reading::Frame(frame) => {
+                facts.faces = self.see(frame);
+                self.cut(frame);
+            }
+            Reading::Lost { .. } | Reading::End { .. } => {}
+        }
+        facts
+    }
+
+    /// Overwrites what was seen and heard.
+    pub fn forget(&mut self) {
+        self.voice.forget();
+        if let Some(listener) = &mut self.listener {
+            listener.forget();
+        }
+        for net in [self.finder.as_mut().map(FaceBox::forget), self.mesh.as_mut().map(FaceMesh::forget)] {
+            net.unwrap_or_default();
+        }
+        (self.place, self.found) = (None, None);
+    }
+
+    fn hear(&mut self, chunk: &Chunk, facts: &mut Facts) {
+        self.voice.push(chunk, |heard| match heard {
+            Heard::Phrase(phrase) => {
+                facts.phrases.push(phrase).ok();
+            }
+            Heard::Step(..) => {}
+        });
+        let Self { listener, speaking, .. } = self;
+        let Some(net) = listener else { return };
+        let heard = net.push(&chunk.samples, |probability, samples| {
+            let at_ns = chunk.captured_ns + samples as u64 * 1_000_000_000 / u64::from(SAMPLE_RATE);
+            facts.speech.push(Speech { at_ns, active: speaking.push(probability) }).ok();
+        });
+        if let Err(error) = heard {
+            log::error!("the net for voices is done with, and every sound counts as a voice: {error:#}");
+            *listener = None;
+        }
+    }
+
+    fn see(&mut self, frame: &Frame) -> Option<Faces> {
+        if self.finder.is_none() || !self.seen.due(frame.captured_ns) {
+            return None;
+        }
+        match self.look(frame) {
+            Ok(faces) => Some(faces),
+            Err(error) => {
+                log::error!(
+                    "the nets for faces are done with, and every picture counts as one with a face: {error:#}"
+                );
+                (self.finder, self.mesh) = (None, None);
+                None
+            }
+        }
+    }
+
+    fn look(&mut self, frame: &Frame) -> Result<Faces> {
+        let at_ns = frame.captured_ns;
+        let mut people = match self.followed(at_ns) {
+            Some(people) => people,
+            None => self.find(frame)?,
+        };
+        if let (Some(mesh), Some(largest)) = (&mut self.mesh, people.first_mut()) {
+            let (points, flag) = mesh.find(frame, &largest.face)?;
+            if flag >= self.seen.settings().mesh_score {
+                largest.look = face::look(points);
+                largest.face = around(points, flag);
+            } else {
+                people.clear();
+                self.found = None;
+            }
+        }
+        for person in &mut people {
+            person.light = light(frame, &person.face);
+        }
+        self.tracks.follow(&mut people, at_ns);
+        self.place = people.first().map(|person| (at_ns, person.face)).or(self.place);
+        Ok(Faces { at_ns, present: self.seen.push(!people.is_empty(), at_ns), people })
+    }
+
+    /// While a mesh follows the largest face, the whole picture is looked at once a second.
+    fn followed(&self, at_ns: u64) -> Option<heapless::Vec<Person, FACES_MAX>> {
+        let (found_ns, people) = self.found.as_ref()?;
+        let (_, face) = self.place?;
+        self.mesh.as_ref()?;
+        let mut people = people.clone();
+        people.first_mut()?.face = face;
+        (at_ns.saturating_sub(*found_ns) < AGAIN_NS).then_some(people)
+    }
+
+    fn find(&mut self, frame: &Frame) -> Result<heapless::Vec<Person, FACES_MAX>> {
+        let mut people = heapless::Vec::new();
+        if let Some(finder) = &mut self.finder {
+            for face in finder.find(frame, self.seen.settings().face_score)? {
+                people.push(Person { face, ..Person::default() }).ok();
+            }
+        }
+        self.found = (!people.is_empty()).then(|| (frame.captured_ns, people.clone()));
+        Ok(people)
+    }
+
+    /// Cuts a picture to the last face, where one is wanted and known.
+    fn cut(&self, frame: &mut Frame) {
+        let (Crop::Face, Some((at_ns, face))) = (self.crop, self.place) else { return };
+        if frame.captured_ns.abs_diff(at_ns) > PLACE_NS {
+            return;
+        }
+        let side = (MARGIN * face.width().max(face.bottom - face.top)) as i64;
+        let (width, height) = (i64::from(frame.width), i64::from(frame.height));
+        let side = side.clamp(1, width.min(height));
+        let start = |middle: f32, whole: i64| (middle as i64 - side / 2).clamp(0, whole - side) as usize;
+        let left = start((face.left + face.right) / 2.0, width);
+        let top = start((face.top + face.bottom) / 2.0, height);
+        let (side, width) = (side as usize, width as usize);
+        for row in 0..side {
+            let from = ((top + row) * width + left) * 3;
+            frame.rgb.copy_within(from..from + side * 3, row * side * 3);
+        }
+        frame.rgb.truncate(side * side * 3);
+        (frame.width, frame.height) = (side as u32, side as u32);
+    }
+}
+
+/// The box of a mesh, and its outer corners of the eyes.
+fn around(points: &[[f32; 3]; POINTS], score: f32) -> Face {
+    let mut face =
+        Face { score, left: f32::MAX, top: f32::MAX, right: f32::MIN, bottom: f32::MIN, ..Face::default() };
+    for [x, y, _] in points {
+        (face.left, face.right) = (face.left.min(*x), face.right.max(*x));
+        (face.top, face.bottom) = (face.top.min(*y), face.bottom.max(*y));
+    }
+    face.eyes = [points[33], points[263]].map(|[x, y, _]| (x, y));
+    face
+}
+
+/// Mean of the green channel over a face.
+fn light(frame: &Frame, face: &Face) -> f32 {
+    let inside = |v: f32, whole: u32| (v.max(0.0) as usize).min(whole as usize);
+    let (left, right) = (inside(face.left, frame.width), inside(face.right, frame.width));
+    let (top, bottom) = (inside(face.top, frame.height), inside(face.bottom, frame.height));
+    let (mut sum, mut count) = (0u64, 0u64);
+    for y in (top..bottom).step_by(4) {
+        for x in (left..right).step_by(4) {
+            sum += u64::from(frame.rgb[(y * frame.width as usize + x) * 3 + 1]);
+            count += 1;
+        }
+    }
+    sum as f32 / count.max(1) as f32
+}

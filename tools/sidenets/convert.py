@@ -1,0 +1,177 @@
+"""A small convolutional TFLite net to ONNX: `convert.py IN.tflite OUT.onnx`.
+
+TFLite keeps pictures as rows, columns, channels; the ONNX net is given channels, rows, columns. Half-precision weights become f32.
+Names of inputs and outputs stay. An operator outside the list below is refused by name.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tflite
+from onnx import TensorProto, helper, numpy_helper
+
+TYPES = {tflite.TensorType.FLOAT32: np.float32, tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.INT32: np.int32}
+OPERATORS = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
+FUSED = {tflite.ActivationFunctionType.NONE: None, tflite.ActivationFunctionType.RELU: "Relu"}
+CHANNELS_FIRST = (0, 3, 1, 2)
+
+
+def options(operator, kind):
+    out = kind()
+    table = operator.BuiltinOptions()
+    out.Init(table.Bytes, table.Pos)
+    return out
+
+
+class Graph:
+    """A TFLite graph as it becomes an ONNX one."""
+
+    def __init__(self, data):
+        if data[4:8] != b"TFL3":
+            raise SystemExit("no TFLite file: it does not begin with TFL3")
+        self.model = tflite.Model.GetRootAs(data, 0)
+        self.graph = self.model.Subgraphs(0)
+        self.nodes, self.weights, self.made = [], [], 0
+        self.values = {}
+        for i in range(self.graph.TensorsLength()):
+            tensor = self.graph.Tensors(i)
+            buffer = self.model.Buffers(tensor.Buffer())
+            if buffer.DataLength():
+                if tensor.Type() not in TYPES:
+                    raise SystemExit(f"tensor {self.name(i)} has the type {tensor.Type()}, which is not converted")
+                flat = np.frombuffer(buffer.DataAsNumpy().tobytes(), TYPES[tensor.Type()])
+                self.values[i] = flat.reshape(self.shape(i))
+
+    def shape(self, i):
+        return [int(n) for n in np.atleast_1d(self.graph.Tensors(i).ShapeAsNumpy())]
+
+    def name(self, i):
+        return self.graph.Tensors(i).Name().decode()
+
+    def constant(self, array):
+        self.made += 1
+        name = f"weight {self.made}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, kind, inputs, output=None, **attributes):
+        self.made += 1
+        output = output or f"value {self.made}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def operand(self, i):
+        """A tensor's name; a constant is turned as pictures are."""
+        if i not in self.values:
+            return self.name(i)
+        array = self.values[i].astype(np.float32)
+        if array.ndim == 4:
+            array = array.transpose(CHANNELS_FIRST)
+        elif array.ndim == 3:
+            array = array.transpose(2, 0, 1)
+        return self.constant(array)
+
+    def activated(self, value, function, output):
+        if FUSED.get(function, False) is False:
+            raise SystemExit(f"the activation {function} at {output} is not converted")
+        self.node(FUSED[function] or "Identity", [value], output)
+
+    def convolve(self, operator, inputs, output, depthwise):
+        o = options(operator, tflite.DepthwiseConv2DOptions if depthwise else tflite.Conv2DOptions)
+        kernel = self.values[inputs[1]].astype(np.float32)
+        if depthwise:
+            kernel, groups = kernel.transpose(3, 0, 1, 2), kernel.shape[3]
+            if o.DepthMultiplier() != 1:
+                raise SystemExit(f"a depth multiplier of {o.DepthMultiplier()} at {output} is not converted")
+        else:
+            kernel, groups = kernel.transpose(CHANNELS_FIRST), 1
+        if (o.DilationHFactor(), o.DilationWFactor()) != (1, 1):
+            raise SystemExit(f"a dilated convolution at {output} is not converted")
+        bias = [self.constant(self.values[inputs[2]].astype(np.float32))] if len(inputs) > 2 and inputs[2] >= 0 else []
+        strides = [o.StrideH(), o.StrideW()]
+        value = self.node("Conv", [self.name(inputs[0]), self.constant(kernel), *bias], group=groups, strides=strides,
+                          pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel.shape[2:], strides))
+        self.activated(value, o.FusedActivationFunction(), output)
+
+    def pool(self, operator, inputs, output):
+        o = options(operator, tflite.Pool2DOptions)
+        kernel, strides = [o.FilterHeight(), o.FilterWidth()], [o.StrideH(), o.StrideW()]
+        value = self.node("MaxPool", [self.name(inputs[0])], kernel_shape=kernel, strides=strides,
+                          pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel, strides))
+        self.activated(value, o.FusedActivationFunction(), output)
+
+    @staticmethod
+    def padding(kind, size, kernel, strides):
+        """TFLite's SAME puts the odd one behind."""
+        if kind == tflite.Padding.VALID:
+            return [0, 0, 0, 0]
+        whole = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, strides)]
+        return [p // 2 for p in whole] + [p - p // 2 for p in whole]
+
+    def add(self, operator, inputs, output):
+        self.activated(self.node("Add", [self.operand(i) for i in inputs]), options(operator, tflite.AddOptions).FusedActivationFunction(), output)
+
+    def pad(self, inputs, output):
+        amounts = self.values[inputs[1]].astype(np.int64)[list(CHANNELS_FIRST)]
+        self.node("Pad", [self.name(inputs[0]), self.constant(amounts.T.reshape(-1))], output)
+
+    def reshape(self, inputs, shape, output):
+        """What is not a picture any more is in TFLite's order."""
+        value = self.node("Transpose", [self.name(inputs[0])], perm=[0, 2, 3, 1])
+        self.node("Reshape", [value, self.constant(np.array(shape, np.int64))], output)
+
+    def concatenate(self, operator, inputs, shape, output):
+        axis = options(operator, tflite.ConcatenationOptions).Axis() % len(shape)
+        self.node("Concat", [self.name(i) for i in inputs], output, axis=CHANNELS_FIRST.index(axis) if len(shape) == 4 else axis)
+
+    def operator(self, operator):
+        code = self.model.OperatorCodes(operator.OpcodeIndex())
+        kind = OPERATORS.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
+        inputs, at = [int(i) for i in operator.InputsAsNumpy()], int(operator.Outputs(0))
+        output, shape = self.name(at), self.shape(at)
+        if kind == "DEQUANTIZE" and inputs[0] in self.values:
+            self.values[at] = self.values[inputs[0]].astype(np.float32)
+        elif kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            self.convolve(operator, inputs, output, kind != "CONV_2D")
+        elif kind == "MAX_POOL_2D":
+            self.pool(operator, inputs, output)
+        elif kind == "RELU":
+            self.node("Relu", [self.name(inputs[0])], output)
+        elif kind == "PRELU":
+            self.node("PRelu", [self.name(inputs[0]), self.operand(inputs[1])], output)
+        elif kind == "ADD":
+            self.add(operator, inputs, output)
+        elif kind == "PAD":
+            self.pad(inputs, output)
+        elif kind == "RESHAPE" and len(self.shape(inputs[0])) == 4 and len(shape) < 4:
+            self.reshape(inputs, shape, output)
+        elif kind == "CONCATENATION":
+            self.concatenate(operator, inputs, shape, output)
+        else:
+            raise SystemExit(f"the operator {kind} {(code.CustomCode() or b'').decode()} at {output} is not converted")
+
+    def convert(self):
+        for i in range(self.graph.OperatorsLength()):
+            self.operator(self.graph.Operators(i))
+
+        def about(i):
+            shape = self.shape(i)
+            shape = [shape[k] for k in CHANNELS_FIRST] if len(shape) == 4 else shape
+            return helper.make_tensor_value_info(self.name(i), TensorProto.FLOAT, shape)
+
+        graph = helper.make_graph(self.nodes, "net", [about(int(i)) for i in self.graph.InputsAsNumpy()],
+                                  [about(int(i)) for i in self.graph.OutputsAsNumpy()], self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+        onnx.checker.check_model(model)
+        return model
+
+
+def convert(data):
+    """The bytes of a TFLite file to those of an ONNX one."""
+    return Graph(data).convert().SerializeToString(deterministic=True)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_bytes(convert(Path(sys.argv[1]).read_bytes()))
