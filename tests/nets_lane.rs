@@ -1,11 +1,11 @@
-//! A net over stored inputs, for `tools/test cues`: `nets_lane NET.onnx OUTPUT=SIZE,... INPUT=DIMxDIM=FILE...` prints the time of a load and
-//! of a run, and writes each output beside the inputs as `OUTPUT.f32`. Files are f32, little-endian.
+//! A net over stored inputs, for `tools/test cues`: `nets_lane NET.onnx OUTPUT=SIZE,... INPUT=DIMxDIM=FILE...` writes each output beside
+//! the inputs as `OUTPUT.f32`. Files are f32, little-endian.
 
 use mien::cues::{
     self, Task,
     net::{Net, Wants},
 };
-use std::{env, fs, path::Path, time::Instant};
+use std::{env, fs, path::Path};
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -26,18 +26,8 @@ fn main() {
         shapes.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
     let wants = Wants { inputs: &shapes, outputs: &outputs };
     let settings = cues::Net { file: file.into(), ..cues::Net::default() };
-    let began = Instant::now();
     let net = Net::load(Task::FaceBox, &settings, &wants).unwrap();
-    let load = began.elapsed();
     let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
-    let mut times: Vec<f64> = (0..30)
-        .map(|_| {
-            let began = Instant::now();
-            net.run(&values, |_| ()).unwrap();
-            began.elapsed().as_secs_f64() * 1e3
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
     let folder = Path::new(inputs[0].rsplit('=').next().unwrap()).parent().unwrap();
     net.run(&values, |said| {
         for ((name, _), values) in outputs.iter().zip(said) {
@@ -46,5 +36,4 @@ fn main() {
         }
     })
     .unwrap();
-    println!("{:.1} {:.3}", load.as_secs_f64() * 1e3, times[times.len() / 2]);
 }

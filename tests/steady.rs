@@ -173,12 +173,8 @@ fn steady_state_takes_no_memory() {
         heartbeat_ms: 200,
     });
     let privacy = privacy::Settings { purpose: "museum-guide".into(), ..Default::default() };
-    let pipe = pipe::Settings {
-        video: Some(video.clone()),
-        audio: Some(audio.clone()),
-        audio_rate: 16_000,
-        audio_channels: 1,
-    };
+    let (picture, sound) = (Some(video.clone()), Some(audio.clone()));
+    let pipe = pipe::Settings { video: picture, audio: sound, audio_rate: 16_000, audio_channels: 1 };
     let serial = serial::Settings { tty, write_ms: 1, hello_s: 1, ..Default::default() };
     let plan = Plan {
         sources: vec![(source::Settings::Pipe(pipe), Gives { video: true, audio: true })],
@@ -187,6 +183,9 @@ fn steady_state_takes_no_memory() {
         pace: Pace::Live,
         window,
         frames: bundle.shape().frames,
+        nets: Default::default(),
+        gate: None,
+        cues: Default::default(),
         policy: Limits { dwell_ms: 0, smooth_ms: 0, change: 0.01, ..Default::default() },
         model: config::Model { labels: set.name.clone(), reason: Explain::Off, ..Default::default() },
         daemon: config::Daemon { heartbeat_ms: 200, readings_max: 64, ..Default::default() },

@@ -32,6 +32,9 @@ pub struct Args {
     window_ms: u64,
     #[arg(long, default_value_t = 1_000)]
     hop_ms: u64,
+    /// Of a folder of pictures.
+    #[arg(long, default_value_t = 25)]
+    frames_per_second: u32,
     /// Every 10 ms of sound instead, as `ms hz level_db`; hz is 0 where there is no voice.
     #[arg(long)]
     pitch: bool,
@@ -58,7 +61,9 @@ struct Line<'a> {
 pub fn run(args: Args) -> Result<()> {
     ensure!((100..=30_000).contains(&args.window_ms), "--window-ms {}: from 100 to 30000", args.window_ms);
     ensure!((100..=60_000).contains(&args.hop_ms), "--hop-ms {}: from 100 to 60000", args.hop_ms);
-    let settings = clip::Settings { path: args.clip.clone(), paced: false, frames_per_second: 25 };
+    let settings =
+        clip::Settings { path: args.clip.clone(), paced: false, frames_per_second: args.frames_per_second };
+    settings.check()?;
     let pool = Pool::new(2, 2);
     let mut clip = settings.open(&pool)?;
     let mut out = io::stdout().lock();

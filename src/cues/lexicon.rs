@@ -66,6 +66,7 @@ const ENGLISH: &[(&str, &str, &str)] = &[
     ("level|even|steady pitch|tone", "pitch", "level"),
     ("pitch|tone level|even|steady", "pitch", "level"),
     ("wide range", "range", "wide"),
+    ("voice|tone|intonation lively|animated|varied|expressive", "range", "wide"),
     ("lively|animated|varied|expressive intonation|tone|voice|melody", "range", "wide"),
     ("narrow range", "range", "narrow"),
     ("monotone|monotonous|flat|toneless tone|voice|intonation", "range", "narrow"),
@@ -86,7 +87,8 @@ const ENGLISH: &[(&str, &str, &str)] = &[
     ("voice trembl*|shak*|quaver*|quiver*|unsteady|breaks|cracks", "timbre", "trembling"),
     ("soft|gentle|quiet|breathy timbre|voice|tone", "timbre", "soft"),
     ("voice|tone soft|gentle|quiet|breathy|softly", "timbre", "soft"),
-    ("whisper*|speaks softly|murmur*", "timbre", "soft"),
+    ("whisper*|murmur*", "timbre", "soft"),
+    ("speak*|talk* softly|quietly", "timbre", "soft"),
     ("clear timbre|voice", "timbre", "clear"),
     ("no|silent voice", "voice", "no"),
     ("good|positive|kind words", "words", "good"),
@@ -324,7 +326,9 @@ fn matched(words: &[Word<'_>], taken: &[bool], first: usize, parts: &[&str]) -> 
     let mut places = Vec::with_capacity(parts.len());
     let mut at = first;
     for (i, part) in parts.iter().enumerate() {
-        let most = if i == 0 { first } else { at + GAP };
+        // "No" stands right before what is not there.
+        let gap = if parts[0] == "no" { 0 } else { GAP };
+        let most = if i == 0 { first } else { at + gap };
         let place = (at..words.len().min(most + 1))
             .find(|&w| !taken[w] && words[w].clause == words[first].clause && fits(words[w].text, part))?;
         places.push(place);

@@ -5,8 +5,10 @@ use super::{
     plan::Plan, pulse, status::Status, summary::Summary, threads,
 };
 use crate::{
+    cues::Measurer,
     model::Infer,
     sink::{Sink, ledger::Told},
+    source::Pool,
 };
 use anyhow::{Context, Result};
 use std::{
@@ -14,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -61,20 +64,8 @@ pub fn run(
         let intake = edge::Intake::new(device.clone(), *gives, plan.pace, plan.keep_ns(), links);
         sources.push(threads::start(&format!("source-{}", intake.name()), move || intake.run())?);
     }
-    if let Some(measurer) = measurer {
-        let (from, to) = (Arc::clone(&first), Arc::clone(&readings));
-        let (gate, pool) = (Arc::clone(&controls.gate), pool.clone());
-        let thread = move || measure::measure(measurer, &from, &to, &gate, &pool);
-        sources.push(threads::start("measure", thread)?);
-    }
-    let pulse = match plan.pace {
-        Pace::Fast => None,
-        Pace::Live | Pace::Paced => {
-            let (exits, status, done) = (Arc::clone(&exits), Arc::clone(&status), Arc::clone(&done));
-            let (gate, daemon) = (Arc::clone(&controls.gate), plan.daemon.clone());
-            Some(threads::start("pulse", move || pulse::beat(&exits, &status, &gate, &daemon, &done))?)
-        }
-    };
+    sources.extend(measuring(measurer, controls, &first, &readings, &pool)?);
+    let pulse = pulse(plan, controls, &exits, &status, &done)?;
 
     let links = core::Links {
         gate: Arc::clone(&controls.gate),
@@ -103,6 +94,36 @@ pub fn run(
     let sinks = delivery.finish(plan.pace, &controls.stop, &status);
     let dropped = status.snapshot(false).heartbeat.dropped;
     outcome.map(|()| Summary { sinks, dropped, took: started.elapsed(), ..summary })
+}
+
+/// The thread between the sources and the core, where anything is measured.
+fn measuring(
+    measurer: Option<Measurer>,
+    controls: &Controls,
+    from: &Arc<Inbox>,
+    to: &Arc<Inbox>,
+    pool: &Pool,
+) -> Result<Option<JoinHandle<()>>> {
+    let Some(measurer) = measurer else { return Ok(None) };
+    let (from, to) = (Arc::clone(from), Arc::clone(to));
+    let (gate, pool) = (Arc::clone(&controls.gate), pool.clone());
+    threads::start("measure", move || measure::measure(measurer, &from, &to, &gate, &pool)).map(Some)
+}
+
+/// Heartbeats and the watchdog; a recording that is played fast has its own.
+fn pulse(
+    plan: &Plan,
+    controls: &Controls,
+    exits: &Arc<Exits>,
+    status: &Arc<Status>,
+    done: &Arc<AtomicBool>,
+) -> Result<Option<JoinHandle<()>>> {
+    if plan.pace == Pace::Fast {
+        return Ok(None);
+    }
+    let (exits, status, done) = (Arc::clone(exits), Arc::clone(status), Arc::clone(done));
+    let (gate, daemon) = (Arc::clone(&controls.gate), plan.daemon.clone());
+    threads::start("pulse", move || pulse::beat(&exits, &status, &gate, &daemon, &done)).map(Some)
 }
 
 /// The begins that an earlier run told and did not end, each once, in the order of their numbers.

@@ -25,6 +25,7 @@ pub const RULES: [Rule; 8] = [
             ("src/source/v4l2.rs", "the camera"),
             ("src/source/pipe.rs", "the pipe"),
             ("src/source/recorded/", "recordings"),
+            ("src/cues/net/engine.rs", "small nets"),
             ("src/sink/serial.rs", "the tty"),
             ("src/sink/record.rs", "the record that a user asks for"),
             ("src/sink/mqtt/link.rs", "certificates"),
@@ -130,7 +131,7 @@ pub const RULES: [Rule; 8] = [
 const EVERYWHERE: [&str; 4] = ["anyhow", "log", "schemars", "serde"];
 
 /// Every other crate, and the rooms that name it.
-const CRATES: [(&str, &[&str]); 42] = [
+const CRATES: [(&str, &[&str]); 43] = [
     ("alsa", &["src/source/mic.rs"]),
     ("clap", &["src/command/", "src/main.rs"]),
     ("clap_complete", &["src/command/completions.rs"]),
@@ -148,6 +149,7 @@ const CRATES: [(&str, &[&str]); 42] = [
             "src/wire/",
             "src/source/pipe.rs",
             "src/window.rs",
+            "src/cues/",
             "src/policy.rs",
             "src/sink/snapshot.rs",
             "src/daemon/",
@@ -194,7 +196,7 @@ const CRATES: [(&str, &[&str]); 42] = [
             "src/command/",
         ],
     ),
-    ("sha2", &["src/bundle/", "src/machine/", "src/eval/manifest.rs"]),
+    ("sha2", &["src/bundle/", "src/machine/", "src/cues/net/engine.rs", "src/eval/manifest.rs"]),
     ("signal_hook", &["src/command/run.rs", "src/command/top.rs", "src/command/watch.rs"]),
     ("socketcan", &["src/sink/can.rs"]),
     ("strsim", &["src/config.rs"]),
@@ -202,8 +204,9 @@ const CRATES: [(&str, &[&str]); 42] = [
     ("tokenizers", &["src/bundle/tokenizer.rs", "src/bundle/gate.rs"]),
     ("tokio", &["src/sink/mqtt/link.rs", "src/sink/page/server.rs"]),
     ("toml", &["src/config.rs"]),
+    ("tract_onnx", &["src/cues/net/engine.rs"]),
     ("v4l", &["src/source/v4l2.rs"]),
-    ("zeroize", &["src/source/mod.rs", "src/window.rs"]),
+    ("zeroize", &["src/source/mod.rs", "src/window.rs", "src/cues/"]),
     ("zune_jpeg", &["src/source/pixels.rs"]),
 ];
 

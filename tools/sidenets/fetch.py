@@ -91,6 +91,8 @@ def main():
         ready.mkdir()
         for name, data in made.items():
             (ready / f"{name}.onnx").write_bytes(data)
+            if data != found[name]:
+                (ready / f"{name}.tflite").write_bytes(found[name])
         (ready / "manifest.toml").write_text(manifest(made))
         shutil.rmtree(place, ignore_errors=True)
         ready.rename(place)

@@ -10,8 +10,11 @@ use std::path::PathBuf;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// A packed bundle.
-    #[arg(long, value_name = "FILE", required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["synthetic", "nets"], conflicts_with = "synthetic")]
     pub bundle: Option<PathBuf>,
+    /// Small nets of a folder that `tools/nets fetch` filled, instead of a bundle.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["bundle", "synthetic", "steps"])]
+    pub nets: Option<PathBuf>,
     /// Random weights instead of a bundle: tiny or r1-omni-0.5b.
     #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
     pub synthetic: Option<Preset>,
@@ -47,6 +50,7 @@ impl Args {
     pub fn of(preset: Preset) -> Args {
         Args {
             bundle: None,
+            nets: None,
             synthetic: Some(preset),
             quant: Kind::Q8_0,
             threads: 0,

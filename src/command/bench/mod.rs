@@ -7,6 +7,7 @@
 
 mod args;
 mod meter;
+mod nets;
 mod report;
 mod scene;
 mod steps;
@@ -36,6 +37,9 @@ use std::{
 
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.windows > 0, "--windows 0: at least one window is needed");
+    if let Some(folder) = &args.nets {
+        return nets::run(folder, args.json);
+    }
     let (bundle, open) = open(&args)?;
     match args.backend {
         Device::Cpu => run_on::<Cpu>(&args, bundle, open),
@@ -75,7 +79,7 @@ fn open(args: &Args) -> Result<(Bundle, Duration)> {
             synthetic::write_file(&path, preset, 1, args.quant, &mut |_| ())?;
             timed(&path)
         }
-        (None, None) => unreachable!("clap asks for one of the two"),
+        (None, None) => unreachable!("clap asks for one of them"),
     }
 }
 

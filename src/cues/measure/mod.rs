@@ -5,6 +5,7 @@
 //! takes for a run.
 
 mod face;
+mod facts;
 mod filter;
 mod own;
 mod pitch;
@@ -12,6 +13,7 @@ mod tracks;
 mod voice;
 
 pub use face::{Look, POINTS};
+pub use facts::{Faces, Facts, Person, Speech};
 pub use own::Own;
 pub use voice::{Heard, Phrase, Step, Voice};
 
@@ -30,43 +32,6 @@ const PLACE_NS: u64 = 2_000_000_000;
 const AGAIN_NS: u64 = 1_000_000_000;
 /// Of a face's longer side: what the model sees of a picture that is cut.
 const MARGIN: f32 = 2.0;
-
-/// Whether somebody spoke, until `at_ns`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Speech {
-    pub at_ns: u64,
-    pub active: bool,
-}
-
-/// One face of a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Person {
-    /// The same as long as the face is followed; no identity.
-    pub track: u16,
-    pub face: Face,
-    /// Of the largest face alone.
-    pub look: Option<Look>,
-    /// Mean brightness of the face, 0 to 255.
-    pub light: f32,
-}
-
-/// One look at a picture.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Faces {
-    pub at_ns: u64,
-    /// Somebody is there.
-    pub present: bool,
-    /// The largest first.
-    pub people: heapless::Vec<Person, FACES_MAX>,
-}
-
-/// What was measured of one reading.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    pub phrases: heapless::Vec<Phrase, 4>,
-    pub speech: heapless::Vec<Speech, 16>,
-    pub faces: Option<Faces>,
-}
 
 /// Measures readings.
 pub struct Measurer {

@@ -2,7 +2,8 @@
 //!
 //! A number says that it is the same face as before, nothing else; a face that was away gets a new one.
 
-use super::{FACES_MAX, Face, Person};
+use super::facts::Person;
+use crate::cues::net::{FACES_MAX, Face};
 
 /// A face that was away for longer is another.
 const AWAY_NS: u64 = 2_000_000_000;

@@ -31,17 +31,25 @@ impl Cut {
 
     /// Fills `out` (`3 * size * size`). Where a pixel of the cut covers several of the picture, their mean is taken; outside is black.
     pub fn fill(&self, frame: &Frame, size: usize, settings: &Settings, out: &mut [f32]) {
-        let covers = (self.step().ceil() as usize).clamp(1, 8);
+        let covers = (self.step().round() as usize).clamp(1, 8);
         let half = (size as f32 - 1.0) / 2.0;
         let part = 1.0 / covers as f32;
+        let first = 0.5 * part - 0.5 - half;
         for v in 0..size {
             for u in 0..size {
                 let mut sum = [0.0f32; 3];
-                for (i, j) in (0..covers).flat_map(|i| (0..covers).map(move |j| (i, j))) {
-                    let offset = |k: usize| (k as f32 + 0.5) * part - 0.5;
-                    let (x, y) = self.place(u as f32 - half + offset(i), v as f32 - half + offset(j));
-                    let pixel = bilinear(frame, x - 0.5, y - 0.5);
-                    (0..3).for_each(|c| sum[c] += pixel[c]);
+                let (mut x, mut y) = self.place(u as f32 + first, v as f32 + first);
+                if covers == 1 {
+                    sum = bilinear(frame, x - 0.5, y - 0.5);
+                } else {
+                    for _ in 0..covers {
+                        let (mut px, mut py) = (x, y);
+                        for _ in 0..covers {
+                            nearest(frame, px, py, &mut sum);
+                            (px, py) = (px + self.a * part, py + self.b * part);
+                        }
+                        (x, y) = (x - self.b * part, y + self.a * part);
+                    }
                 }
                 for (c, sum) in sum.into_iter().enumerate() {
                     let at = match settings.layout {
@@ -52,6 +60,17 @@ impl Cut {
                 }
             }
         }
+    }
+}
+
+/// Adds the pixel at a place; outside is black.
+fn nearest(frame: &Frame, x: f32, y: f32, sum: &mut [f32; 3]) {
+    if x < 0.0 || y < 0.0 || x >= frame.width as f32 || y >= frame.height as f32 {
+        return;
+    }
+    let at = (y as usize * frame.width as usize + x as usize) * 3;
+    for (sum, &value) in sum.iter_mut().zip(&frame.rgb[at..at + 3]) {
+        *sum += f32::from(value);
     }
 }
 
@@ -70,4 +89,56 @@ fn bilinear(frame: &Frame, x: f32, y: f32) -> [f32; 3] {
         (0..3).for_each(|c| sum[c] += share * f32::from(frame.rgb[at + c]));
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture whose red grows to the right and whose green grows downwards.
+    fn ramp(width: u32, height: u32) -> Frame {
+        let rgb = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7])).collect();
+        Frame { captured_ns: 0, height, width, rgb }
+    }
+
+    fn plain() -> Settings {
+        Settings { scale: 1.0, ..Settings::default() }
+    }
+
+    #[test]
+    fn a_cut_shows_its_part_of_the_picture_at_any_scale() {
+        let frame = ramp(200, 100);
+        for side in [8.0f32, 16.0, 40.0, 80.0] {
+            let size = 8;
+            let mut out = vec![0.0; 3 * size * size];
+            Cut::square(100.0, 50.0, side, 0.0, size).fill(&frame, size, &plain(), &mut out);
+            let step = side / size as f32;
+            for (v, u) in (0..size).flat_map(|v| (0..size).map(move |u| (v, u))) {
+                let x = 100.0 + (u as f32 - 3.5) * step - 0.5;
+                let y = 50.0 + (v as f32 - 3.5) * step - 0.5;
+                let at = v * size + u;
+                assert!((out[at] - x).abs() < 0.6, "side {side}, {u} {v}: {} for {x}", out[at]);
+                assert!((out[size * size + at] - y).abs() < 0.6, "side {side}");
+                assert!((out[2 * size * size + at] - 7.0).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn outside_is_black_and_channels_may_come_last() {
+        let frame = ramp(20, 20);
+        let (size, settings) = (4, Settings { layout: Layout::Nhwc, ..plain() });
+        let mut out = vec![1.0; 3 * size * size];
+        Cut::square(-40.0, -40.0, 8.0, 0.3, size).fill(&frame, size, &settings, &mut out);
+        assert!(out.iter().all(|v| *v == 0.0));
+        Cut::square(10.0, 10.0, 4.0, 0.0, size).fill(&frame, size, &settings, &mut out);
+        assert!(out.chunks_exact(3).all(|pixel| (pixel[2] - 7.0).abs() < 1e-3));
+    }
+
+    #[test]
+    fn places_of_the_cut_turn_with_it() {
+        let cut = Cut::square(50.0, 60.0, 96.0, std::f32::consts::FRAC_PI_2, 96);
+        let (x, y) = cut.place(10.0, 0.0);
+        assert!((x - 50.0).abs() < 1e-4 && (y - 70.0).abs() < 1e-4, "{x} {y}");
+    }
 }

@@ -4,6 +4,7 @@ The first states are plain; what is added to a state is logged as in `clip`. Hel
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,4 +38,4 @@ def make(out, count, held_out):
         data, lines = demo.make(i, person, states(rng), held_out)
         (out / f"{family}-{i}.avi").write_bytes(data)
         (out / f"{family}-{i}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        print(f"{family} {i + 1}/{count}", flush=True)
+        print(f"\r{family} person {i + 1}/{count}", end="\n" if i + 1 == count else "", file=sys.stderr, flush=True)

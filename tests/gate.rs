@@ -1,0 +1,131 @@
+//! The gate in a whole run, with nets that hear loudness and see brightness.
+#![cfg(feature = "nets")]
+
+mod onnx;
+mod program;
+
+use onnx::Detector;
+use program::mien;
+use serde_json::Value;
+use std::{fs, path::Path};
+
+const RATE: u32 = 16_000;
+/// Seconds of each: dark and silent, bright and loud, dark and loud.
+const PART: u32 = 8;
+const FRAMES_PER_SECOND: u32 = 4;
+
+fn record(folder: &Path) {
+    let clip = folder.join("clip");
+    fs::create_dir(&clip).unwrap();
+    for i in 0..3 * PART * FRAMES_PER_SECOND {
+        let bright = (PART..2 * PART).contains(&(i / FRAMES_PER_SECOND));
+        let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([if bright { 230 } else { 10 }; 3]));
+        picture.save(clip.join(format!("{i:04}.png"))).unwrap();
+    }
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: RATE,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut sound = hound::WavWriter::create(clip.join("sound.wav"), spec).unwrap();
+    for i in 0..3 * PART * RATE {
+        let loud = i >= PART * RATE;
+        sound.write_sample(if loud { ((i % 100) as i16 - 50) * 200 } else { 0i16 }).unwrap();
+    }
+    sound.finalize().unwrap();
+}
+
+fn run(folder: &Path, tables: &str) -> (Vec<Value>, String) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let config = folder.join("site.toml");
+    let text = format!(
+        "device = \"gate\"\n[model]\nbundle = \"{root}/models/default.gguf\"\n[clip]\npath = \"clip\"\nframes_per_second = {FRAMES_PER_SECOND}\n\
+         [policy]\npatience_ms = 1000\n[sink.stdout]\nscores = true\n[privacy]\npurpose = \"demonstration\"\n{tables}"
+    );
+    fs::write(&config, text).unwrap();
+    let done = mien().arg("run").arg(&config).arg("--fast").output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{said}");
+    let lines = String::from_utf8(done.stdout).unwrap();
+    (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), said)
+}
+
+fn nets(folder: &Path) -> String {
+    fs::write(folder.join("ears.onnx"), onnx::listener()).unwrap();
+    fs::write(folder.join("eyes.onnx"), Detector { gain: 20.0, ..Detector::default() }.onnx()).unwrap();
+    "[nets.voice-activity]\nfile = \"ears.onnx\"\n[nets.face-box]\nfile = \"eyes.onnx\"\n".into()
+}
+
+fn scores(lines: &[Value]) -> Vec<&Value> {
+    lines.iter().filter(|line| line["type"] == "scores").collect()
+}
+
+#[test]
+fn nobody_is_not_scored_and_one_of_two_is_scored_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path());
+    let tables = nets(folder.path()) + "[gate]\n";
+    let (lines, _) = run(folder.path(), &tables);
+    let window = |ms: u64| scores(&lines).into_iter().find(|line| line["at_ms"] == ms);
+    assert!(window(7_000).is_none(), "the model was asked, and nobody is there");
+    let at = |ms: u64| window(ms).expect("a window");
+    assert!(at(14_000)["nobody"].is_null() && at(14_000)["present"] == serde_json::json!(["video", "audio"]));
+    assert!(!at(14_000)["plain"].as_array().unwrap().is_empty());
+    assert_eq!(
+        (&at(23_000)["present"], &at(23_000)["missing"]),
+        (&serde_json::json!(["audio"]), &serde_json::json!(["video"]))
+    );
+    let unknown = lines.iter().find(|line| line["event"] == "unknown").expect("an event");
+    assert_eq!((&unknown["cause"], &unknown["label"]), (&"nobody".into(), &Value::Null));
+    assert_eq!(run(folder.path(), &tables).0, lines, "the same again");
+}
+
+#[test]
+fn without_a_gate_every_window_is_scored() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path());
+    let (lines, _) = run(folder.path(), &nets(folder.path()));
+    assert!(
+        scores(&lines)
+            .iter()
+            .all(|line| line["nobody"].is_null() && !line["plain"].as_array().unwrap().is_empty())
+    );
+}
+
+#[test]
+fn a_gate_without_nets_stays_open_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path());
+    let (lines, said) = run(folder.path(), "[gate]\n[nets]\nfolder = \"none\"\n");
+    assert!(scores(&lines).iter().all(|line| line["nobody"].is_null()));
+    assert!(said.contains("no net for voice-activity: every sound counts as a voice"), "{said}");
+    assert!(said.contains("tools/nets fetch") && said.contains("no net for face-box"), "{said}");
+}
+
+#[test]
+fn a_config_with_a_bad_net_or_gate_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path());
+    fs::write(folder.path().join("ears.onnx"), b"no net").unwrap();
+    for (tables, said) in [
+        ("[nets.voice-activity]\nfile = \"ears.onnx\"\n[gate]\n", "the net for voice-activity"),
+        ("[nets.face-mesh]\nfile = \"ears.onnx\"\n", "nets.face-mesh stands without nets.face-box"),
+        ("[gate]\nvoice_on = 0.2\n", "gate.voice_off = 0.35 is above gate.voice_on = 0.2"),
+        ("[gate]\nface_hz = 900.0\n", "gate.face_hz = 900: from 0.1 to 30"),
+        ("[cues]\nground = \"sometimes\"\n", "unknown variant `sometimes`"),
+    ] {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let config = folder.path().join("bad.toml");
+        let text = format!(
+            "[model]\nbundle = \"{root}/models/default.gguf\"\n[clip]\npath = \"clip\"\n[sink.stdout]\n[privacy]\npurpose = \"demonstration\"\n{tables}"
+        );
+        fs::write(&config, text).unwrap();
+        for command in ["check-config", "run"] {
+            let done = mien().arg(command).arg(&config).output().unwrap();
+            let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert_eq!(done.status.code(), Some(78), "{command} {tables}: {stderr}");
+            assert!(stderr.contains(said), "{command}: {stderr}");
+        }
+    }
+}
