@@ -12,18 +12,21 @@ const VOICE_MS: f32 = 32.0;
 pub struct Speaking {
     settings: Settings,
     active: bool,
+    /// The last probability was high enough.
+    once: bool,
     quiet_ms: f32,
 }
 
 impl Speaking {
     pub fn new(settings: Settings) -> Speaking {
-        Speaking { settings, active: false, quiet_ms: 0.0 }
+        Speaking { settings, active: false, once: false, quiet_ms: 0.0 }
     }
 
     pub fn push(&mut self, probability: f32) -> bool {
-        if probability >= self.settings.voice_on {
-            self.active = true;
-        }
+        // A plucked string makes one high value, a voice makes several.
+        let high = probability >= self.settings.voice_on;
+        self.active |= high && self.once;
+        self.once = high;
         self.quiet_ms = if probability >= self.settings.voice_off { 0.0 } else { self.quiet_ms + VOICE_MS };
         if self.quiet_ms >= self.settings.hangover_ms as f32 {
             self.active = false;
@@ -90,6 +93,7 @@ mod tests {
     fn a_voice_outlasts_a_short_silence() {
         let mut speaking = Speaking::new(Settings::default());
         assert!(!speaking.push(0.45), "below on");
+        assert!(!speaking.push(0.6), "once is no voice");
         assert!(speaking.push(0.6));
         assert!(speaking.push(0.4), "between off and on it goes on");
         let quiet: Vec<bool> = (0..11).map(|_| speaking.push(0.1)).collect();

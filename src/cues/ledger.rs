@@ -2,7 +2,7 @@
 //!
 //! Units: `_ns` on the capture clock. A cue says nothing before its person is known (`WARM`), nor outside its validity range.
 //! Thresholds were set on synthetic people of the usual family; `tools/test cues` prints what they reach on them and on the held-out
-//! family. Speaking rate, trembling, raised and oblique brows, eyes, pressed lips and jaw did not reach 90 %: they are measured (`Phrase`,
+//! family. Speaking rate, clear, pressed and trembling timbre, raised and oblique brows, eyes, pressed lips and jaw did not reach 90 %: they are measured (`Phrase`,
 //! `Look`) and make no cue.
 //! Limits: phrases, looks and speech of the longest window, 30 s; nothing is allocated after `new`.
 
@@ -27,9 +27,8 @@ const PITCH_LOW: f32 = -1.7;
 /// Of one's usual range.
 const RANGE_WIDE: f32 = 1.45;
 const RANGE_NARROW: f32 = 0.65;
-/// dB of brightness against one's usual: below it is soft, between it is clear, above it is pressed or trembling.
+/// dB of brightness against one's usual.
 const TILT_SOFT: f32 = -2.5;
-const TILT_BRIGHT: f32 = 2.2;
 
 /// In parts of the distance between the eyes, against one's usual.
 const SMILE_WIDE: f32 = 0.07;
@@ -236,12 +235,8 @@ impl Ledger {
         add("range", &self.voice.range, mean(|p| p.range), &["wide", "narrow", "medium"], &|now, usual| {
             within(now / usual, RANGE_NARROW, RANGE_WIDE, ["narrow", "medium", "wide"])
         });
-        add("timbre", &self.voice.tilt, mean(|p| p.tilt_db), &["soft", "clear"], &|now, usual| match now
-            - usual
-        {
-            dull if dull <= TILT_SOFT => "soft",
-            bright if bright >= TILT_BRIGHT => "",
-            _ => "clear",
+        add("timbre", &self.voice.tilt, mean(|p| p.tilt_db), &["soft"], &|now, usual| {
+            if now - usual <= TILT_SOFT { "soft" } else { "" }
         });
         let none = heard == Some(false) && !spoke;
         cues.push(voice("voice", if none { "no" } else { "" }, &["no"], heard.is_some() || spoke)).ok();

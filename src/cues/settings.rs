@@ -142,7 +142,7 @@ impl Nets {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gate {
-    /// Somebody speaks from this probability on ...
+    /// Somebody speaks when the probability reached this twice in a row ...
     pub voice_on: f32,
     /// ... until it has been below this one for `hangover_ms`.
     pub voice_off: f32,

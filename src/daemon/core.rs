@@ -45,8 +45,8 @@ const NS_PER_MS: u64 = 1_000_000;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
 
-/// How a reason is asked for once more: not the likeliest words again, but likely ones.
-const AGAIN: Sampling = Sampling { temperature: 0.7, top_k: 0, top_p: 0.9, seed: 1 };
+/// How a reason is asked for once more: not the likeliest words again.
+const AGAIN: Sampling = Sampling { temperature: 1.2, top_k: 0, top_p: 1.0, seed: 1 };
 
 /// What a reason says before its answer.
 fn thought(said: &Reason) -> String {

@@ -11,6 +11,7 @@ use crate::{
     backend::cpu::{Cpu, Precision},
     bundle::Bundle,
     config::Explain,
+    cues::{Task, net::Net},
     machine,
     model::{Infer, Model},
 };
@@ -29,5 +30,6 @@ pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
     }
     let program = own + machine::resident().files;
     let picture = plan.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
-    Ok(Memory { program, model: model.backend().footprint(), picture })
+    let nets = Task::ALL.iter().filter_map(|&task| plan.nets.of(task)).map(Net::memory).sum();
+    Ok(Memory { program, model: model.backend().footprint(), nets, picture })
 }

@@ -50,6 +50,8 @@ pub struct Memory {
     pub program: usize,
     /// As the CPU backend lays it out.
     pub model: Footprint,
+    /// Small nets.
+    pub nets: usize,
     /// One picture of the source whose pictures are the largest; 0 where only its writer knows.
     pub picture: usize,
 }
@@ -183,12 +185,19 @@ impl Plan {
                 format!("{}, read once from its {} bytes", self.speaker.bundle, self.bundle_bytes),
                 Some(memory.model.weights),
             ),
+            row("small nets", self.nets_named(), (memory.nets > 0).then_some(memory.nets)),
             row("keys and values", "the longest prompt and answer".into(), Some(memory.model.cache)),
             row("scratch", "activations and packed inputs".into(), Some(memory.model.scratch)),
         ];
         let sum_most: usize = rows.iter().filter_map(|row| row.bytes).sum();
         let sum = sum_most - readings;
         Limits { rows: board.into_iter().chain(rows).collect(), sum, sum_most }
+    }
+
+    fn nets_named(&self) -> String {
+        let names: Vec<&str> =
+            Task::ALL.iter().filter(|task| self.nets.of(**task).is_some()).map(|task| task.name()).collect();
+        if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 
     fn pictures_held(&self) -> usize {

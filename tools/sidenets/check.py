@@ -159,7 +159,7 @@ def pitch(paths):
 
 # --- cues
 
-KNOWN = {"pitch": ("high", "low", "level"), "range": ("wide", "narrow", "medium"), "timbre": ("soft", "clear"),
+KNOWN = {"pitch": ("high", "low", "level"), "range": ("wide", "narrow", "medium"), "timbre": ("soft",),
          "mouth": ("smiling", "downturned"), "brow": ("lowered",), "nose": ("wrinkled",)}
 
 
@@ -202,7 +202,7 @@ def cues(world):
                 share = lambda a, b: f"{a / b:.1%}" if b else "-"  # noqa: E731
                 cells += [count.sum(), share(hit, hit + false), share(hit, hit + missed), f"{right:.1%}"]
             row(cue, value, *cells, hold(right_test >= 0.9, f"cue {value} {cue}"))
-    print("\nLeft out, for they did not reach 90 % here: rate, trembling and pressed timbre, raised and oblique brows, eyes, pressed lips, jaw.")
+    print("\nLeft out, for they did not reach 90 % here: rate, clear, pressed and trembling timbre, raised and oblique brows, eyes, pressed lips, jaw.")
 
 
 # --- gate

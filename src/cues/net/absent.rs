@@ -13,6 +13,10 @@ impl Net {
         )
     }
 
+    pub fn memory(_: &Settings) -> usize {
+        0
+    }
+
     pub fn run<R>(&self, _: &[&[f32]], _: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
         match self.0 {}
     }
