@@ -106,7 +106,9 @@ fn claims_of_a_reason_are_listed_and_those_about_a_missing_modality_are_unfounde
     assert_eq!(said(text, VIDEO), (all.to_vec(), all[2..].to_vec()));
     assert_eq!(said(text, AUDIO), (all.to_vec(), all[..2].to_vec()));
     assert_eq!(said("I see no face. I hear no voice.", 0).1, Vec::<String>::new());
-    assert_eq!(said("He raised his voice.", 0), (vec![], vec![]));
+    let pressed = vec!["pressed timbre".to_owned()];
+    assert_eq!(said("He raised his voice.", 0), (pressed.clone(), pressed));
+    assert_eq!(said("She sat at a table.", 0), (vec![], vec![]));
 }
 
 #[test]

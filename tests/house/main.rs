@@ -282,7 +282,7 @@ fn planted_breaches_of_the_older_rules_are_caught() {
 #[test]
 fn the_oldest_rust_is_that_of_the_dependencies() {
     let metadata = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--all-features"])
         .current_dir(root())
         .output()
         .expect("cargo");
