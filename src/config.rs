@@ -307,6 +307,14 @@ pub fn nets(settings: &cues::Nets) -> Result<cues::Nets> {
     Ok(nets)
 }
 
+/// The nets of a folder; refused where it holds none.
+pub fn nets_in(folder: &Path) -> Result<cues::Nets> {
+    let nets = nets(&cues::Nets { folder: Some(folder.into()), ..cues::Nets::default() })?;
+    let none = Task::ALL.iter().all(|&task| nets.of(task).is_none());
+    ensure!(!none, "{} holds no nets: `tools/nets fetch {0}` fills it", folder.display());
+    Ok(nets)
+}
+
 /// A file laid over its profile. Each file is checked alone first, so that errors have a line.
 fn layered(path: &Path, depth: usize) -> Result<toml::Table> {
     ensure!(depth < DEPTH_MAX, "{}: profiles of profiles, more than {DEPTH_MAX} deep", path.display());

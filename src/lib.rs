@@ -13,7 +13,7 @@
 //! | [`outage`], [`kept`], [`machine`] | losing and healing of a device; small files that outlive a power cut; what the machine says of itself |
 //! | [`source`], [`window`], [`feature`] | readings; windows of them; pictures and sound as the towers want them |
 //! | [`bundle`], [`backend`], [`model`] | weights as a file; ops on the CPU and on CUDA; the model over any of them |
-//! | [`cues`], [`eval`], [`report`] | what reasons claim; sets, answers and figures; pages and drawings |
+//! | [`cues`], [`eval`], [`report`] | what reasons claim and what is measured of voice and face; sets, answers and figures; pages and drawings |
 //! | [`policy`], [`privacy`], [`sink`] | scores to events; what may run and what may leave; serial line, MQTT, standard output, status page |
 //! | [`config`], [`daemon`], [`command`] | the TOML file; a run; what a user types |
 //!

@@ -200,7 +200,7 @@ fn all_but_the_model_is_cheap_and_prompt() {
             waits = listen(&line, &scored, Instant::now() + TIME);
             controls.stop.store(true, Ordering::Release);
         });
-        daemon::run(&plan, &controls, sinks, &mut quick)
+        daemon::run(&plan, &controls, plan.measurer().unwrap(), sinks, &mut quick)
     })
     .unwrap();
     let share = spent.as_secs_f64() / TIME.as_secs_f64();

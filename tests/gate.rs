@@ -1,15 +1,23 @@
-//! The gate in a whole run, with nets that hear loudness and see brightness.
-#![cfg(feature = "nets")]
+//! The gate in a whole run, with nets that hear loudness and see brightness; and what a program without nets says.
 
+#[cfg(feature = "nets")]
 mod onnx;
 mod program;
 
+#[cfg(feature = "nets")]
 use onnx::Detector;
 use program::mien;
 use serde_json::Value;
 use std::{fs, path::Path};
 
 const RATE: u32 = 16_000;
+/// How a file that is no net is refused.
+const NO_NET: &str = match cfg!(feature = "nets") {
+    true => "the net for voice-activity",
+    false => {
+        "voice-activity: this program was built without nets; `cargo build --release --features nets` adds them"
+    }
+};
 /// Seconds of each: dark and silent, bright and loud, dark and loud.
 const PART: u32 = 8;
 const FRAMES_PER_SECOND: u32 = 4;
@@ -40,8 +48,8 @@ fn run(folder: &Path, tables: &str) -> (Vec<Value>, String) {
     let root = env!("CARGO_MANIFEST_DIR");
     let config = folder.join("site.toml");
     let text = format!(
-        "device = \"gate\"\n[model]\nbundle = \"{root}/models/default.gguf\"\n[clip]\npath = \"clip\"\nframes_per_second = {FRAMES_PER_SECOND}\n\
-         [policy]\npatience_ms = 1000\n[sink.stdout]\nscores = true\n[privacy]\npurpose = \"demonstration\"\n{tables}"
+        "device = \"gate\"\n[model]\nbundle = \"{root}/models/default.gguf\"\nreason = \"on-change\"\n[clip]\npath = \"clip\"\nframes_per_second = {FRAMES_PER_SECOND}\n\
+         [policy]\npatience_ms = 1000\nenter = 0.2\nexit = 0.1\ndwell_ms = 0\n[sink.stdout]\nscores = true\n[privacy]\npurpose = \"demonstration\"\n{tables}"
     );
     fs::write(&config, text).unwrap();
     let done = mien().arg("run").arg(&config).arg("--fast").output().unwrap();
@@ -51,6 +59,7 @@ fn run(folder: &Path, tables: &str) -> (Vec<Value>, String) {
     (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), said)
 }
 
+#[cfg(feature = "nets")]
 fn nets(folder: &Path) -> String {
     fs::write(folder.join("ears.onnx"), onnx::listener()).unwrap();
     fs::write(folder.join("eyes.onnx"), Detector { gain: 20.0, ..Detector::default() }.onnx()).unwrap();
@@ -61,6 +70,7 @@ fn scores(lines: &[Value]) -> Vec<&Value> {
     lines.iter().filter(|line| line["type"] == "scores").collect()
 }
 
+#[cfg(feature = "nets")]
 #[test]
 fn nobody_is_not_scored_and_one_of_two_is_scored_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -81,6 +91,7 @@ fn nobody_is_not_scored_and_one_of_two_is_scored_alone() {
     assert_eq!(run(folder.path(), &tables).0, lines, "the same again");
 }
 
+#[cfg(feature = "nets")]
 #[test]
 fn without_a_gate_every_window_is_scored() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +120,7 @@ fn a_config_with_a_bad_net_or_gate_is_refused_by_name() {
     record(folder.path());
     fs::write(folder.path().join("ears.onnx"), b"no net").unwrap();
     for (tables, said) in [
-        ("[nets.voice-activity]\nfile = \"ears.onnx\"\n[gate]\n", "the net for voice-activity"),
+        ("[nets.voice-activity]\nfile = \"ears.onnx\"\n[gate]\n", NO_NET),
         ("[nets.face-mesh]\nfile = \"ears.onnx\"\n", "nets.face-mesh stands without nets.face-box"),
         ("[gate]\nvoice_on = 0.2\n", "gate.voice_off = 0.35 is above gate.voice_on = 0.2"),
         ("[gate]\nface_hz = 900.0\n", "gate.face_hz = 900: from 0.1 to 30"),
@@ -128,4 +139,29 @@ fn a_config_with_a_bad_net_or_gate_is_refused_by_name() {
             assert!(stderr.contains(said), "{command}: {stderr}");
         }
     }
+}
+
+/// The model sees a bright wall and says that there is no face; the detector sees one.
+#[cfg(feature = "nets")]
+#[test]
+fn contradicted_claims_are_marked_dropped_or_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    record(folder.path());
+    let reasons = |ground: &str| -> Vec<Value> {
+        let tables = nets(folder.path()) + &format!("[cues]\nground = \"{ground}\"\n");
+        let (lines, _) = run(folder.path(), &tables);
+        let begins = lines.iter().filter(|line| line["event"] == "begin").count();
+        let reasons: Vec<Value> = lines.into_iter().filter(|line| line["type"] == "reason").collect();
+        assert_eq!(reasons.len(), begins, "{ground}: one reason for each begin");
+        reasons
+    };
+    let contradicted = |reasons: &[Value]| -> u64 {
+        reasons.iter().map(|reason| reason["grounds"]["contradicted"].as_u64().unwrap()).sum()
+    };
+    let (mark, drop, again) = (reasons("mark"), reasons("drop-contradicted"), reasons("ask-again"));
+    assert!(contradicted(&mark) > 0, "{mark:#?}");
+    assert_eq!(contradicted(&drop), 0, "{drop:#?}");
+    assert!(contradicted(&again) <= contradicted(&mark));
+    assert_eq!(reasons("ask-again"), again, "the same again");
+    assert!(reasons("off").iter().all(|reason| reason["grounds"].is_null()));
 }

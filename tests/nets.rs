@@ -1,5 +1,4 @@
 //! Small nets that are written here by hand: what a task takes, and what it refuses by name.
-#![cfg(feature = "nets")]
 
 mod onnx;
 

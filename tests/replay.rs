@@ -313,7 +313,8 @@ impl Run {
                 }
                 controls.stop.store(true, Ordering::Release);
             });
-            let summary = daemon::run(&plan, &controls, self.sinks(&plan), &mut toy);
+            let summary =
+                daemon::run(&plan, &controls, plan.measurer().unwrap(), self.sinks(&plan), &mut toy);
             over.store(true, Ordering::Release);
             summary
         })

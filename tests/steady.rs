@@ -202,7 +202,7 @@ fn steady_state_takes_no_memory() {
         produce(video, head, b"FRAME\n", planes),
         produce(audio, b"", b"", vec![7; 16_000 / RATE as usize * 2]),
     ];
-    let summary = daemon::run(&plan, &controls, sinks, infer.as_mut()).unwrap();
+    let summary = daemon::run(&plan, &controls, plan.measurer().unwrap(), sinks, infer.as_mut()).unwrap();
     for producer in producers {
         producer.join().unwrap();
     }

@@ -5,7 +5,7 @@
 use crate::{
     config,
     cues::{
-        Crop, Gate, Measurer, Nets, Task,
+        Crop, Gate, Measurer,
         ledger::{Ledger, Measured, Presence},
         measure::{Heard, Voice},
     },
@@ -70,12 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.pitch {
         return pitch(&mut *clip, &pool, &mut out);
     }
-    let folder = Nets { folder: args.nets.clone(), ..Nets::default() };
-    let nets = config::nets(&folder)?;
-    if let Some(folder) = &args.nets {
-        let none = Task::ALL.iter().all(|&task| nets.of(task).is_none());
-        ensure!(!none, "{} holds no nets: `tools/nets fetch {0}` fills it", folder.display());
-    }
+    let nets = args.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
     let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 1)?;
     let mut ledger = Ledger::default();
     let mut due_ms = args.window_ms;

@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     let source = config::Source::read(&args.config).with_context(refuse)?;
     let bundle = open_bundle(&source.config.model.bundle)?;
     let mut plan = daemon::prepare(&source.config, &bundle, args.fast).with_context(refuse)?;
-    plan.measurer().context("[nets]").with_context(refuse)?;
+    let measurer = plan.measurer().context("[nets]").with_context(refuse)?;
     tell_missing_nets(&plan);
     let controls = Controls::new(&plan).with_context(refuse)?;
     privacy::seal()?;
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.record {
         sinks.push(Box::new(Record::new(path, &plan.speaker, &plan.policy)?));
     }
-    let summary = daemon::run(&plan, &controls, sinks, infer.as_mut())?;
+    let summary = daemon::run(&plan, &controls, measurer, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::{
     ledger::{Cues, Measured},
     lexicon::{self, Said},
 };
+use std::cmp::Reverse;
 
 /// How a claim stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -38,12 +39,9 @@ impl Grounds {
 
     /// Of two reasons the one with fewer contradicted claims is better, then the one with more true ones.
     pub fn better_than(&self, other: &Grounds) -> bool {
-        let rank = |grounds: &Grounds| {
-            (other.0.len(), grounds.count(Verdict::Contradicted), grounds.count(Verdict::True))
-        };
-        let (_, false_here, true_here) = rank(self);
-        let (_, false_there, true_there) = rank(other);
-        false_here < false_there || false_here == false_there && true_here > true_there
+        let rank =
+            |grounds: &Grounds| (Reverse(grounds.count(Verdict::Contradicted)), grounds.count(Verdict::True));
+        rank(self) > rank(other)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Units: `_ns` on the capture clock. A cue says nothing before its person is known (`WARM`), nor outside its validity range.
 //! Thresholds were set on synthetic people of the usual family; `tools/test cues` prints what they reach on them and on the held-out
-//! family. Speaking rate, clear, pressed and trembling timbre, raised and oblique brows, eyes, pressed lips and jaw did not reach 90 %: they are measured (`Phrase`,
-//! `Look`) and make no cue.
+//! family. Speaking rate, clear, pressed and trembling timbre, raised and oblique brows, eyes, pressed lips and jaw did not reach
+//! 90 %: they are measured (`Phrase`, `Look`) and make no cue.
 //! Limits: phrases, looks and speech of the longest window, 30 s; nothing is allocated after `new`.
 
 use super::{

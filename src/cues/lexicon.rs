@@ -212,8 +212,6 @@ const OTHERS: &[&str] = &[
     "someone",
     "everyone",
     "audience",
-    "his mother",
-    "her mother",
 ];
 const DENIALS_ZH: &[&str] = &["没有", "并未", "不再", "不是", "毫无", "并不", "未", "没", "不"];
 const DOUBTS_ZH: &[&str] = &["似乎", "可能", "好像", "也许", "仿佛", "或许", "看起来"];

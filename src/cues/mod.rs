@@ -1,6 +1,12 @@
 //! Cues: facts of a clip that a reason may speak of, such as a raised brow or a high pitch, and the claims that reasons make of them.
 //!
-//! A cue is a name with a value, seen in a face, heard in a voice or in words. Today they come from the log of a recorded clip.
+//! A cue is a name with a value, seen in a face, heard in a voice or in words. They come from the log of a recorded clip, or are
+//! measured beside the model:
+//!
+//! ```text
+//! Reading -> measure (nets, voice) -> Facts -> ledger -> Measured -+
+//!                                                text -> lexicon -+-> ground -> Verdict
+//! ```
 
 pub mod claims;
 mod gate;

@@ -11,6 +11,7 @@ use super::{
     rehearsal,
     status::Status,
     summary::Summary,
+    thought::{Shown, Thought},
     timer::Timer,
 };
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
     config::Explain,
     cues::{
         Ground,
-        ground::{self, Grounds, Verdict},
         ledger::{Cues, Ledger, Presence},
     },
     kept::Kept,
@@ -26,12 +26,12 @@ use crate::{
     model::{Infer, Input, Reason, Sampling},
     policy::{self, Observation, Policy},
     privacy::Gate,
-    sink::{self, EpisodeReason, Message, clock, ledger::Told, snapshot::Passed},
+    sink::{self, Message, clock, ledger::Told, snapshot::Passed},
     source::{Modality, Pool, Reading, monotonic_ns},
     window::{Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -47,12 +47,6 @@ type Probabilities = heapless::Vec<f32, LABELS_MAX>;
 
 /// How a reason is asked for once more: not the likeliest words again.
 const AGAIN: Sampling = Sampling { temperature: 1.2, top_k: 0, top_p: 1.0, seed: 1 };
-
-/// What a reason says before its answer.
-fn thought(said: &Reason) -> String {
-    let text = said.think.as_ref().unwrap_or(&said.text);
-    text.strip_prefix("<think>").unwrap_or(text).trim().to_owned()
-}
 
 /// What the core shares with the other threads.
 pub struct Links {
@@ -95,6 +89,7 @@ struct State<'a> {
     beat_due_ms: u64,
     /// A failure of the model was reported and has not passed.
     failing: bool,
+    shown: Shown,
     writing: Option<Writing>,
     /// Windows by what the gate let through, and what scoring took.
     passed: Passed,
@@ -106,16 +101,13 @@ struct State<'a> {
 }
 
 /// A reason that is being written, a token at a time between the windows.
-#[derive(Clone)]
 struct Writing {
     episode: u32,
-    /// End of the window that it is about, what that had, and what was measured of it.
-    at_ms: u64,
-    present: u8,
+    shown: Shown,
+    /// What was measured of that.
     cues: Cues,
-    people: u8,
-    /// The one before, which had contradicted claims.
-    first: Option<(String, Option<String>, Grounds)>,
+    /// The reason before, which had contradicted claims.
+    first: Option<Thought>,
 }
 
 impl<'a> Core<'a> {
@@ -147,6 +139,7 @@ impl<'a> Core<'a> {
             beat: Heartbeat { label: NO_LABEL, ..Heartbeat::default() },
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
+            shown: Shown::default(),
             writing: None,
             passed: Passed::default(),
             scored: 0,
@@ -191,11 +184,13 @@ impl<'a> Core<'a> {
                     Modality::Audio => left.audio = false,
                 }
             }
-            self.state.ledger.push(&facts);
             if muted {
                 self.pool.give(reading);
-            } else if let Err(error) = self.push(reading) {
-                break (Cause::Shutdown, Err(error));
+            } else {
+                self.state.ledger.push(&facts);
+                if let Err(error) = self.push(reading) {
+                    break (Cause::Shutdown, Err(error));
+                }
             }
             if !left.video && !left.audio {
                 break (Cause::InputEnd, self.state.write_to_the_end());
@@ -270,6 +265,10 @@ impl State<'_> {
         self.timer.take();
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
+        if scores.is_some() {
+            let (start_ns, end_ns, people) = (window.start_ns, window.end_ns, who.people);
+            self.shown = Shown { start_ns, end_ns, present, people };
+        }
         let took = self.note_time(started);
         self.count(nobody, present, scores.is_some(), took);
         self.status.set_stages(self.timer.take());
@@ -290,7 +289,6 @@ impl State<'_> {
             nobody,
             scores: scores.as_deref(),
         });
-        self.status.set_gate(self.passed);
         self.tell_scores(at_ms, present, nobody, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
         for event in events {
@@ -305,8 +303,7 @@ impl State<'_> {
             self.cut_reason();
         }
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
-            let cues = self.ledger.cues(window.start_ns, window.end_ns);
-            self.explain(Writing { episode, at_ms, present, cues, people: who.people, first: None })?;
+            self.explain(episode, None)?;
         } else if plan.pace != Pace::Fast && self.newest.passed(window.end_ns + plan.hop_ns(), 0) {
             self.write_for(took)?;
         }
@@ -331,17 +328,19 @@ impl State<'_> {
         if self.plan.gate.is_none() {
             return;
         }
-        match present {
+        match (present & VIDEO != 0, present & AUDIO != 0) {
             _ if nobody => self.passed.nobody += 1,
-            VIDEO => self.passed.face += 1,
-            AUDIO => self.passed.voice += 1,
-            _ => self.passed.both += 1,
+            (true, true) => self.passed.both += 1,
+            (true, false) => self.passed.face += 1,
+            (false, true) => self.passed.voice += 1,
+            (false, false) => {}
         }
         if scored {
             self.scored_time += took;
             self.scored += 1;
         }
         self.passed.saved = self.scored_time / self.scored.max(1) * self.passed.nobody;
+        self.status.set_gate(self.passed);
     }
 
     /// Thresholds that came with a new config.
@@ -390,11 +389,20 @@ impl State<'_> {
         Ok(None)
     }
 
-    /// Begins a reason for the window that was just scored; a recording that is played fast waits for it.
-    fn explain(&mut self, writing: Writing) -> Result<()> {
+    /// Begins a reason for what the model was shown last; a recording that is played fast waits for it. After a `first` one that had
+    /// contradicted claims it is sampled.
+    fn explain(&mut self, episode: u32, first: Option<Thought>) -> Result<()> {
+        let shown = self.shown;
+        let cues = self.ledger.cues(shown.start_ns, shown.end_ns);
         let started = Instant::now();
-        let asked = self.infer.ask(&self.plan.model.reason_prompt);
+        let decoding = self.plan.model.decoding(first.as_ref().map(|_| AGAIN));
+        let asked = match self.plan.cues.ground {
+            Ground::AskAgain => self.infer.set_decoding(decoding),
+            _ => Ok(()),
+        }
+        .and_then(|()| self.infer.ask(&self.plan.model.reason_prompt));
         self.infer_time += started.elapsed();
+        let writing = Writing { episode, shown, cues, first };
         match asked {
             Ok(()) => self.writing = Some(writing),
             Err(error) => return self.without_reason(writing, error),
@@ -447,7 +455,11 @@ impl State<'_> {
     /// The label is gone that the reason in the making is about.
     fn cut_reason(&mut self) {
         if let (Some(writing), Some(said)) = (self.writing.take(), self.infer.cut_reason()) {
-            self.tell_reason(writing, said, true);
+            let Writing { episode, shown, cues, first } = writing;
+            let mut cut = Thought::of(said, shown, &cues, self.plan);
+            cut.cut = true;
+            // A whole reason is worth more than half of another.
+            self.tell_reason(episode, first.unwrap_or(cut));
         }
     }
 
@@ -458,46 +470,32 @@ impl State<'_> {
 
     /// A reason is whole: it is told, or asked for once more where a claim of it is contradicted and the config says so.
     fn finish(&mut self, writing: Writing, said: Reason) -> Result<()> {
-        let again = self.plan.cues.ground == Ground::AskAgain && writing.first.is_none();
-        let grounds = ground::check(&thought(&said), &writing.cues);
-        if !again || grounds.count(Verdict::Contradicted) == 0 {
-            self.tell_reason(writing, said, false);
-            return Ok(());
+        let Writing { episode, shown, cues, first } = writing;
+        let thought = Thought::of(said, shown, &cues, self.plan);
+        match first {
+            None if thought.contradicted() && self.plan.cues.ground == Ground::AskAgain => {
+                return self.explain(episode, Some(thought));
+            }
+            Some(first) if !thought.better_than(&first) => self.tell_reason(episode, first),
+            _ => self.tell_reason(episode, thought),
         }
-        let first = Some((thought(&said), said.answer.clone(), grounds));
-        self.infer
-            .set_decoding(self.plan.model.decoding(Some(AGAIN)))
-            .context("asking for a reason again")?;
-        self.explain(Writing { first, ..writing })
+        Ok(())
     }
 
-    fn tell_reason(&mut self, writing: Writing, said: Reason, cut: bool) {
-        let Writing { episode, at_ms, present, cues, people, first } = writing;
-        let ground = self.plan.cues.ground;
-        let (mut text, mut answer) = (thought(&said), said.answer);
-        let mut grounds = (ground != Ground::Off).then(|| ground::check(&text, &cues));
-        if let (Some(first), Some(second)) = (first, &grounds) {
-            self.infer.set_decoding(self.plan.model.decoding(None)).expect("they were set at the start");
-            if cut || !second.better_than(&first.2) {
-                (text, answer, grounds) = (first.0, first.1, Some(first.2));
-            }
-        }
-        if let (Ground::DropContradicted, Some(found)) = (ground, &grounds)
-            && found.count(Verdict::Contradicted) > 0
-        {
-            text = ground::without_contradicted(&text, found);
-            grounds = Some(ground::check(&text, &cues));
-        }
-        let reason = EpisodeReason { episode, at_ms, text, present, answer, cut, grounds, people };
-        self.exits.send(&Message::Reason(Arc::new(reason)));
+    fn tell_reason(&self, episode: u32, thought: Thought) {
+        self.exits.send(&Message::Reason(Arc::new(thought.reason(episode))));
     }
 
     fn without_reason(&mut self, writing: Writing, error: anyhow::Error) -> Result<()> {
         self.writing = None;
+        let Writing { episode, first, .. } = writing;
+        if let Some(first) = first {
+            self.tell_reason(episode, first);
+        }
         if error.is::<Lost>() {
             return Err(error);
         }
-        log::error!("no reason for episode {}: {error:#}", writing.episode);
+        log::error!("no reason for episode {episode}: {error:#}");
         Ok(())
     }
 

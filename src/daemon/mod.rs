@@ -33,6 +33,7 @@ mod rehearsal;
 mod run;
 mod status;
 mod summary;
+mod thought;
 mod threads;
 mod timer;
 

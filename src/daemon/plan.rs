@@ -16,6 +16,9 @@ use crate::{
 use anyhow::Result;
 use std::{path::PathBuf, sync::Arc};
 
+/// Readings that wait to be measured: a third of a second of a camera and a microphone, and a net takes a tenth of that.
+pub const MEASURED_MAX: usize = 16;
+
 /// What a run is made of, but the model.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -96,9 +99,14 @@ impl Plan {
         self.model.reason != Explain::Off && self.cues.ground != Ground::Off
     }
 
+    /// Whether anything asks for measured voices and faces.
+    fn measures(&self) -> bool {
+        self.gate.is_some() || self.cues.crop != Crop::None || self.grounds()
+    }
+
     /// What measures voices and faces, where anything asks for it; its nets are loaded.
     pub fn measurer(&self) -> Result<Option<Measurer>> {
-        if self.gate.is_none() && self.cues.crop == Crop::None && !self.grounds() {
+        if !self.measures() {
             return Ok(None);
         }
         // A track's number tells nothing of a person: it begins anywhere.
@@ -129,9 +137,15 @@ impl Plan {
         Task::ALL.iter().filter(|task| missing(**task)).map(row).collect()
     }
 
+    /// Readings that wait at most: for the model, and for being measured.
+    fn readings(&self) -> usize {
+        self.daemon.readings_max + if self.measures() { MEASURED_MAX } else { 0 }
+    }
+
     /// Buffers of readings, for all sources together.
     pub fn pool(&self) -> Pool {
-        Pool::new(self.daemon.readings_max, self.daemon.readings_max)
+        let readings = self.readings();
+        Pool::new(readings, readings)
     }
 
     pub fn setup(&self) -> Setup {
@@ -141,7 +155,7 @@ impl Plan {
     pub fn limits(&self, memory: &Memory) -> Limits {
         let (window, policy, daemon) = (&self.window, &self.policy, &self.daemon);
         let row = |what, limit: String, bytes| Limit { what, limit, bytes };
-        let readings = daemon.readings_max * memory.picture;
+        let readings = self.readings() * memory.picture;
         let sound_ms = window.window_ms + window.lateness_ms;
         let sound_bytes =
             (sound_ms + window.window_ms) as usize * SAMPLE_RATE as usize / 1_000 * size_of::<f32>();
@@ -172,7 +186,7 @@ impl Plan {
                 self.pictures_held().to_string(),
                 Some(self.pictures_held() * memory.picture),
             ),
-            row("readings queued", daemon.readings_max.to_string(), Some(readings)),
+            row("readings queued", self.readings().to_string(), Some(readings)),
             row(
                 "messages queued per sink",
                 daemon.messages_max.to_string(),

@@ -1,8 +1,18 @@
 //! A whole run: opens its threads, lets the core work, and ends them in order.
 
 use super::{
-    controls::Controls, core, edge, exits::Exits, inbox::Inbox, measure, newest::Newest, pace::Pace,
-    plan::Plan, pulse, status::Status, summary::Summary, threads,
+    controls::Controls,
+    core, edge,
+    exits::Exits,
+    inbox::Inbox,
+    measure,
+    newest::Newest,
+    pace::Pace,
+    plan::{MEASURED_MAX, Plan},
+    pulse,
+    status::Status,
+    summary::Summary,
+    threads,
 };
 use crate::{
     cues::Measurer,
@@ -10,7 +20,7 @@ use crate::{
     sink::{Sink, ledger::Told},
     source::Pool,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::{
     sync::{
         Arc,
@@ -31,6 +41,7 @@ pub fn open_sinks(plan: &Plan) -> Result<Vec<Box<dyn Sink>>> {
 pub fn run(
     plan: &Plan,
     controls: &Controls,
+    measurer: Option<Measurer>,
     sinks: Vec<Box<dyn Sink>>,
     infer: &mut dyn Infer,
 ) -> Result<Summary> {
@@ -39,13 +50,12 @@ pub fn run(
     let newest = Arc::new(Newest::new(plan.gives()));
     let done = Arc::new(AtomicBool::new(false));
     let pool = plan.pool();
-    let inbox = || {
+    let inbox = |capacity| {
         let (pool, status, done) = (pool.clone(), Arc::clone(&status), Arc::clone(&done));
-        Arc::new(Inbox::new(plan.daemon.readings_max, plan.pace, pool, status, done))
+        Arc::new(Inbox::new(capacity, plan.pace, pool, status, done))
     };
-    let measurer = plan.measurer().context("[nets]")?;
-    let readings = inbox();
-    let first = if measurer.is_some() { inbox() } else { Arc::clone(&readings) };
+    let readings = inbox(plan.daemon.readings_max);
+    let first = if measurer.is_some() { inbox(MEASURED_MAX) } else { Arc::clone(&readings) };
 
     let left = left(&sinks);
     let messages_max = plan.daemon.messages_max;

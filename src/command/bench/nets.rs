@@ -11,7 +11,7 @@ use crate::{
     },
     source::{Chunk, Frame},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::{
     path::Path,
@@ -33,10 +33,7 @@ struct Row {
 }
 
 pub fn run(folder: &Path, as_json: bool) -> Result<()> {
-    let nets = config::nets(&Nets { folder: Some(folder.into()), ..Nets::default() })?;
-    let none = Task::ALL.iter().all(|&task| nets.of(task).is_none());
-    ensure!(!none, "{} holds no nets: `tools/nets fetch {0}` fills it", folder.display());
-    let rows = measure(&nets)?;
+    let rows = measure(&config::nets_in(folder)?)?;
     let share = |row: &Row| row.run.as_secs_f64() * row.rate_hz;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     if as_json {

@@ -86,8 +86,11 @@ impl Measurer {
         if let Some(listener) = &mut self.listener {
             listener.forget();
         }
-        for net in [self.finder.as_mut().map(FaceBox::forget), self.mesh.as_mut().map(FaceMesh::forget)] {
-            net.unwrap_or_default();
+        if let Some(finder) = &mut self.finder {
+            finder.forget();
+        }
+        if let Some(mesh) = &mut self.mesh {
+            mesh.forget();
         }
         (self.place, self.found) = (None, None);
     }

@@ -93,22 +93,16 @@ impl FaceBox {
 fn anchor(index: usize) -> (f32, f32) {
     let (index, side, each) = if index < 512 { (index, 16, 2) } else { (index - 512, 8, 6) };
     let cell = index / each;
-    ((cell % side) as f32 + 0.5, (cell / side) as f32 + 0.5).scaled(1.0 / side as f32)
+    scaled(((cell % side) as f32 + 0.5, (cell / side) as f32 + 0.5), 1.0 / side as f32)
 }
 
-trait Scaled {
-    fn scaled(self, by: f32) -> Self;
-}
-
-impl Scaled for (f32, f32) {
-    fn scaled(self, by: f32) -> Self {
-        (self.0 * by, self.1 * by)
-    }
+fn scaled((x, y): (f32, f32), by: f32) -> (f32, f32) {
+    (x * by, y * by)
 }
 
 /// One anchor's face, in pixels of the cut counted from its middle.
 fn face(numbers: &[f32], score: f32, index: usize) -> Face {
-    let (ax, ay) = anchor(index).scaled(SIZE as f32);
+    let (ax, ay) = scaled(anchor(index), SIZE as f32);
     let half = SIZE as f32 / 2.0;
     let (x, y) = (numbers[0] + ax - half, numbers[1] + ay - half);
     let (wide, high) = (numbers[2] / 2.0, numbers[3] / 2.0);
@@ -160,7 +154,7 @@ fn joined(numbers: &[f32], scores: &[f32], least: f32) -> heapless::Vec<Face, FA
             top: sum.top * by,
             right: sum.right * by,
             bottom: sum.bottom * by,
-            eyes: sum.eyes.map(|eye| eye.scaled(by)),
+            eyes: sum.eyes.map(|eye| scaled(eye, by)),
         };
         found.push(mean).ok();
     }
