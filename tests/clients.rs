@@ -4,7 +4,8 @@ mod dice;
 
 use dice::Dice;
 use mien::wire::{
-    self, Cause, Decoder, Event, Health, Heartbeat, Hello, Kind, LABELS_MAX, Message, ReasonPart,
+    self, Cause, Decoder, Event, Grounds, Health, Heartbeat, Hello, Kind, LABELS_MAX, Message, People,
+    ReasonPart,
 };
 use serde_json::{Value, json};
 use std::{
@@ -41,9 +42,33 @@ fn written(packet: &wire::Packet<'_>) -> Value {
         Message::Reason(of) => {
             json!({"type": "reason", "episode": of.episode, "part": of.part, "parts": of.parts, "text": of.text})
         }
+        Message::Grounds(of) => json!({
+            "type": "grounds", "episode": of.episode, "claims": of.claims, "held": of.held, "contradicted": of.contradicted,
+            "unseen": of.unseen, "contradicted_bits": of.contradicted_bits,
+        }),
+        Message::People(of) => {
+            json!({"type": "people", "at_ms": of.at_ms, "count": of.count, "track": of.track})
+        }
     };
     value["packet_seq"] = json!(packet.seq);
     value
+}
+
+/// The limits of every width of number.
+const NUMBERS: [u64; 9] = [0, 1, 127, 128, 16_383, 16_384, u32::MAX as u64, 1 << 53, u64::MAX];
+
+/// Kinds of minor 1.
+fn later_kinds(number: u64, say: &mut dyn FnMut(&Message<'_>)) {
+    let byte = number as u8;
+    say(&Message::Grounds(Grounds {
+        episode: number as u32,
+        claims: byte,
+        held: byte >> 1,
+        contradicted: 255,
+        unseen: 0,
+        contradicted_bits: number as u32,
+    }));
+    say(&Message::People(People { at_ms: number, count: byte, track: number as u16 }));
 }
 
 /// Every kind, every code, the limits of every number, text of every width.
@@ -74,7 +99,7 @@ fn stream() -> Vec<u8> {
             heartbeat_ms: 0,
         }));
     }
-    for number in [0u64, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), 1 << 53, u64::MAX] {
+    for number in NUMBERS {
         for (cause, kind) in Cause::ALL.iter().zip(Kind::ALL.iter().cycle()) {
             say(&Message::Event(Event {
                 seq: number as u32,
@@ -106,6 +131,9 @@ fn stream() -> Vec<u8> {
     }
     for text in ["", "I see a smile", "ä€😀", &"x".repeat(400)] {
         say(&Message::Reason(ReasonPart { episode: 9, part: 0, parts: 1, text }));
+    }
+    for number in NUMBERS {
+        later_kinds(number, &mut say);
     }
     line
 }

@@ -1,7 +1,11 @@
 //! Sinks against real things: a pseudo terminal that comes and goes, a mosquitto with passwords and certificates.
 
+use mien::cues::{
+    Channel, ground,
+    ledger::{Cues, Measured},
+};
 use mien::sink::{EpisodeReason, Message, Setup, Sink, Speaker, json::Line, serial, stdout::Stdout};
-use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, VIDEO};
+use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, Packet, VIDEO};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
     fs::{self, File},
@@ -201,6 +205,8 @@ fn kinds(decoder: &mut Decoder, bytes: &[u8]) -> Vec<&'static str> {
                 wire::Message::Event(_) => "event",
                 wire::Message::Heartbeat(_) => "heartbeat",
                 wire::Message::Reason(_) => "reason",
+                wire::Message::Grounds(_) => "grounds",
+                wire::Message::People(_) => "people",
             });
         }
     }
@@ -236,6 +242,65 @@ fn a_serial_line_carries_hello_events_heartbeats_and_reasons() {
     assert_eq!(seen, ["hello", "event", "heartbeat", "reason", "reason"]);
     assert_eq!((decoder.counts().errors(), decoder.counts().gaps), (0, 0));
     assert_eq!(sink.counts().sent, 5);
+}
+
+/// How a reason stands goes out without its text, too; who is there is said again after the hello of a line that came back.
+#[test]
+fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let tty = folder.path().join("tty");
+    let far = Pty::new(&tty);
+    let settings = serial::Settings { reasons: false, ..settings(tty.clone()) };
+    let mut sink = serial::Serial::new(settings, &setup());
+    let people = wire::People { at_ms: 4_000, count: 2, track: 700 };
+    sink.send(&Message::People(people));
+    let mut cues = Cues::new();
+    let measured = Measured {
+        cue: "pitch",
+        channel: Channel::Voice,
+        value: "low",
+        known: &["high", "low"],
+        observable: true,
+    };
+    cues.push(measured).unwrap();
+    let text = "I see smiling mouth. I hear low pitch, high pitch.".to_owned();
+    let grounds = Some(ground::check(&text, &cues));
+    sink.send(&Message::Reason(Arc::new(EpisodeReason {
+        episode: 7,
+        at_ms: 4_000,
+        text,
+        answer: None,
+        present: 3,
+        cut: false,
+        grounds,
+        people: 2,
+    })));
+    let mut decoder = Decoder::new();
+    let mut said = Vec::new();
+    for byte in far.read() {
+        match decoder.feed(byte) {
+            Some(Ok(Packet { message: wire::Message::Grounds(grounds), .. })) => said.push(grounds),
+            Some(Ok(Packet { message: wire::Message::People(seen), .. })) => assert_eq!(seen, people),
+            _ => {}
+        }
+    }
+    let stands = wire::Grounds {
+        episode: 7,
+        claims: 3,
+        held: 1,
+        contradicted: 1,
+        unseen: 0,
+        contradicted_bits: 0b100,
+    };
+    assert_eq!(said, [stands]);
+
+    drop(far);
+    until("the loss", || {
+        sink.tick();
+        sink.counts().losses == 1
+    });
+    let far = Pty::new(&tty);
+    expect(&mut sink, &far, &mut Decoder::new(), &["hello", "people"]);
 }
 
 /// Waits until bytes of a line make these packets.

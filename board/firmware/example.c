@@ -49,11 +49,19 @@ static void print_packet(const struct mien_packet *p) {
                " late=%" PRIu32 " dropped=%" PRIu32 " video=%u audio=%u muted=%u infer_ms=%" PRIu32 "\n",
                h->uptime_ms, (unsigned)h->label, h->episode, h->events, h->windows, h->late, h->dropped,
                (unsigned)h->video, (unsigned)h->audio, (unsigned)h->muted, h->infer_ms);
-    } else {
+    } else if (p->kind == MIEN_REASON) {
         printf(" reason episode=%" PRIu32 " part=%u/%u", p->as.reason.episode, (unsigned)p->as.reason.part,
                (unsigned)p->as.reason.parts);
         print_text("text", p->as.reason.text);
         printf("\n");
+    } else if (p->kind == MIEN_GROUNDS) {
+        const struct mien_grounds *g = &p->as.grounds;
+        printf(" grounds episode=%" PRIu32 " claims=%u held=%u contradicted=%u unseen=%u contradicted_bits=%08" PRIx32 "\n",
+               g->episode, (unsigned)g->claims, (unsigned)g->held, (unsigned)g->contradicted, (unsigned)g->unseen,
+               g->contradicted_bits);
+    } else {
+        const struct mien_people *n = &p->as.people;
+        printf(" people at_ms=%" PRIu64 " count=%u track=%" PRIu16 "\n", n->at_ms, (unsigned)n->count, n->track);
     }
 }
 

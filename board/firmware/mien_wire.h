@@ -41,8 +41,17 @@
 #define MIEN_SCHEMA_EVENT UINT32_C(0xD066F703)
 #define MIEN_SCHEMA_HEARTBEAT UINT32_C(0x06ED2655)
 #define MIEN_SCHEMA_REASON UINT32_C(0xE94C44F9)
+#define MIEN_SCHEMA_GROUNDS UINT32_C(0x30F4A619)
+#define MIEN_SCHEMA_PEOPLE UINT32_C(0xB339F756)
 
-enum mien_kind { MIEN_HELLO = 0, MIEN_EVENT = 1, MIEN_HEARTBEAT = 2, MIEN_REASON = 3 };
+enum mien_kind {
+    MIEN_HELLO = 0,
+    MIEN_EVENT = 1,
+    MIEN_HEARTBEAT = 2,
+    MIEN_REASON = 3,
+    MIEN_GROUNDS = 4, /* how the claims of a reason stand */
+    MIEN_PEOPLE = 5   /* faces that are there */
+};
 
 /* A code that is not in these lists comes from a newer sender: treat it as 0, "other". */
 enum mien_event_kind { MIEN_BEGIN = 1, MIEN_CHANGE = 2, MIEN_END = 3, MIEN_UNKNOWN = 4 };
@@ -124,6 +133,20 @@ struct mien_reason {
     struct mien_text text;
 };
 
+/* Claims of an episode's reason: held of claims were measured to be so; bit i of contradicted_bits is claim i. */
+struct mien_grounds {
+    uint32_t episode;
+    uint8_t claims, held, contradicted, unseen;
+    uint32_t contradicted_bits;
+};
+
+/* Faces that are there; track is the largest one's, as long as it is followed, and 0 without one. */
+struct mien_people {
+    uint64_t at_ms;
+    uint8_t count;
+    uint16_t track;
+};
+
 struct mien_packet {
     uint16_t seq;
     uint8_t kind;
@@ -132,6 +155,8 @@ struct mien_packet {
         struct mien_event event;
         struct mien_heartbeat heartbeat;
         struct mien_reason reason;
+        struct mien_grounds grounds;
+        struct mien_people people;
     } as;
 };
 
@@ -314,19 +339,32 @@ static inline void mien_read_(struct mien_reader_ *r, struct mien_packet *p) {
         h->audio = mien_u8_(r);
         h->muted = mien_u8_(r);
         h->infer_ms = (uint32_t)mien_varint_(r, 32);
-    } else {
+    } else if (p->kind == MIEN_REASON) {
         struct mien_reason *s = &p->as.reason;
         s->episode = (uint32_t)mien_varint_(r, 32);
         s->part = mien_u8_(r);
         s->parts = mien_u8_(r);
         s->text = mien_text_(r);
+    } else if (p->kind == MIEN_GROUNDS) {
+        struct mien_grounds *g = &p->as.grounds;
+        g->episode = (uint32_t)mien_varint_(r, 32);
+        g->claims = mien_u8_(r);
+        g->held = mien_u8_(r);
+        g->contradicted = mien_u8_(r);
+        g->unseen = mien_u8_(r);
+        g->contradicted_bits = (uint32_t)mien_varint_(r, 32);
+    } else {
+        struct mien_people *n = &p->as.people;
+        n->at_ms = mien_varint_(r, 64);
+        n->count = mien_u8_(r);
+        n->track = (uint16_t)mien_varint_(r, 16);
     }
 }
 
 /* Reads what stands between two zeros, in place. */
 static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_packet *p) {
-    static const uint32_t schemas[4] = {MIEN_SCHEMA_HELLO, MIEN_SCHEMA_EVENT, MIEN_SCHEMA_HEARTBEAT,
-                                        MIEN_SCHEMA_REASON};
+    static const uint32_t schemas[6] = {MIEN_SCHEMA_HELLO, MIEN_SCHEMA_EVENT, MIEN_SCHEMA_HEARTBEAT,
+                                        MIEN_SCHEMA_REASON, MIEN_SCHEMA_GROUNDS, MIEN_SCHEMA_PEOPLE};
     int len = mien_cobs_(frame, frame_len);
     if (len < 0) {
         return MIEN_ERR_FRAMING;
@@ -337,7 +375,7 @@ static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_pack
     if (frame[0] != MIEN_VERSION) {
         return MIEN_ERR_VERSION;
     }
-    if (frame[3] > 3) {
+    if (frame[3] > MIEN_PEOPLE) {
         return MIEN_ERR_UNKNOWN;
     }
     memset(p, 0, sizeof *p);

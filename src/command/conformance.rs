@@ -1,13 +1,13 @@
 //! `mien conformance`: good and bad bytes for the receiver at the other end of a serial line, and what it made of them.
 //!
 //! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
-//! `event`, `heartbeat` or `reason`; what follows on the line is passed over. Nothing is said of what it rejects.
+//! `event`, `heartbeat`, `reason`, `grounds` or `people`; what follows on the line is passed over. Nothing is said of what it rejects.
 
 use crate::{
     sink::serial,
     wire::{
-        self, AUDIO, Cause, Event, Health, Heartbeat, Hello, Kind, LINE_BYTES_MAX, Message, RAW_BYTES_MAX,
-        ReasonPart, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
+        self, AUDIO, Cause, Event, Grounds, Health, Heartbeat, Hello, Kind, LINE_BYTES_MAX, Message, People,
+        RAW_BYTES_MAX, ReasonPart, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
     },
 };
 use anyhow::{Context, Result, ensure};
@@ -125,8 +125,23 @@ fn steps() -> Vec<Step> {
     step("a reason in two parts, in any script", parts, &["2 reason", "3 reason"]);
     let largest = "x".repeat(wire::REASON_BYTES_MAX);
     step("the longest text", vec![packet(&reason(0, &largest), 4)], &["4 reason"]);
+    step("how a reason stands, and who is there", newest().to_vec(), &["5 grounds", "6 people"]);
     step("a hello of another boot: all that was begun has ended", vec![packet(&hello(2), 0)], &["0 hello"]);
     steps
+}
+
+/// The kinds that were appended last.
+fn newest() -> [Vec<u8>; 2] {
+    let grounds = Grounds {
+        episode: 4,
+        claims: 9,
+        held: 5,
+        contradicted: 2,
+        unseen: 1,
+        contradicted_bits: 0x8000_0005,
+    };
+    let people = People { at_ms: 11_000, count: 2, track: 65_535 };
+    [packet(&Message::Grounds(grounds), 5), packet(&Message::People(people), 6)]
 }
 
 fn packet(message: &Message<'_>, seq: u16) -> Vec<u8> {
@@ -232,7 +247,9 @@ fn accepted(text: &str) -> Vec<String> {
     let answer = |line: &str| {
         let mut words = line.split_whitespace();
         let (seq, kind) = (words.next()?.parse::<u16>().ok()?, words.next()?);
-        ["hello", "event", "heartbeat", "reason"].contains(&kind).then(|| format!("{seq} {kind}"))
+        ["hello", "event", "heartbeat", "reason", "grounds", "people"]
+            .contains(&kind)
+            .then(|| format!("{seq} {kind}"))
     };
     whole.lines().filter_map(answer).collect()
 }
@@ -255,6 +272,8 @@ mod tests {
                         Message::Event(_) => "event",
                         Message::Heartbeat(_) => "heartbeat",
                         Message::Reason(_) => "reason",
+                        Message::Grounds(_) => "grounds",
+                        Message::People(_) => "people",
                     };
                     said.push(format!("{} {kind}", packet.seq));
                 }

@@ -1,6 +1,6 @@
 //! `mien top`: what a daemon sees and says now, in a terminal: scores as bars, what holds, reasons, devices and drops.
 
-use crate::sink::json::{Line, Reason};
+use crate::sink::json::{Line, People, Reason};
 use anyhow::{Context, Result, bail};
 use signal_hook::{consts::SIGINT, flag};
 use std::{
@@ -168,7 +168,10 @@ impl View {
                 self.say(format!("{:>9.1}s reason  {text}{grounds}", at_ms as f64 / 1_000.0));
             }
             Ok(Line::Heartbeat(_)) => self.run = serde_json::from_str(text).unwrap_or_default(),
-            Ok(Line::State(_)) => {}
+            Ok(Line::People(People { at_ms, count, .. })) => {
+                self.say(format!("{:>9.1}s people  {count}", at_ms as f64 / 1_000.0));
+            }
+            Ok(Line::State(_) | Line::Grounds(_)) => {}
             Err(_) => {
                 if let Ok(run) = serde_json::from_str::<serde_json::Value>(text)
                     && run["type"] == "run"

@@ -164,6 +164,8 @@ impl Watch {
                 grounds: None,
                 people: None,
             }),
+            Message::Grounds(grounds) => Line::Grounds(json::Grounded::of(grounds)),
+            Message::People(people) => Line::People(json::People::of(people)),
         };
         self.show(&line)
     }
@@ -241,6 +243,13 @@ fn plain(line: &Line) -> String {
             let grounds =
                 reason.grounds.as_ref().map(|grounds| format!("  {}", grounds.text())).unwrap_or_default();
             format!("           reason  {}{}{grounds}", reason.text, if reason.cut { CUT } else { "" })
+        }
+        Line::Grounds(json::Grounded { episode, claims, held, contradicted, .. }) => {
+            format!("           grounded {held}/{claims} contradicted={contradicted} episode={episode}")
+        }
+        Line::People(json::People { at_ms, count, track }) => {
+            let track = track.map(|track| format!(" track={track}")).unwrap_or_default();
+            format!("{:>9.1}s people  {count}{track}", *at_ms as f64 / 1000.0)
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum Class {
 impl Class {
     pub fn of(message: &Message) -> Class {
         match message {
-            Message::Scores(_) | Message::Heartbeat(_) => Class::Passing,
+            Message::Scores(_) | Message::Heartbeat(_) | Message::People(_) => Class::Passing,
             Message::Reason(_) => Class::Minor,
             Message::Event(event) => Class::of_event(event.kind, event.episode),
         }

@@ -25,6 +25,8 @@ pub enum Line {
     Heartbeat(Heartbeat),
     Scores(Scores),
     Reason(Reason),
+    Grounds(Grounded),
+    People(People),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +153,45 @@ pub struct Reason {
     pub people: Option<u8>,
 }
 
+/// How a reason's claims stand, as a serial line says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grounded {
+    pub episode: u32,
+    pub claims: u8,
+    #[serde(rename = "true")]
+    pub held: u8,
+    pub contradicted: u8,
+    pub unseen: u8,
+    /// Numbers of the claims that are contradicted, from 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub which: Vec<u8>,
+}
+
+/// Faces that are there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct People {
+    pub at_ms: u64,
+    pub count: u8,
+    /// The largest face, which is scored; it lasts as long as the face is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track: Option<u16>,
+}
+
+impl Grounded {
+    pub fn of(grounds: &wire::Grounds) -> Grounded {
+        let wire::Grounds { episode, claims, held, contradicted, unseen, contradicted_bits: bits } = *grounds;
+        let which = (0..32).filter(|i| bits & (1 << i) != 0).collect();
+        Grounded { episode, claims, held, contradicted, unseen, which }
+    }
+}
+
+impl People {
+    pub fn of(people: &wire::People) -> People {
+        let wire::People { at_ms, count, track } = *people;
+        People { at_ms, count, track: (track > 0).then_some(track) }
+    }
+}
+
 /// A reason's claims and how they stand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grounds {
@@ -230,6 +271,7 @@ impl Line {
                 smoothed: scores.smoothed[..scores.labels].iter().map(|&p| thousandths(p)).collect(),
             }),
             Message::Reason(reason) => Line::Reason(Reason::of(reason)),
+            Message::People(people) => Line::People(People::of(people)),
         }
     }
 

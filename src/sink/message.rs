@@ -2,8 +2,8 @@
 //!
 //! Limits: a message is small and mostly `Copy`; only a reason carries text.
 
-use crate::cues::ground::Grounds;
-use crate::wire::{self, Event, Heartbeat, LABELS_MAX};
+use crate::cues::ground::{Grounds, Verdict};
+use crate::wire::{self, Event, Heartbeat, LABELS_MAX, People};
 use std::sync::Arc;
 
 /// Who speaks: a hello that owns its text.
@@ -31,6 +31,7 @@ pub enum Message {
     Heartbeat(Heartbeat),
     Scores(WindowScores),
     Reason(Arc<EpisodeReason>),
+    People(People),
 }
 
 /// Smoothed and plain scores of one window.
@@ -67,6 +68,24 @@ pub struct EpisodeReason {
     pub grounds: Option<Grounds>,
     /// Faces in the window's last look.
     pub people: u8,
+}
+
+impl EpisodeReason {
+    /// Its grounds as the wire says them, where there are any.
+    pub fn grounds(&self) -> Option<wire::Grounds> {
+        let grounds = self.grounds.as_ref()?;
+        let count = |verdict| grounds.count(verdict).min(255) as u8;
+        let claims = grounds.0.iter().take(32).zip(0..);
+        let bits = claims.map(|(claim, i)| u32::from(claim.verdict == Verdict::Contradicted) << i);
+        Some(wire::Grounds {
+            episode: self.episode,
+            claims: grounds.0.len().min(255) as u8,
+            held: count(Verdict::True),
+            contradicted: count(Verdict::Contradicted),
+            unseen: count(Verdict::NotObservable),
+            contradicted_bits: bits.sum(),
+        })
+    }
 }
 
 impl Speaker {

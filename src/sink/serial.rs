@@ -7,7 +7,7 @@
 //! Limits: one packet at a time; a line that takes nothing for `write_ms` costs that packet.
 
 use super::{
-    CUT, Message, Setup, Sink, SinkCounts, Speaker, cut,
+    CUT, EpisodeReason, Message, Setup, Sink, SinkCounts, Speaker, cut,
     ledger::{Ledger, Told},
 };
 use crate::{
@@ -101,6 +101,8 @@ pub struct Serial {
     outage: Outage,
     ledger: Ledger,
     counts: SinkCounts,
+    /// Said again after a hello.
+    people: Option<wire::People>,
 }
 
 impl Serial {
@@ -116,6 +118,7 @@ impl Serial {
             seq: 0,
             hello_at: Instant::now(),
             counts: SinkCounts::default(),
+            people: None,
         };
         serial.attend();
         serial
@@ -141,6 +144,9 @@ impl Serial {
             self.hello_at = now + Duration::from_secs(u64::from(self.settings.hello_s));
             let speaker = Arc::clone(&self.speaker);
             self.put(&wire::Message::Hello(speaker.hello()));
+            if let Some(people) = self.people {
+                self.put(&wire::Message::People(people));
+            }
         }
         self.settle();
     }
@@ -191,6 +197,12 @@ impl Serial {
         sent
     }
 
+    fn put_grounds(&mut self, reason: &EpisodeReason) {
+        if let Some(grounds) = reason.grounds() {
+            self.put_once(&wire::Message::Grounds(grounds));
+        }
+    }
+
     /// A packet that nobody asks for again.
     fn put_once(&mut self, message: &wire::Message<'_>) {
         self.counts.dropped += u64::from(!self.put(message));
@@ -219,8 +231,14 @@ impl Sink for Serial {
                 for part in parts(reason.episode, text) {
                     self.put_once(&wire::Message::Reason(part));
                 }
+                self.put_grounds(reason);
             }
-            Message::Event(_) | Message::Reason(_) | Message::Scores(_) => {}
+            Message::Reason(reason) => self.put_grounds(reason),
+            Message::People(people) => {
+                self.people = Some(*people);
+                self.put_once(&wire::Message::People(*people));
+            }
+            Message::Event(_) | Message::Scores(_) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// First byte of every packet: the protocol's major version.
 pub const VERSION: u8 = 1;
 /// Counts appended kinds and codes within a major version.
-pub const MINOR: u8 = 0;
+pub const MINOR: u8 = 1;
 /// Bytes of a packet before framing.
 pub const RAW_BYTES_MAX: usize = 512;
 /// Bytes of a packet on the line: COBS adds one in 254, and a zero on each side.
@@ -22,19 +22,36 @@ pub const VIDEO: u8 = 1;
 pub const AUDIO: u8 = 2;
 
 /// One line per kind, in the order of the kinds. Frozen: what changes here is another protocol.
-pub const SCHEMA: [&str; 4] = [
+pub const SCHEMA: [&str; 6] = [
     "hello minor:u8 schema:u32 boot:u64 device:str software:str purpose:str bundle:str bundle_hash:[u8;8] label_set:str labels:[str] window_ms:u32 hop_ms:u32 heartbeat_ms:u32",
     "event seq:u32 episode:u32 kind:u8 label:u8 confidence_permille:u16 track:u16 expected:u8 present:u8 cause:u8 at_ms:u64 begin_ms:u64 window_ms:u32 wall_ms:u64 wall_synced:u8 age_ms:u32",
     "heartbeat uptime_ms:u64 label:u8 episode:u32 events:u32 windows:u32 late:u32 dropped:u32 video:u8 audio:u8 muted:u8 infer_ms:u32",
     "reason episode:u32 part:u8 parts:u8 text:str",
+    "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
+    "people at_ms:u64 count:u8 track:u16",
 ];
 
 /// Schema ids in the order of the kinds: the CRC of a packet begins with its kind's.
-pub const SCHEMA_IDS: [u32; 4] =
-    [fnv1a(SCHEMA[0], FNV), fnv1a(SCHEMA[1], FNV), fnv1a(SCHEMA[2], FNV), fnv1a(SCHEMA[3], FNV)];
+pub const SCHEMA_IDS: [u32; SCHEMA.len()] = {
+    let mut ids = [0; SCHEMA.len()];
+    let mut i = 0;
+    while i < ids.len() {
+        ids[i] = fnv1a(SCHEMA[i], FNV);
+        i += 1;
+    }
+    ids
+};
 
 /// Hash of every kind, as a hello carries it.
-pub const SCHEMA_HASH: u32 = fnv1a(SCHEMA[3], fnv1a(SCHEMA[2], fnv1a(SCHEMA[1], fnv1a(SCHEMA[0], FNV))));
+pub const SCHEMA_HASH: u32 = {
+    let mut hash = FNV;
+    let mut i = 0;
+    while i < SCHEMA.len() {
+        hash = fnv1a(SCHEMA[i], hash);
+        i += 1;
+    }
+    hash
+};
 
 const FNV: u32 = 0x811c_9dc5;
 
@@ -66,6 +83,8 @@ pub enum Message<'a> {
     Heartbeat(Heartbeat),
     #[serde(borrow)]
     Reason(ReasonPart<'a>),
+    Grounds(Grounds),
+    People(People),
 }
 
 /// Who speaks, and the names of the labels. Sent when a line opens and again now and then.
@@ -171,4 +190,29 @@ pub struct ReasonPart<'a> {
     pub part: u8,
     pub parts: u8,
     pub text: &'a str,
+}
+
+/// How the claims of an episode's reason stand against what was measured; follows its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grounds {
+    pub episode: u32,
+    /// Claims of the reason.
+    pub claims: u8,
+    /// Measured to be so.
+    pub held: u8,
+    pub contradicted: u8,
+    /// Of a kind that is measured, but not now: nobody there, turned away, not known yet.
+    pub unseen: u8,
+    /// Bit `i`: claim `i` is contradicted, in the order of the text; claims from the 32nd on have none.
+    pub contradicted_bits: u32,
+}
+
+/// Faces that are there, said when it changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct People {
+    /// End of the window in which they were seen.
+    pub at_ms: u64,
+    pub count: u8,
+    /// The largest face, which is scored: the same number as long as it is followed; 0 without one. No identity.
+    pub track: u16,
 }

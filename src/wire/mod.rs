@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 1 | version | [`VERSION`]; another value is another protocol and nothing after it may be read |
 //! | 2 | seq | u16 little-endian, of packets on this line, wraps; a step other than 1 is loss, unless a hello with 0 or with another `boot` says that the sender began anew |
-//! | 1 | kind | 0 hello, 1 event, 2 heartbeat, 3 reason; new kinds are appended |
+//! | 1 | kind | 0 hello, 1 event, 2 heartbeat, 3 reason, 4 grounds, 5 people; new kinds are appended |
 //! | n | body | postcard: fields in order; integers wider than a byte as LEB128 varints; text as varint length and UTF-8 |
 //! | 4 | crc | CRC-32/ISO-HDLC, little-endian, over the kind's schema id (4 bytes, little-endian), then version to body |
 //!
@@ -16,6 +16,8 @@
 //! | event | seq u32, episode u32, kind u8, label u8, confidence_permille u16, track u16, expected u8, present u8, cause u8, at_ms u64, begin_ms u64, window_ms u32, wall_ms u64, wall_synced u8, age_ms u32 |
 //! | heartbeat | uptime_ms u64, label u8, episode u32, events u32, windows u32, late u32, dropped u32, video u8, audio u8, muted u8, infer_ms u32 |
 //! | reason | episode u32, part u8, parts u8, text |
+//! | grounds | episode u32, claims u8, held u8, contradicted u8, unseen u8, contradicted_bits u32 |
+//! | people | at_ms u64, count u8, track u16 |
 //!
 //! The schema id of a kind is FNV-1a (32 bit) of its line in [`SCHEMA`], so a receiver with another idea of the fields
 //! sees CRC errors and never wrong values. Kinds are append-only and their fields never change: a new field is a new kind.

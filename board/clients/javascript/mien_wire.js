@@ -4,7 +4,7 @@
 //   const decoder = new Decoder();
 //   port.on("data", bytes => { for (const packet of decoder.feed(bytes)) console.log(packet); });
 //
-// A packet is an object: `type` (hello, event, heartbeat, reason), `packet_seq`, and the fields of its kind. Codes come as their names; a code
+// A packet is an object: `type` (hello, event, heartbeat, reason, grounds, people), `packet_seq`, and the fields of its kind. Codes come as their names; a code
 // that this version does not know is "other". `boot` and `bundle_hash` are hexadecimal text. Times are in ms; a number above
 // Number.MAX_SAFE_INTEGER is a BigInt.
 
@@ -18,6 +18,8 @@ export const SCHEMA = [
   "event seq:u32 episode:u32 kind:u8 label:u8 confidence_permille:u16 track:u16 expected:u8 present:u8 cause:u8 at_ms:u64 begin_ms:u64 window_ms:u32 wall_ms:u64 wall_synced:u8 age_ms:u32",
   "heartbeat uptime_ms:u64 label:u8 episode:u32 events:u32 windows:u32 late:u32 dropped:u32 video:u8 audio:u8 muted:u8 infer_ms:u32",
   "reason episode:u32 part:u8 parts:u8 text:str",
+  "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
+  "people at_ms:u64 count:u8 track:u16",
 ];
 export const KIND = ["other", "begin", "change", "end", "unknown"];
 export const CAUSE = [

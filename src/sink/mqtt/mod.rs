@@ -74,6 +74,8 @@ pub struct Mqtt {
     health_at: Instant,
     /// Retained topics that the broker has not been given yet.
     greet: Greeting,
+    /// Who is there, as its retained topic says it.
+    people: Option<String>,
     /// Home Assistant's births are listened to on this connection.
     births_asked: bool,
     /// Home Assistant was born: it is told of this device again then.
@@ -88,6 +90,7 @@ struct Greeting {
     hello: bool,
     state: bool,
     ros: bool,
+    people: bool,
     device: bool,
 }
 
@@ -131,6 +134,7 @@ impl Mqtt {
             health: None,
             health_at: Instant::now(),
             greet: Greeting::default(),
+            people: None,
             births_asked: false,
             told_again_at: None,
             seq: 0,
@@ -155,7 +159,8 @@ impl Mqtt {
         if generation != self.generation {
             self.generation = generation;
             self.meeting = Meeting::Due;
-            self.greet = Greeting { online: true, hello: true, state: true, ros: true, device: true };
+            self.greet =
+                Greeting { online: true, hello: true, state: true, ros: true, people: true, device: true };
             self.births_asked = false;
             self.health_at = Instant::now();
         }
@@ -303,6 +308,11 @@ impl Mqtt {
         {
             self.greet.ros = self.publish("ros", ros.text().into(), true).is_none();
         }
+        if self.greet.people
+            && let Some(people) = &self.people
+        {
+            self.greet.people = self.publish("people", people.clone().into(), true).is_none();
+        }
         if self.greet.online {
             self.greet.online = self.publish("availability", b"online".to_vec(), true).is_none();
         }
@@ -339,6 +349,10 @@ impl Sink for Mqtt {
                 self.outbox.put(text, None, self.in_flight.len());
             }
             Message::Heartbeat(_) => self.health = Some(Line::of(message, &self.speaker).text().into()),
+            Message::People(_) => {
+                self.people = Some(Line::of(message, &self.speaker).text());
+                self.greet.people = true;
+            }
             Message::Reason(_) | Message::Scores(_) => {}
         }
         self.advance();

@@ -66,6 +66,7 @@ impl Shown {
             Message::Scores(scores) if scores.labels == 0 => return,
             Message::Event(event) => event.at_ms,
             Message::Reason(reason) => reason.at_ms,
+            Message::People(people) => people.at_ms,
             Message::Scores(scores) => scores.at_ms,
         };
         let text = Line::of(message, &self.speaker).text();
