@@ -8,7 +8,7 @@
 use crate::{
     cues::{self, Task},
     machine,
-    model::{self, AudioContext, Decoding, Infer, Sampling},
+    model::{self, AudioContext, Decoding, Infer},
     policy, privacy,
     sink::{self, Sinks, cut},
     source::{self, clip, pipe},
@@ -92,14 +92,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// How reasons are generated; without `sampling` by the likeliest words.
-    pub fn decoding(&self, sampling: Option<Sampling>) -> Decoding {
-        Decoding { sampling, max_new_tokens: Some(self.reason_tokens), ..Decoding::default() }
+    /// How reasons are generated.
+    pub fn decoding(&self) -> Decoding {
+        Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() }
     }
 
     /// Sets a loaded model as the config says.
     pub fn apply(&self, infer: &mut dyn Infer) -> Result<()> {
-        infer.set_decoding(self.decoding(None)).context("model.reason_tokens")?;
+        infer.set_decoding(self.decoding()).context("model.reason_tokens")?;
         if self.reason != Explain::Off {
             infer.reason_between().context("model.reason")?;
         }

@@ -241,6 +241,66 @@ pub fn read(text: &str) -> Vec<Said> {
     found
 }
 
+/// Words of a claim that name what it is about, or only join.
+const NAMES: &[&str] = &[
+    "brow",
+    "brows",
+    "eyebrow",
+    "eyebrows",
+    "forehead",
+    "eye",
+    "eyes",
+    "nose",
+    "mouth",
+    "lip",
+    "lips",
+    "corner",
+    "corners",
+    "jaw",
+    "face",
+    "expression",
+    "pitch",
+    "pitched",
+    "range",
+    "rate",
+    "tone",
+    "voice",
+    "timbre",
+    "intonation",
+    "melody",
+    "words",
+    "speech",
+    "pace",
+    "tempo",
+    "is",
+    "are",
+    "was",
+    "were",
+    "the",
+    "a",
+    "an",
+    "of",
+    "and",
+    "his",
+    "her",
+    "their",
+    "with",
+    "in",
+    "very",
+    "quite",
+    "slightly",
+];
+
+/// What a claim says of its subject: "lively" of "the voice is lively"; in Chinese all of it.
+pub fn telling<'a>(text: &'a str, said: &Said) -> &'a str {
+    let names = |word: &str| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name));
+    words(text, said.from, said.to)
+        .into_iter()
+        .map(|word| word.text)
+        .find(|word| !names(word))
+        .unwrap_or(&text[said.from..said.to])
+}
+
 /// The sentence about a byte: from after the last stop to its own.
 pub fn sentence(text: &str, at: usize) -> (usize, usize) {
     let stop = |c: char| matches!(c, '.' | '!' | '?' | ';' | '\n' | '。' | '！' | '？' | '；');

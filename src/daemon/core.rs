@@ -23,13 +23,13 @@ use crate::{
     },
     kept::Kept,
     machine,
-    model::{Infer, Input, Reason, Sampling},
+    model::{Decoding, Infer, Input, Reason, Sampling},
     policy::{self, Observation, Policy},
     privacy::Gate,
     sink::{self, Message, clock, ledger::Told, snapshot::Passed},
     source::{Modality, Pool, Reading, monotonic_ns},
     window::{Window, Windows},
-    wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, VIDEO},
+    wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, People, VIDEO},
 };
 use anyhow::Result;
 use std::{
@@ -45,8 +45,8 @@ const NS_PER_MS: u64 = 1_000_000;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
 
-/// How a reason is asked for once more: not the likeliest words again.
-const AGAIN: Sampling = Sampling { temperature: 1.2, top_k: 0, top_p: 1.0, seed: 1 };
+/// How a reason is asked for once more: not the likeliest words again, and without those that were contradicted.
+const AGAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
 
 /// What the core shares with the other threads.
 pub struct Links {
@@ -90,6 +90,8 @@ struct State<'a> {
     /// A failure of the model was reported and has not passed.
     failing: bool,
     shown: Shown,
+    /// Faces and the largest one's track, as they were told last.
+    people: (u8, u16),
     writing: Option<Writing>,
     /// Windows by what the gate let through, and what scoring took.
     passed: Passed,
@@ -140,6 +142,7 @@ impl<'a> Core<'a> {
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
             shown: Shown::default(),
+            people: (0, 0),
             writing: None,
             passed: Passed::default(),
             scored: 0,
@@ -289,6 +292,7 @@ impl State<'_> {
             nobody,
             scores: scores.as_deref(),
         });
+        self.tell_people(at_ms, who);
         self.tell_scores(at_ms, present, nobody, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
         for event in events {
@@ -395,7 +399,14 @@ impl State<'_> {
         let shown = self.shown;
         let cues = self.ledger.cues(shown.start_ns, shown.end_ns);
         let started = Instant::now();
-        let decoding = self.plan.model.decoding(first.as_ref().map(|_| AGAIN));
+        let decoding = match &first {
+            Some(first) => Decoding {
+                sampling: Some(AGAIN),
+                avoid: first.contradictions(),
+                ..self.plan.model.decoding()
+            },
+            None => self.plan.model.decoding(),
+        };
         let asked = match self.plan.cues.ground {
             Ground::AskAgain => self.infer.set_decoding(decoding),
             _ => Ok(()),
@@ -506,6 +517,15 @@ impl State<'_> {
             self.beat.infer_ms = took.as_millis() as u32;
         }
         took
+    }
+
+    /// Faces that are there, where that has changed.
+    fn tell_people(&mut self, at_ms: u64, who: Presence) {
+        let track = if who.people > 0 { who.track } else { 0 };
+        if who.face.is_some() && self.people != (who.people, track) {
+            self.people = (who.people, track);
+            self.exits.send(&Message::People(People { at_ms, count: who.people, track }));
+        }
     }
 
     fn tell_scores(&self, at_ms: u64, present: u8, nobody: bool, plain: &[f32]) {

@@ -6,6 +6,7 @@ use crate::{
         Ground,
         ground::{self, Grounds, Verdict},
         ledger::Cues,
+        lexicon,
     },
     model::Reason,
     sink::EpisodeReason,
@@ -50,6 +51,15 @@ impl Thought {
 
     pub fn contradicted(&self) -> bool {
         self.grounds.as_ref().is_some_and(|grounds| grounds.count(Verdict::Contradicted) > 0)
+    }
+
+    /// What its contradicted claims say, each in a word.
+    pub fn contradictions(&self) -> Vec<String> {
+        let claims = self.grounds.iter().flat_map(|grounds| &grounds.0);
+        claims
+            .filter(|judged| judged.verdict == Verdict::Contradicted)
+            .map(|judged| lexicon::telling(&self.text, &judged.said).to_owned())
+            .collect()
     }
 
     pub fn better_than(&self, other: &Thought) -> bool {

@@ -6,7 +6,7 @@ use crate::{
         infer::{Reason, Stop},
         text::{
             constrain::{Form, Next},
-            generate::{Characters, Chooser, Decoding, Guard, between},
+            generate::{Characters, Chooser, Decoding, Guard, between, says},
         },
     },
 };
@@ -26,6 +26,9 @@ pub struct Answer {
     form: Option<Form>,
     chooser: Option<Chooser>,
     guard: Option<Guard>,
+    avoid: Vec<String>,
+    /// Tokens that would say what is avoided here.
+    refused: Vec<u32>,
     stop_at_end: bool,
     tokens_max: usize,
     characters: Characters,
@@ -42,6 +45,8 @@ impl Answer {
         Answer {
             guard: (decoding.repetition_guard && form.is_none()).then(Guard::default),
             stop_at_end: decoding.stop_at_end && form.is_none(),
+            avoid: decoding.avoid.clone(),
+            refused: Vec::new(),
             form,
             chooser: decoding.sampling.map(|sampling| Chooser::new(sampling, penalty)),
             tokens_max,
@@ -67,7 +72,16 @@ impl Answer {
 
     /// Whether this token may come next.
     pub fn allows(&self, id: u32) -> bool {
-        self.form.as_ref().is_none_or(|form| form.allows(id))
+        !self.refused.contains(&id) && self.form.as_ref().is_none_or(|form| form.allows(id))
+    }
+
+    /// Refuses a token here that would say what is avoided.
+    pub fn refuses(&mut self, id: u32, vocabulary: &Vocabulary) -> bool {
+        let refused = says(&self.avoid, &self.text, vocabulary.piece(id));
+        if refused {
+            self.refused.push(id);
+        }
+        refused
     }
 
     /// Whether tokens are drawn, not just the likeliest taken.
@@ -77,8 +91,8 @@ impl Answer {
 
     /// Draws the next token; only where the answer samples.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let (form, chooser) = (&self.form, self.chooser.as_mut());
-        let allowed = |id| form.as_ref().is_none_or(|form| form.allows(id));
+        let (form, chooser, refused) = (&self.form, self.chooser.as_mut(), &self.refused);
+        let allowed = |id| !refused.contains(&id) && form.as_ref().is_none_or(|form| form.allows(id));
         chooser.expect("the caller asked whether the answer samples").choose(logits, allowed)
     }
 
@@ -89,6 +103,7 @@ impl Answer {
 
     /// A token that was wished for, with those that must follow it at once.
     pub fn chosen(&mut self, id: u32) -> Vec<u32> {
+        self.refused.clear();
         let mut ids = vec![id];
         if let Some(form) = &mut self.form {
             ids.extend(form.made(id));

@@ -16,6 +16,8 @@ pub struct Decoding {
     pub max_new_tokens: Option<usize>,
     /// Only `<think>..</think>\n<answer>LABEL</answer>` with a label of this set.
     pub constrain_to: Option<String>,
+    /// No word begins with one of these, whatever its case; in a script without spaces, none of them is said.
+    pub avoid: Vec<String>,
     /// Stop when the same stretch comes again and again.
     pub repetition_guard: bool,
     /// Stop at an end of text; otherwise it is a token like any other, so that an answer has a known length to be measured.
@@ -29,6 +31,7 @@ impl Default for Decoding {
             repetition_penalty: None,
             max_new_tokens: None,
             constrain_to: None,
+            avoid: Vec::new(),
             repetition_guard: true,
             stop_at_end: true,
         }
@@ -231,6 +234,25 @@ impl Characters {
     }
 }
 
+/// Whether a text that goes on with a token's piece says one of `words` there: at the start of a word, or anywhere in a script without
+/// spaces.
+pub fn says(words: &[String], text: &str, piece: &[u8]) -> bool {
+    let words = || words.iter().filter(|word| !word.is_empty());
+    let Some(longest) = words().map(String::len).max() else { return false };
+    let mut from = text.len().saturating_sub(longest + 4);
+    while !text.is_char_boundary(from) {
+        from -= 1;
+    }
+    let before = text[from..].to_lowercase();
+    let joined = before.clone() + &String::from_utf8_lossy(piece).to_lowercase();
+    words().map(|word| word.to_lowercase()).any(|word| {
+        joined.match_indices(&word).any(|(at, _)| {
+            let inside = joined[..at].chars().next_back().is_some_and(char::is_alphanumeric);
+            at + word.len() > before.len() && !(inside && word.is_ascii())
+        })
+    })
+}
+
 /// The text between the first `<tag>` and the first `</tag>` after it.
 pub fn between<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{tag}>"))?;
@@ -301,6 +323,26 @@ mod tests {
         assert_eq!(first(0..400), None);
         let broken = (0..400).map(|i| if i % 40 == 0 { 1000 + i } else { i % 2 });
         assert_eq!(first(broken), None, "thirty-nine tokens are too few");
+    }
+
+    #[test]
+    fn words_are_avoided_where_a_word_begins() {
+        let words = ["Narrow".to_owned(), "声音高".to_owned(), String::new()];
+        for (text, piece, said) in [
+            ("I hear ", "narrow", true),
+            ("I hear", " narrowed", true),
+            ("I hear nar", "row", true),
+            ("", "NARROW", true),
+            ("un", "narrow", false),
+            ("I hear narrow", " range", false),
+            ("I hear nar", "ration", false),
+            ("他的声音", "高", true),
+            ("他的声", "音", false),
+        ] {
+            assert_eq!(says(&words, text, piece.as_bytes()), said, "`{text}` + `{piece}`");
+        }
+        assert!(!says(&[], "a", b"narrow"));
+        assert!(!says(&words, "a", &[0xe5]), "half a character");
     }
 
     #[test]

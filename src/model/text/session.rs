@@ -242,11 +242,19 @@ impl<B: Backend> Session<B> {
             }
             Wish::Choose { label } => {
                 let likeliest = self.step(pass, scratch, answer, position)?;
-                let id = match () {
+                let vocabulary = &self.language.vocabulary;
+                let mut id = match () {
                     () if label => most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id)),
                     () if answer.samples() => answer.sample(self.decoder.latest_logits(pass)?),
                     () => likeliest,
                 };
+                while !label && answer.refuses(id, vocabulary) {
+                    let logits = self.decoder.latest_logits(pass)?;
+                    id = match answer.samples() {
+                        true => answer.sample(logits),
+                        false => most_probable(logits, |id| answer.allows(id)),
+                    };
+                }
                 if answer.ends(id, &self.language.generation.eos) {
                     return Ok(Some(Stop::EndOfText));
                 }
