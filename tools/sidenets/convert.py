@@ -1,4 +1,5 @@
-"""A small convolutional TFLite net to ONNX: `convert.py IN.tflite OUT.onnx`.
+"""Small nets as the daemon runs them best: `convert.py IN.tflite OUT.onnx` makes an ONNX net of a small convolutional TFLite one, and
+`convert.py IN.onnx OUT.onnx` a lighter one of a net that listens.
 
 TFLite keeps pictures as rows, columns, channels; the ONNX net is given channels, rows, columns. Half-precision weights become f32.
 Names of inputs and outputs stay. An operator outside the list below is refused by name.
@@ -73,10 +74,14 @@ class Graph:
             array = array.transpose(2, 0, 1)
         return self.constant(array)
 
-    def activated(self, value, function, output):
+    def activated(self, function, output, kind, inputs, **attributes):
+        """A node whose output goes through a fused activation."""
         if FUSED.get(function, False) is False:
             raise SystemExit(f"the activation {function} at {output} is not converted")
-        self.node(FUSED[function] or "Identity", [value], output)
+        if FUSED[function] is None:
+            self.node(kind, inputs, output, **attributes)
+        else:
+            self.node(FUSED[function], [self.node(kind, inputs, **attributes)], output)
 
     def convolve(self, operator, inputs, output, depthwise):
         o = options(operator, tflite.DepthwiseConv2DOptions if depthwise else tflite.Conv2DOptions)
@@ -91,16 +96,21 @@ class Graph:
             raise SystemExit(f"a dilated convolution at {output} is not converted")
         bias = [self.constant(self.values[inputs[2]].astype(np.float32))] if len(inputs) > 2 and inputs[2] >= 0 else []
         strides = [o.StrideH(), o.StrideW()]
-        value = self.node("Conv", [self.name(inputs[0]), self.constant(kernel), *bias], group=groups, strides=strides,
-                          pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel.shape[2:], strides))
-        self.activated(value, o.FusedActivationFunction(), output)
+        self.activated(o.FusedActivationFunction(), output, "Conv", [self.name(inputs[0]), self.constant(kernel), *bias], group=groups,
+                       strides=strides, pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel.shape[2:], strides))
 
     def pool(self, operator, inputs, output):
         o = options(operator, tflite.Pool2DOptions)
         kernel, strides = [o.FilterHeight(), o.FilterWidth()], [o.StrideH(), o.StrideW()]
-        value = self.node("MaxPool", [self.name(inputs[0])], kernel_shape=kernel, strides=strides,
-                          pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel, strides))
-        self.activated(value, o.FusedActivationFunction(), output)
+        self.activated(o.FusedActivationFunction(), output, "MaxPool", [self.name(inputs[0])], kernel_shape=kernel, strides=strides,
+                       pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel, strides))
+
+    def rectify(self, inputs, output):
+        """PRelu as a sum of what is above and below zero: tract takes half the time of its own PRelu for it."""
+        value, zero = self.name(inputs[0]), self.constant(np.zeros((1, 1, 1, 1), np.float32))
+        slopes = self.constant(self.values[inputs[1]].astype(np.float32).reshape(1, -1, 1, 1))
+        below = self.node("Mul", [self.node("Min", [value, zero]), slopes])
+        self.node("Add", [self.node("Max", [value, zero]), below], output)
 
     @staticmethod
     def padding(kind, size, kernel, strides):
@@ -111,7 +121,7 @@ class Graph:
         return [p // 2 for p in whole] + [p - p // 2 for p in whole]
 
     def add(self, operator, inputs, output):
-        self.activated(self.node("Add", [self.operand(i) for i in inputs]), options(operator, tflite.AddOptions).FusedActivationFunction(), output)
+        self.activated(options(operator, tflite.AddOptions).FusedActivationFunction(), output, "Add", [self.operand(i) for i in inputs])
 
     def pad(self, inputs, output):
         amounts = self.values[inputs[1]].astype(np.int64)[list(CHANNELS_FIRST)]
@@ -140,7 +150,7 @@ class Graph:
         elif kind == "RELU":
             self.node("Relu", [self.name(inputs[0])], output)
         elif kind == "PRELU":
-            self.node("PRelu", [self.name(inputs[0]), self.operand(inputs[1])], output)
+            self.rectify(inputs, output)
         elif kind == "ADD":
             self.add(operator, inputs, output)
         elif kind == "PAD":
@@ -173,5 +183,44 @@ def convert(data):
     return Graph(data).convert().SerializeToString(deterministic=True)
 
 
+def lighter(data, mirrored=64):
+    """An ONNX net whose first convolution runs over a row of samples with its end mirrored: one gather of its windows and one product
+    instead. It says the same in less time."""
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    maker = {output: node for node in graph.node for output in node.output}
+    constants = {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
+    conv = next(n for n in graph.node if n.op_type == "Conv")
+    pad = maker[maker[conv.input[0]].input[0]]
+    about = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
+    if pad.op_type != "Pad" or about["pads"] != [0, 0] or len(conv.input) != 2:
+        raise SystemExit("the first convolution is none over a mirrored row")
+    kernel, [stride] = np.ascontiguousarray(constants[conv.input[1]][:, 0, :]), about["strides"]
+    length = next(i for i in graph.input if i.name == pad.input[0]).type.tensor_type.shape.dim[1].dim_value
+    places = np.concatenate([np.arange(length), np.arange(length - 2, length - 2 - mirrored, -1)])
+    width = kernel.shape[1]
+    windows = np.stack([places[at:at + width] for at in range(0, len(places) - width + 1, stride)], 1)
+    graph.initializer.extend([numpy_helper.from_array(windows, "windows"), numpy_helper.from_array(kernel, "kernel")])
+    nodes = []
+    for node in graph.node:
+        if node is conv:
+            nodes += [helper.make_node("Gather", [pad.input[0], "windows"], ["windowed"], axis=1),
+                      helper.make_node("MatMul", ["kernel", "windowed"], [conv.output[0]])]
+        else:
+            nodes.append(node)
+    # What only the old way needed goes with it.
+    while True:
+        wanted = {name for node in nodes for name in node.input} | {o.name for o in graph.output}
+        kept = [node for node in nodes if wanted & set(node.output)]
+        if len(kept) == len(nodes):
+            break
+        nodes = kept
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True)
+
+
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_bytes(convert(Path(sys.argv[1]).read_bytes()))
+    source = Path(sys.argv[1])
+    Path(sys.argv[2]).write_bytes((lighter if source.suffix == ".onnx" else convert)(source.read_bytes()))

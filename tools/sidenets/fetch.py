@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from convert import convert
+from convert import convert, lighter
 
 SILERO = "silero-vad==6.2.3"
 MEDIAPIPE = "@mediapipe/face_mesh@0.4.1657299874"
@@ -23,17 +23,17 @@ ASSETS = "package/face_mesh_solution_packed_assets.data"
 NETS = {
     "voice-activity": {
         "source": f"PyPI {SILERO}, silero_vad/data/silero_vad_openvino_16k.onnx", "licence": "MIT, Silero Team",
-        "found": "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87", "made": "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87",
+        "found": "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87", "made": "dc13e5bba5985fa1c2e82f9510d07a58cd488256a9c310d566f449e4221d1b90",
         "settings": {"outputs": ["output", "stateN"]},
     },
     "face-box": {
         "source": f"npm {MEDIAPIPE}, face_detection_short_range.tflite", "licence": "Apache-2.0, Google", "bytes": (3757224, 3986256),
-        "found": "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633", "made": "02dacc4f9ef5d795a8f8d96adbe289b89189f3989f505b92d32459e665099700",
+        "found": "3bc182eb9f33925d9e58b5c8d59308a760f4adea8f282370e428c51212c26633", "made": "421fa1280c4cd4aa81831352f0f1bd4ca39ad97dcfa5b7fc3c36a2345bac9b71",
         "settings": {"mean": 127.5, "scale": 1 / 127.5, "outputs": ["regressors", "classificators"]},
     },
     "face-mesh": {
         "source": f"npm {MEDIAPIPE}, face_landmark.tflite", "licence": "Apache-2.0, Google", "bytes": (2495952, 3737848),
-        "found": "c603fa6149219a3e9487dc9abd7a0c24474c77263273d24868378cdf40aa26d1", "made": "b53a57e8f1b0f2c8fd953d74bd6ce0c6fac26dd67381cc938d60890f9630fd17",
+        "found": "c603fa6149219a3e9487dc9abd7a0c24474c77263273d24868378cdf40aa26d1", "made": "fca41091099af5f56f57d24f06e3bbf8f056bcaa0bf19853d8ce540248ff8c7f",
         "settings": {"mean": 0.0, "scale": 1 / 255, "outputs": ["conv2d_21", "conv2d_31"]},
     },
 }
@@ -86,13 +86,12 @@ def main():
         made = {}
         for name, data in found.items():
             checked(name, "file in its package", data, NETS[name]["found"])
-            made[name] = checked(name, "converted net", convert(data) if "bytes" in NETS[name] else data, NETS[name]["made"])
+            made[name] = checked(name, "converted net", (convert if "bytes" in NETS[name] else lighter)(data), NETS[name]["made"])
         ready = beside / "nets"
         ready.mkdir()
         for name, data in made.items():
             (ready / f"{name}.onnx").write_bytes(data)
-            if data != found[name]:
-                (ready / f"{name}.tflite").write_bytes(found[name])
+            (ready / f"{name}.{'tflite' if 'bytes' in NETS[name] else 'published.onnx'}").write_bytes(found[name])
         (ready / "manifest.toml").write_text(manifest(made))
         shutil.rmtree(place, ignore_errors=True)
         ready.rename(place)
