@@ -46,16 +46,23 @@ pub fn pitch(sound: &[f32], before_hz: f32) -> Pitch {
         }
     }
     let peak = |lag: usize| alike[lag] >= alike[lag - 1] && alike[lag] > alike[lag + 1] && alike[lag] > 0.0;
-    let worth = |lag: usize| {
-        let jump = if before_hz > 0.0 { (RATE as f32 / (lag as f32 * before_hz)).log2().abs() } else { 0.0 };
-        alike[lag] - OCTAVE * (lag as f32 / LAG_MIN as f32).log2() - JUMP * jump
+    let worth = |&(lag, high): &(f32, f32)| {
+        let jump = if before_hz > 0.0 { (RATE as f32 / (lag * before_hz)).log2().abs() } else { 0.0 };
+        high - OCTAVE * (lag / LAG_MIN as f32).log2() - JUMP * jump
     };
-    let peaks = (LAG_MIN..=LAG_MAX).filter(|&lag| peak(lag)).map(|lag| (worth(lag), lag));
-    let Some((_, lag)) = peaks.max_by(|a, b| a.0.total_cmp(&b.0)) else { return Pitch::default() };
+    let peaks = (LAG_MIN..=LAG_MAX).filter(|&lag| peak(lag)).map(|lag| top(&alike, lag));
+    let Some((lag, high)) = peaks.max_by(|a, b| worth(a).total_cmp(&worth(b))) else {
+        return Pitch::default();
+    };
+    Pitch { hz: RATE as f32 / lag, clarity: high.min(1.0) }
+}
+
+/// Where a peak lies between the lags, and its height there: a period of whole lags is worth no more than one between them.
+fn top(alike: &[f32], lag: usize) -> (f32, f32) {
     let (before, at, after) = (alike[lag - 1], alike[lag], alike[lag + 1]);
     let bend = before - 2.0 * at + after;
     let aside = if bend < 0.0 { 0.5 * (before - after) / bend } else { 0.0 };
-    Pitch { hz: RATE as f32 / (lag as f32 + aside), clarity: at.min(1.0) }
+    (lag as f32 + aside, at - 0.25 * (before - after) * aside)
 }
 
 /// Eight sums side by side, so that the compiler uses vectors.

@@ -83,6 +83,8 @@ pub enum Heard {
 pub struct Voice {
     shelf: Biquad,
     rumble: Biquad,
+    /// Takes away an offset, which would look like a period of any length.
+    level: Biquad,
     low: Biquad,
     high: Biquad,
     band: [Biquad; 2],
@@ -119,6 +121,7 @@ impl Default for Voice {
         Voice {
             shelf: Biquad::head_shelf(rate),
             rumble: Biquad::high_pass(38.135, 0.500_327, rate),
+            level: Biquad::high_pass(30.0, FRAC_1_SQRT_2, half),
             low: Biquad::low_pass(1_000.0, half),
             high: Biquad::high_pass(1_000.0, FRAC_1_SQRT_2, half),
             band: [Biquad::high_pass(300.0, FRAC_1_SQRT_2, half), Biquad::low_pass(2_500.0, half)],
@@ -182,7 +185,7 @@ impl Voice {
         if self.odd {
             let t = &self.taps;
             let wings: f32 = HALF_BAND.iter().enumerate().map(|(i, h)| h * (t[2 * i] + t[14 - 2 * i])).sum();
-            let half = wings + 0.5 * t[7];
+            let half = self.level.next(wings + 0.5 * t[7]);
             self.look.push(half);
             self.tone.push(self.round.next(half));
         }
