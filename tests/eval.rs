@@ -320,3 +320,85 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     assert!(code == 1 && said.contains("1 duplicate id"), "{said}");
     assert_eq!(fs::read(bench.path("tiny.gguf")).unwrap().len(), old.file_bytes(), "untouched");
 }
+
+/// A vowel in two phrases of a second, four seconds in all.
+fn vowel(path: &std::path::Path, hz: f32) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut sound = hound::WavWriter::create(path, spec).unwrap();
+    for i in 0..64_000 {
+        let t = i as f32 / 16_000.0;
+        let phase = std::f32::consts::TAU * (hz * t + 0.8 * (6.0 * t).sin());
+        let wave: f32 = (1..9).map(|k| (phase * k as f32).sin() / k as f32).sum();
+        let loud = if t % 2.0 < 1.3 { 5_000.0 } else { 0.0 };
+        sound.write_sample((loud * wave) as i16).unwrap();
+    }
+    sound.finalize().unwrap();
+}
+
+/// Somebody is known by the clips before: one high vowel is high for who spoke low before, and nothing for who is new.
+#[test]
+fn reasons_are_held_against_what_is_usual_of_their_person() {
+    let bench = Bench::new(0);
+    let mut lines = String::new();
+    let clips = (0..5).map(|_| ("ann", 130.0)).chain([("ann", 190.0), ("bob", 190.0), ("", 190.0)]);
+    for (i, (person, hz)) in clips.enumerate() {
+        vowel(&bench.path(&format!("{i}.wav")), hz);
+        let mut line = json!({"id": format!("c{i}"), "clip": format!("{i}.wav"), "label": "happy"});
+        if !person.is_empty() {
+            line["person"] = json!(person);
+        }
+        lines += &format!("{line}\n");
+    }
+    fs::write(bench.path("m.jsonl"), lines).unwrap();
+
+    let labels = LABELS.map(String::from);
+    let manifest = mien::eval::manifest::read(&bench.path("m.jsonl"), &labels).unwrap();
+    let nets = mien::cues::Nets::default();
+    let mut measuring =
+        mien::eval::measured::Measuring::new(&nets, mien::eval::examiner::Given::Both.gives()).unwrap();
+    let pitch: Vec<(bool, &str)> = manifest
+        .lines
+        .iter()
+        .map(|line| {
+            let cues = measuring.clip(line).unwrap();
+            let pitch = cues.iter().find(|cue| cue.cue == "pitch").unwrap();
+            (pitch.observable, pitch.value)
+        })
+        .collect();
+    assert_eq!(pitch[0], (false, ""), "nobody is known at first");
+    assert_eq!(pitch[4..], [(true, "level"), (true, "high"), (false, ""), (false, "")]);
+
+    let root = env!("CARGO_MANIFEST_DIR");
+    let bundle = format!("{root}/models/default.gguf");
+    let eval = |out: &str, more: &[&str]| {
+        bench.mien(&[&["eval", &bundle, "--manifest", "m.jsonl", "--measured", "--out", out], more].concat())
+    };
+    let (code, said) = eval("whole", &[]);
+    assert!(code == 0 && said.contains("measured true") && said.contains("not observable"), "{said}");
+    let whole = bench.records("whole.jsonl");
+    let count = |record: &Value, key: &str| record["measured"][key].as_u64().unwrap();
+    for record in &whole {
+        let parts = ["true", "contradicted", "not_observable", "not_checkable"].map(|key| count(record, key));
+        assert_eq!(parts.iter().sum::<u64>(), count(record, "claims"), "{record}");
+    }
+    assert!(whole.iter().map(|record| count(record, "claims")).sum::<u64>() > 8, "{whole:#?}");
+    assert!(count(&whole[5], "true") + count(&whole[5], "contradicted") > 0, "{}", whole[5]);
+    assert_eq!(count(&whole[6], "true") + count(&whole[6], "contradicted"), 0, "{}", whole[6]);
+
+    // What was usual before a run was stopped is learned again.
+    let text = fs::read_to_string(bench.path("whole.jsonl")).unwrap();
+    let cut = text.lines().take(6).map(|line| line.len() + 1).sum::<usize>();
+    fs::write(bench.path("cut.jsonl"), &text[..cut]).unwrap();
+    assert_eq!(eval("cut", &[]).0, 0);
+    assert_eq!(bench.records("cut.jsonl"), whole);
+
+    let (code, said) = eval("part", &["--shard", "1/2"]);
+    assert!(code == 1 && said.contains("--measured and --shard exclude each other"), "{said}");
+    let (code, said) = eval("none", &["--nets", "nowhere"]);
+    assert!(code != 0 && said.contains("nowhere"), "{said}");
+}

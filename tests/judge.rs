@@ -81,6 +81,7 @@ fn about(labels: &[&str]) -> About {
         prompt: Some("reason".into()),
         max_new_tokens: None,
         given: "both".into(),
+        measured: None,
         manifest: "m.jsonl".into(),
         manifest_sha256: "m".into(),
         fold: None,

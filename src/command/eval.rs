@@ -6,10 +6,12 @@ use super::{
 };
 use crate::{
     bundle::{Bundle, LabelSet},
+    config,
     eval::{
         dataset::{self, Split},
         examiner::{Examiner, Given},
         manifest::{self, Line, Manifest},
+        measured::Measuring,
         record::{self, About, Journal, Records},
         report,
     },
@@ -50,7 +52,7 @@ enum Task {
 struct Run {
     /// Bundle; otherwise the one in models/.
     bundle: Option<PathBuf>,
-    /// JSON lines {id, clip, label, fold?, subset?, cues?}; clips are relative to it.
+    /// JSON lines {id, clip, label, fold?, subset?, person?, cues?}; clips are relative to it.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// Results and reports go to OUT.jsonl, OUT.json and OUT.html.
@@ -80,6 +82,12 @@ struct Run {
     /// Leave out the sound.
     #[arg(long)]
     video_only: bool,
+    /// Hold reasons against what is measured of voices, and with --nets of faces.
+    #[arg(long, conflicts_with = "scores_only")]
+    measured: bool,
+    /// A folder that `tools/nets fetch` filled.
+    #[arg(long, value_name = "FOLDER", requires = "measured")]
+    nets: Option<PathBuf>,
     /// Tokens of an answer at most; otherwise the bundle's limit.
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
@@ -162,20 +170,32 @@ fn evaluate(args: &Run) -> Result<()> {
     for name in ["label"].into_iter().chain(args.prompt()) {
         bundle.prompt(name)?;
     }
+    ensure!(
+        !args.measured || args.shard == [1, 1],
+        "--measured and --shard exclude each other: what is usual of a person is learned over all clips"
+    );
+    let measuring = args.measuring()?;
     let about = args.about(&bundle, set, &manifest);
     let file = args.journal();
     let (mut journal, mut records) = Journal::open(&file, &about)?;
     let done: HashSet<&str> = records.iter().filter(|r| r.error.is_none()).map(|r| r.id.as_str()).collect();
     let [nth, of] = args.shard;
     let mine = manifest.lines.iter().skip(nth - 1).step_by(of);
-    let (before, left): (Vec<&Line>, Vec<&Line>) = mine.partition(|line| done.contains(line.id.as_str()));
+    let mine: Vec<&Line> = mine.collect();
+    let is_left = |line: &Line| !done.contains(line.id.as_str());
+    let left: HashSet<&str> = mine.iter().filter(|line| is_left(line)).map(|line| line.id.as_str()).collect();
     records.retain(|record| record.error.is_none());
 
     if !left.is_empty() {
         let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
         examiner.set_max_new_tokens(args.max_new_tokens)?;
-        let bar = clips::bar(before.len() + left.len(), before.len())?;
-        for line in left {
+        examiner.set_measuring(measuring);
+        let bar = clips::bar(mine.len(), mine.len() - left.len())?;
+        for line in mine {
+            if !left.contains(line.id.as_str()) {
+                examiner.pass(line);
+                continue;
+            }
             let record = examiner.answer(line, set, args.prompt(), args.given());
             journal.push(&record)?;
             if let Some(error) = &record.error {
@@ -208,6 +228,14 @@ impl Run {
         (!self.scores_only).then_some(self.prompt.as_str())
     }
 
+    fn measuring(&self) -> Result<Option<Measuring>> {
+        if !self.measured {
+            return Ok(None);
+        }
+        let nets = self.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
+        Measuring::new(&nets, self.given().gives()).map(Some)
+    }
+
     fn given(&self) -> Given {
         match (self.audio_only, self.video_only) {
             (true, _) => Given::Audio,
@@ -238,6 +266,10 @@ impl Run {
             prompt: self.prompt().map(str::to_owned),
             max_new_tokens: self.max_new_tokens,
             given: self.given().name().to_owned(),
+            measured: self.measured.then(|| match self.nets {
+                Some(_) => "voice and face".to_owned(),
+                None => "voice".to_owned(),
+            }),
             manifest: name.to_string_lossy().into_owned(),
             manifest_sha256: manifest.sha256.clone(),
             fold: self.fold,

@@ -28,13 +28,19 @@ pub struct Entry {
     pub clip: PathBuf,
     pub label: String,
     pub fold: u64,
+    /// Where the data set says who it is.
+    pub person: Option<u64>,
 }
 
 impl Entry {
     /// As a line of a manifest in `folder`: clips below it are named from there.
     pub fn json(&self, folder: &Path) -> Value {
         let clip = self.clip.strip_prefix(folder).unwrap_or(&self.clip);
-        json!({"id": self.id, "clip": clip.display().to_string(), "label": self.label, "fold": self.fold})
+        let mut line = json!({"id": self.id, "clip": clip.display().to_string(), "label": self.label, "fold": self.fold});
+        if let Some(person) = self.person {
+            line["person"] = person.into();
+        }
+        line
     }
 }
 
@@ -177,7 +183,10 @@ pub fn dfew(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
                 found.problem(Kind::MissingClip, format!("{at}: {} has no {n}.mp4", media.display()));
                 continue;
             };
-            found.push(Entry { id: format!("dfew-{n:05}"), clip, label: (*label).to_owned(), fold }, &at);
+            found.push(
+                Entry { id: format!("dfew-{n:05}"), clip, label: (*label).to_owned(), fold, person: None },
+                &at,
+            );
         }
         if split == Split::Test {
             let n = found.lines.len() - before;
@@ -242,7 +251,7 @@ pub fn mafw(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
                 continue;
             }
             let id = format!("mafw-{}", name.trim_end_matches(".mp4"));
-            found.push(Entry { id, clip, label: (*label).to_owned(), fold }, &at);
+            found.push(Entry { id, clip, label: (*label).to_owned(), fold, person: None }, &at);
         }
         if split == Split::Test {
             let n = found.lines.len() - before;
@@ -357,7 +366,8 @@ fn ravdess_clip(clip: &Path, actor: u64, merge_calm: bool) -> Result<RavdessFile
     }
     let label = if merge_calm && *label == "calm" { "neutral" } else { label };
     let (id, fold) = (format!("ravdess-{stem}"), (actor - 1) / RAVDESS_FOLD + 1);
-    Ok(RavdessFile::Clip(Entry { id, clip: clip.to_owned(), label: label.to_owned(), fold }))
+    let person = Some(actor);
+    Ok(RavdessFile::Clip(Entry { id, clip: clip.to_owned(), label: label.to_owned(), fold, person }))
 }
 
 fn actor_of(folder: &Path) -> Option<u64> {

@@ -1,11 +1,11 @@
 //! A model shown the clips of a manifest, one record each.
 
-use super::{manifest::Line, metrics, record::Record};
+use super::{manifest::Line, measured::Measuring, metrics, record::Record};
 use crate::{
     bundle::{Bundle, LabelSet},
     cues::{Channel, Cue},
     model::{self, Decoding, Device, Infer, Input, Stop},
-    source::recorded::whole::Recording,
+    source::{Gives, recorded::whole::Recording},
 };
 use anyhow::{Result, ensure};
 use std::time::Instant;
@@ -26,6 +26,10 @@ impl Given {
             Given::Video => "video",
         }
     }
+
+    pub fn gives(self) -> Gives {
+        Gives { video: self != Given::Audio, audio: self != Given::Video }
+    }
 }
 
 /// A model that is shown clips.
@@ -33,12 +37,25 @@ pub struct Examiner<'a> {
     model: Box<dyn Infer>,
     bundle: &'a Bundle,
     clips: u64,
+    measuring: Option<Measuring>,
 }
 
 impl<'a> Examiner<'a> {
     pub fn open(bundle: &'a Bundle, device: Device, threads: usize) -> Result<Self> {
         let model = model::load(bundle, device, threads)?;
-        Ok(Examiner { model, bundle, clips: 0 })
+        Ok(Examiner { model, bundle, clips: 0, measuring: None })
+    }
+
+    /// Reasons are held against what is measured, too.
+    pub fn set_measuring(&mut self, measuring: Option<Measuring>) {
+        self.measuring = measuring;
+    }
+
+    /// A clip that has its answer already: who is in it is known better after it.
+    pub fn pass(&mut self, line: &Line) {
+        if let Some(Err(error)) = self.measuring.as_mut().map(|measuring| measuring.clip(line)) {
+            log::warn!("clip=\"{}\" not measured: {error:#}", line.id);
+        }
     }
 
     /// Tokens of an answer at most; otherwise the bundle's limit.
@@ -89,8 +106,12 @@ impl<'a> Examiner<'a> {
             fold: line.fold,
             ..Record::default()
         };
-        if let Err(error) = self.fill(&mut record, line, set, prompt, given) {
-            record.error = Some(format!("{error:#}"));
+        let measured = self.measuring.as_mut().map(|measuring| measuring.clip(line)).transpose();
+        let filled = self.fill(&mut record, line, set, prompt, given);
+        match filled.and(measured) {
+            Ok(Some(cues)) => record.hold(&cues),
+            Ok(None) => {}
+            Err(error) => record.error = Some(format!("{error:#}")),
         }
         record
     }

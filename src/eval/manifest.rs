@@ -1,4 +1,4 @@
-//! The list of clips to evaluate: JSON lines `{id, clip, label, fold?, subset?, cues?}`, checked line by line.
+//! The list of clips to evaluate: JSON lines `{id, clip, label, fold?, subset?, person?, cues?}`, checked line by line.
 //!
 //! Paths are relative to the manifest's folder. Other keys (`subtitle`, `words`, ...) are allowed and not used. A bad line is a problem
 //! with a kind, a line number and a name; the others can still be used.
@@ -25,6 +25,8 @@ pub struct Line {
     pub fold: Option<u64>,
     /// What the label hangs on, such as `face_decides`.
     pub subset: Option<String>,
+    /// Who is in it: clips of one person share what is usual of the person.
+    pub person: Option<String>,
     /// `None` where nobody logged any.
     pub cues: Option<Vec<Cue>>,
 }
@@ -168,7 +170,13 @@ fn line(raw: &[u8], folder: &Path, labels: &[String]) -> Result<Line, (Kind, Str
         cues => Some(read_cues(cues).map_err(|error| bad(format!("`{id}`: {error:#}")))?),
     };
     let subset = value["subset"].as_str().map(str::to_owned);
-    Ok(Line { id: id.to_owned(), clip: folder.join(clip), label, fold, subset, cues })
+    let person = match &value["person"] {
+        Value::Null => None,
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        other => return Err(bad(format!("`{id}` has person {other}, but a person is a name or a number"))),
+    };
+    Ok(Line { id: id.to_owned(), clip: folder.join(clip), label, fold, subset, person, cues })
 }
 
 fn read_cues(value: &Value) -> Result<Vec<Cue>> {

@@ -2,8 +2,11 @@
 //!
 //! Invariant: a file that was cut in the middle of a line can be gone on with; one of another run is refused.
 
-use super::answer;
-use crate::cues::claims;
+use super::{
+    answer,
+    measured::{self, Standing},
+};
+use crate::cues::{claims, ledger};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,6 +36,9 @@ pub struct About {
     pub max_new_tokens: Option<usize>,
     /// `both`, `audio` or `video`: what the model was given.
     pub given: String,
+    /// What reasons were held against: `voice`, or `voice and face`; nothing where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
     pub manifest: String,
     pub manifest_sha256: String,
     pub fold: Option<u64>,
@@ -63,6 +69,9 @@ pub struct Record {
     pub contradicted: Option<usize>,
     pub absent: Option<usize>,
     pub cues: Option<usize>,
+    /// How the reason's claims stand against what was measured of the clip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Standing>,
     /// Made, the end of text among them.
     pub tokens: Option<usize>,
     /// Milliseconds to open the clip, and in the model.
@@ -90,6 +99,11 @@ impl Record {
             self.cues = Some(standing.cues);
         }
         self.said = Some(said.to_owned());
+    }
+
+    /// Holds the reason against what was measured of the clip.
+    pub fn hold(&mut self, cues: &ledger::Cues) {
+        self.measured = self.said.as_deref().map(|said| measured::stand(answer::thought_of(said), cues));
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::{
     answer::{self, UNKNOWN},
+    measured::Standing,
     metrics::{self, Bin},
     record::{About, Record},
 };
@@ -39,6 +40,11 @@ pub struct Report {
     pub absent: Option<f64>,
     /// Clips whose cues are known.
     pub cue_clips: usize,
+    /// Shares of the claims, held against what was measured.
+    pub measured_true: Option<f64>,
+    pub measured_contradiction: Option<f64>,
+    pub measured_unseen: Option<f64>,
+    pub measured_uncheckable: Option<f64>,
     pub tokens: Option<f64>,
     pub unknown_recall: Option<f64>,
     pub uar_consistent: Option<f64>,
@@ -97,6 +103,11 @@ pub fn of(about: &About, records: &[Record]) -> Report {
     let curve = metrics::risk_coverage(&guesses);
 
     let grounding = Grounding::of(&read);
+    let measured = |of: fn(&Standing) -> usize| {
+        let standings = || read.iter().filter_map(|r| r.measured.as_ref());
+        let claims: usize = standings().map(|standing| standing.claims).sum();
+        (claims > 0).then(|| standings().map(of).sum::<usize>() as f64 / claims as f64)
+    };
     let subset = |name: &str| {
         let clips: Vec<_> =
             known.iter().filter(|(_, r)| r.subset.as_deref() == Some(name)).copied().collect();
@@ -129,6 +140,10 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         contradiction: grounding.contradiction,
         absent: grounding.absent,
         cue_clips: grounding.clips,
+        measured_true: measured(|standing| standing.held),
+        measured_contradiction: measured(|standing| standing.contradicted),
+        measured_unseen: measured(|standing| standing.not_observable),
+        measured_uncheckable: measured(|standing| standing.not_checkable),
         tokens: metrics::mean(read.iter().filter_map(|r| Some(r.tokens? as f64))),
         unknown_recall,
         uar_consistent: uar_of(0),
@@ -230,6 +245,10 @@ impl Report {
             ("cues named", percent(self.claim_recall), "of the cues that can be observed"),
             ("contradicted", percent(self.contradiction), "of the claims"),
             ("about the absent", percent(self.absent), "claims about a modality that is not there"),
+            ("measured true", percent(self.measured_true), "of the claims, by what was measured of the clip"),
+            ("measured false", percent(self.measured_contradiction), "something else was measured"),
+            ("not observable", percent(self.measured_unseen), "not known yet, not there, or turned away"),
+            ("not checkable", percent(self.measured_uncheckable), "nothing measures it"),
             ("tokens", self.tokens.map(|v| format!("{v:.1}")), "of an answer, mean"),
             ("time", ms(self.ms_median), "in the model per clip, median"),
             ("time, 95 %", ms(self.ms_p95), ""),
