@@ -70,6 +70,22 @@ python_need() {
     echo "$env/bin/python"
 }
 
+# debian_root SUITE: prints the folder of a small root file system of this machine's architecture, with what mien's package needs.
+debian_root() {
+    local base
+    apt_need debootstrap
+    base=$cache/$1-$(dpkg --print-architecture)
+    if [ ! -f "$base/ready" ]; then
+        say "a Debian root, $1 (a minute, once)"
+        mkdir -p "$cache"
+        as_root rm -rf "$base"
+        as_root debootstrap --variant=minbase --include=adduser,libasound2 "$1" "$base" http://deb.debian.org/debian >"$cache/debootstrap.log" 2>&1 ||
+            die "debootstrap failed: $(tail -n1 "$cache/debootstrap.log")"
+        as_root touch "$base/ready"
+    fi
+    echo "$base"
+}
+
 # rust_target_need TRIPLE: the Rust library of another target.
 rust_target_need() {
     [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0

@@ -30,6 +30,10 @@ use tracks::Tracks;
 const PLACE_NS: u64 = 2_000_000_000;
 /// How long faces that were found are followed by a mesh alone.
 const AGAIN_NS: u64 = 1_000_000_000;
+/// A mesh that is less sure of its face has guessed it: upside down, covered. Then it is not measured until it is found anew.
+const SURE: f32 = 0.99;
+/// A face is measured where this share of its points lies in the picture; the mesh guesses the rest.
+const INSIDE: f32 = 0.95;
 /// Of a face's longer side: what the model sees of a picture that is cut.
 const MARGIN: f32 = 2.0;
 
@@ -43,6 +47,8 @@ pub struct Measurer {
     listener: Option<VoiceActivity>,
     finder: Option<FaceBox>,
     mesh: Option<FaceMesh>,
+    /// The mesh has been sure of its face since it was found.
+    sure: bool,
     /// Where the largest face was last.
     place: Option<(u64, Face)>,
     /// Who was found when the whole picture was looked at last.
@@ -61,6 +67,7 @@ impl Measurer {
             listener: nets.of(Task::VoiceActivity).map(VoiceActivity::load).transpose()?,
             finder: nets.of(Task::FaceBox).map(FaceBox::load).transpose()?,
             mesh: nets.of(Task::FaceMesh).map(FaceMesh::load).transpose()?,
+            sure: false,
             place: None,
             found: None,
         })
@@ -92,7 +99,7 @@ impl Measurer {
         if let Some(mesh) = &mut self.mesh {
             mesh.forget();
         }
-        (self.place, self.found) = (None, None);
+        (self.place, self.found, self.sure) = (None, None, false);
     }
 
     fn hear(&mut self, chunk: &Chunk, facts: &mut Facts) {
@@ -132,14 +139,18 @@ impl Measurer {
 
     fn look(&mut self, frame: &Frame) -> Result<Faces> {
         let at_ns = frame.captured_ns;
-        let mut people = match self.followed(at_ns) {
+        let followed = self.followed(at_ns);
+        let fresh = followed.is_none();
+        let mut people = match followed {
             Some(people) => people,
             None => self.find(frame)?,
         };
         if let (Some(mesh), Some(largest)) = (&mut self.mesh, people.first_mut()) {
             let (points, flag) = mesh.find(frame, &largest.face)?;
             if flag >= self.seen.settings().mesh_score {
-                largest.look = face::look(points);
+                self.sure = flag >= SURE && (fresh || self.sure);
+                let measurable = self.sure && inside(points, frame) >= INSIDE;
+                largest.look = face::look(points).filter(|_| measurable);
                 largest.face = around(points, flag);
             } else {
                 people.clear();
@@ -207,6 +218,13 @@ fn around(points: &[[f32; 3]; POINTS], score: f32) -> Face {
     }
     face.eyes = [points[33], points[263]].map(|[x, y, _]| (x, y));
     face
+}
+
+/// Share of a mesh's points that lie in the picture.
+fn inside(points: &[[f32; 3]; POINTS], frame: &Frame) -> f32 {
+    let within = |v: f32, whole: u32| (0.0..whole as f32).contains(&v);
+    let count = points.iter().filter(|[x, y, _]| within(*x, frame.width) && within(*y, frame.height)).count();
+    count as f32 / POINTS as f32
 }
 
 /// Mean of the green channel over a face.
