@@ -8,7 +8,11 @@ use crate::{
     backend::cpu::Level,
     bundle::{Bundle, Kind},
     config::{self, Config},
-    machine::{self, l4t::Release},
+    machine::{
+        self,
+        board::{Board, HOT_C},
+        l4t::Release,
+    },
     sink::serial,
     source::recorded::ffmpeg::{PROGRAMS, VERSION_MIN},
 };
@@ -65,7 +69,9 @@ fn problem(about: &'static str, error: &anyhow::Error, next: impl Into<String>) 
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut findings = vec![cpu(), memory(), cuda(), ffmpeg()];
+    let mut findings = vec![cpu(), memory()];
+    findings.extend(board(&Board::here()));
+    findings.extend([cuda(), ffmpeg()]);
     findings.extend(Release::here().map(l4t));
     findings.extend(cameras());
     findings.extend(microphones());
@@ -164,6 +170,67 @@ fn memory() -> Finding {
     };
     let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
     ok("memory", format!("{:.1} GiB, of which {:.1} GiB can be had", gib(memory.total), gib(memory.free)))
+}
+
+/// What board it is, and what holds it back now.
+fn board(board: &Board) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(model) = &board.model {
+        let serial =
+            board.serial.as_ref().map_or(String::new(), |serial| format!(", serial number {serial}"));
+        findings.push(ok("board", format!("{model}{serial}")));
+    }
+    if let Some(mode) = board.power_mode {
+        findings
+            .push(ok("power", format!("mode {mode}; `nvpmodel -q` names it, `nvpmodel -m` sets another")));
+    }
+    if let Some(clock) = &board.clock {
+        let ghz = |khz: u32| f64::from(khz) / 1e6;
+        let (now, most) = (ghz(clock.now_khz), ghz(clock.most_khz));
+        let found = format!("{now:.2} of {most:.2} GHz, governor {}", clock.governor);
+        findings.push(match () {
+            () if clock.governor == "powersave" => note(
+                "clock",
+                found,
+                "the slowest clock is kept: echo schedutil, as root, into scaling_governor of each core",
+            ),
+            () if clock.most_khz < clock.hardware_khz => note(
+                "clock",
+                format!("{found}, held below the {:.2} GHz of the hardware", ghz(clock.hardware_khz)),
+                "a power mode or a limit that somebody set; on a Jetson `nvpmodel -q` says which",
+            ),
+            () => ok("clock", found),
+        });
+    }
+    if let Some((zone, celsius)) = &board.heat {
+        let found = format!("{celsius:.0} degrees in {zone}, the hottest zone");
+        findings.push(match *celsius >= HOT_C {
+            true => note(
+                "heat",
+                found,
+                "it slows down when it gets hotter: cool it, or take a longer window.hop_ms",
+            ),
+            false => ok("heat", found),
+        });
+    }
+    let held: Vec<String> =
+        board.cooling.iter().map(|(what, now, most)| format!("{what} by {now} of {most}")).collect();
+    if !held.is_empty() {
+        findings.push(note(
+            "heat",
+            format!("held back now: {}", held.join(", ")),
+            "what is measured now is slower than a cool machine: cool it, and measure again",
+        ));
+    }
+    findings
+}
+
+/// Whether what the model needs can be had.
+fn fits(file_bytes: usize, free: usize) -> Option<String> {
+    let mib = |bytes: usize| bytes as f64 / 1_048_576.0;
+    (file_bytes > free).then(|| {
+        format!("its {:.0} MiB do not fit the {:.0} MiB that can be had", mib(file_bytes), mib(free))
+    })
 }
 
 fn cuda() -> Finding {
@@ -326,7 +393,16 @@ fn bundle(path: &Path) -> Finding {
     match opened {
         Ok(bundle) => {
             let mib = bundle.file_bytes() as f64 / 1_048_576.0;
-            ok("bundle", format!("{}: {}, {mib:.1} MiB", path.display(), bundle.header().name))
+            let found = format!("{}: {}, {mib:.1} MiB", path.display(), bundle.header().name);
+            let free = machine::memory().map_or(usize::MAX, |memory| memory.free);
+            match fits(bundle.file_bytes(), free) {
+                Some(why) => problem(
+                    "bundle",
+                    &anyhow!("{found}; {why}"),
+                    "pack it smaller (--quant q4_0), or end what takes the memory",
+                ),
+                None => ok("bundle", found),
+            }
         }
         Err(error) => problem("bundle", &error, "`mien inspect` says more; `mien pack` makes a new one"),
     }
@@ -374,6 +450,52 @@ fn needed(config: &Config) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::board::Clock;
+
+    #[test]
+    fn a_board_is_named_and_what_holds_it_back_is_noted() {
+        let clock = |governor: &str, most_khz| Clock {
+            governor: governor.into(),
+            now_khz: 729_600,
+            most_khz,
+            hardware_khz: 1_728_000,
+        };
+        let warm = Board {
+            model: Some("NVIDIA Jetson Orin Nano Developer Kit".into()),
+            serial: Some("1421".into()),
+            clock: Some(clock("schedutil", 1_510_400)),
+            heat: Some(("gpu-thermal".into(), 83.25)),
+            cooling: vec![("cpufreq-cpu0".into(), 2, 24)],
+            power_mode: Some(1),
+        };
+        let text = table(&board(&warm));
+        for part in [
+            "ok       board    NVIDIA Jetson Orin Nano Developer Kit, serial number 1421\n",
+            "ok       power    mode 1;",
+            "note     clock    0.73 of 1.51 GHz, governor schedutil, held below the 1.73 GHz of the hardware\n",
+            "note     heat     83 degrees in gpu-thermal, the hottest zone\n",
+            "note     heat     held back now: cpufreq-cpu0 by 2 of 24\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let cool = Board {
+            clock: Some(clock("performance", 1_728_000)),
+            heat: Some(("cpu-thermal".into(), 41.0)),
+            ..Board::default()
+        };
+        assert!(board(&cool).iter().all(|finding| finding.state == State::Ok), "{:?}", board(&cool));
+        assert_eq!(board(&Board::default()), []);
+        assert!(
+            table(&board(&Board { clock: Some(clock("powersave", 1_728_000)), ..cool }))
+                .contains("schedutil")
+        );
+    }
+
+    #[test]
+    fn a_bundle_that_is_larger_than_the_memory_is_said() {
+        assert_eq!(fits(5, 5), None);
+        assert_eq!(fits(1 << 30, 512 << 20).unwrap(), "its 1024 MiB do not fit the 512 MiB that can be had");
+    }
 
     #[test]
     fn findings_read_as_a_table_and_as_json() {

@@ -1,5 +1,6 @@
-//! What tells this machine from others: its name, its id, its boots; and random numbers.
+//! What tells this machine from others: its name, its id, its boots, its board; and random numbers.
 
+pub mod board;
 pub mod l4t;
 
 use anyhow::{Context, Result};
