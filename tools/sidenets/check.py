@@ -376,20 +376,37 @@ def grounding(world, work):
     print(f"\nask-again against mark, held out: {again:.1%} of {mark:.1%}: {hold(again <= mark / 2, 'ask-again halves') or 'halved'}")
 
 
-def crop(world, work):
-    head("What the model sees of a picture: windows whose likeliest label is that of their state", "crop", "family", "windows", "right", "")
-    jobs = [(how, clip) for how in ("none", "face") for clip in world]
+def further_away(clip, work):
+    """The same person in a picture of twice the size: the face is a quarter of what it was."""
+    frames, sound, fps = avi.decode(clip.read_bytes())
+    pictures = []
+    for data in frames:
+        near = Image.open(io.BytesIO(data))
+        far = Image.new("RGB", (2 * near.width, 2 * near.height), (96, 100, 104))
+        far.paste(near, (near.width // 3, near.height // 2))
+        out = io.BytesIO()
+        far.save(out, "JPEG", quality=90)
+        pictures.append(out.getvalue())
+    path = work / f"far-{clip.name}"
+    path.write_bytes(avi.encode(*far.size, round(fps), pictures, np.frombuffer(sound, np.int16)))
+    return path
+
+
+def crop(near, work):
+    head("Somebody further away: windows whose likeliest label is that of their state", "crop", "family", "windows", "right", "")
+    far = {clip: further_away(clip, work) for clip in near}
+    jobs = [(how, clip) for how in ("none", "face") for clip in near]
 
     def run(job):
         how, clip = job
-        return [json.loads(line) for line in mien("run", config(work, clip, "off", how), "--fast").splitlines()]
+        return [json.loads(line) for line in mien("run", config(work, far[clip], "off", how), "--fast").splitlines()]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         told = dict(zip(jobs, pool.map(run, jobs)))
     for how in ("none", "face"):
         for family in ("test", "ood"):
             windows = right = 0
-            for clip, states in world.items():
+            for clip, states in near.items():
                 if not clip.name.startswith(family):
                     continue
                 labels = next(line["labels"] for line in told[how, clip] if line["type"] == "hello")
