@@ -86,6 +86,15 @@ fn nobody_is_not_scored_and_one_of_two_is_scored_alone() {
         (&at(23_000)["present"], &at(23_000)["missing"]),
         (&serde_json::json!(["audio"]), &serde_json::json!(["video"]))
     );
+    let people: Vec<u64> = lines
+        .iter()
+        .filter(|line| line["type"] == "people")
+        .map(|line| line["count"].as_u64().unwrap())
+        .collect();
+    assert!(
+        people.len() >= 2 && people[0] > 0 && people.ends_with(&[0]),
+        "somebody comes, and goes: {people:?}"
+    );
     let unknown = lines.iter().find(|line| line["event"] == "unknown").expect("an event");
     assert_eq!((&unknown["cause"], &unknown["label"]), (&"nobody".into(), &Value::Null));
     assert_eq!(run(folder.path(), &tables).0, lines, "the same again");

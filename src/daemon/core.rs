@@ -560,8 +560,9 @@ impl State<'_> {
         self.beat.episode = holds.map_or(0, |(_, episode)| episode);
     }
 
-    /// Ends what holds.
+    /// Ends what holds; nobody is watched any more.
     fn close(&mut self, cause: Cause) {
+        self.tell_people(self.now_ms(), Presence { face: Some(false), ..Presence::default() });
         for event in self.policy.close(self.now_ms(), cause) {
             self.tell(event);
         }

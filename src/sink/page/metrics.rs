@@ -2,7 +2,7 @@
 
 use crate::{
     machine,
-    sink::{Snapshot, Speaker, WindowScores},
+    sink::{Snapshot, Speaker, WindowScores, snapshot::Passed},
     wire::Health,
 };
 use std::fmt::{Display, Write};
@@ -72,6 +72,7 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
     for (stage, took) in &run.stages {
         page.row("mien_stage_seconds", &[("stage", stage)], took.as_secs_f64());
     }
+    of_the_gate(page, run.passed);
     page.one("mien_muted", "gauge", "1 while the devices are closed.", beat.muted);
     page.about("mien_modality_health", "gauge", "1 for the state that a modality is in.");
     for (modality, health) in [("video", beat.video), ("audio", beat.audio)] {
@@ -96,6 +97,24 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
     sink(page, "mien_sink_dropped_total", "counter", "Messages that the edge did not take.", |of| of.dropped);
     sink(page, "mien_sink_losses_total", "counter", "Times the edge was lost.", |of| of.losses);
     sink(page, "mien_sink_waiting", "gauge", "Messages that wait for the edge.", |of| of.waiting);
+}
+
+fn of_the_gate(page: &mut Page, passed: Passed) {
+    let Passed { both, face, voice, nobody, saved } = passed;
+    page.about(
+        "mien_gate_windows_total",
+        "counter",
+        "Windows by what the gate let through; zeros without a gate.",
+    );
+    for (passed, count) in [("both", both), ("face", face), ("voice", voice), ("nobody", nobody)] {
+        page.row("mien_gate_windows_total", &[("passed", passed)], count);
+    }
+    page.one(
+        "mien_gate_saved_seconds_total",
+        "counter",
+        "Time of the model that windows without anybody would have taken.",
+        saved.as_secs_f64(),
+    );
 }
 
 fn seconds(ms: u32) -> f64 {
@@ -156,7 +175,7 @@ pub mod tests {
             sinks: heapless::Vec::new(),
             queue_drops: 0,
             stages: heapless::Vec::new(),
-            passed: Default::default(),
+            passed: Passed { nobody: 5, saved: Duration::from_millis(2500), ..Passed::default() },
             busy: Duration::from_millis(1500),
         };
         run.stages.push(("vision", Duration::from_millis(125))).unwrap();
@@ -180,6 +199,8 @@ pub mod tests {
             "mien_busy_seconds 1.5\n",
             "mien_stage_seconds{stage=\"vision\"} 0.125\n",
             "mien_hop_seconds 0.5\n",
+            "mien_gate_windows_total{passed=\"nobody\"} 5\n",
+            "mien_gate_saved_seconds_total 2.5\n",
             "mien_modality_health{modality=\"video\",state=\"stalled\"} 1\n",
             "mien_modality_health{modality=\"video\",state=\"ok\"} 0\n",
             "mien_sink_sent_total{sink=\"mqtt\"} 3\n",
