@@ -17,6 +17,9 @@ use crate::{
 };
 use anyhow::{Context, Result};
 
+/// What sources, sinks and their threads touch of the program and of their stacks, and a check does not: measured with a recording.
+const AT_WORK: usize = 2 << 20;
+
 /// Bytes that a run of `plan` holds besides its queues; its bundle was just opened.
 pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
     let own = machine::resident().own;
@@ -28,7 +31,7 @@ pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
         model.ask(&plan.model.reason_prompt)?;
         model.reason(&mut |_| ()).context("asking for a reason")?;
     }
-    let program = own + machine::resident().files;
+    let program = own + machine::resident().files + AT_WORK;
     let picture = plan.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
     let nets = Task::ALL.iter().filter_map(|&task| plan.nets.of(task)).map(Net::memory).sum();
     Ok(Memory { program, model: model.backend().footprint(), nets, picture })
