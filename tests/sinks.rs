@@ -137,7 +137,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
-    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.0","#), "{}", lines[0]);
+    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.1","#), "{}", lines[0]);
     assert_eq!(
         lines[1],
         r#"{"type":"event","event":"begin","boot":"0123456789abcdef","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
