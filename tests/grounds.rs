@@ -66,6 +66,21 @@ fn verdicts(text: &str) -> Vec<Verdict> {
 }
 
 #[test]
+fn what_a_claim_says_of_its_subject_is_one_word() {
+    for (text, word) in [
+        ("Her voice is lively.", "lively"),
+        ("I hear narrow range.", "narrow"),
+        ("He raised his voice.", "raised"),
+        ("The corners of her mouth turn down.", "down"),
+        ("She smiles.", "smiles"),
+        ("她的音调低。", "音调低"),
+    ] {
+        let said = lexicon::read(text);
+        assert_eq!(said.iter().map(|said| &text[said.word.clone()]).collect::<Vec<_>>(), [word], "{text}");
+    }
+}
+
+#[test]
 fn every_claim_has_its_verdict() {
     use Verdict::{Contradicted, NotCheckable, NotObservable, True};
     for (text, expected) in [

@@ -12,7 +12,7 @@ use stages::{
     fixture::{self, Layout},
     reason_between,
 };
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
 /// Largest relative error of an f32 bundle, at every stage.
 const LIMIT: f64 = 1e-4;
@@ -336,6 +336,32 @@ fn a_constrained_answer_has_its_form() {
     let tight =
         Decoding { max_new_tokens: Some(5), constrain_to: Some("dfew".into()), ..Decoding::default() };
     assert!(model.set_decoding(tight).unwrap_err().to_string().contains("dfew"));
+}
+
+/// The likeliest answer without its longest word, and a drawn one: neither has a word that begins so.
+#[test]
+fn what_is_to_be_avoided_is_not_said() {
+    let default = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default.gguf")).unwrap();
+    let mut model = model::load(&default, Device::Cpu, 2).unwrap();
+    let sound: Vec<f32> = (0..64_000).map(|i| 0.2 * (i as f32 * 0.06).sin()).collect();
+    model.see("reason", &Input { frames: None, samples: Some(&sound) }).unwrap();
+    let mut reason = |sampling, avoid: &[String]| {
+        model.set_decoding(Decoding { sampling, avoid: avoid.to_vec(), ..Decoding::default() }).unwrap();
+        model.reason(&mut |_| {}).unwrap().text
+    };
+    let said =
+        |text: &str, word: &str| text.split(|c: char| !c.is_alphanumeric()).any(|own| own.starts_with(word));
+    let mut avoid = Vec::new();
+    for _ in 0..4 {
+        let likeliest = reason(None, &avoid);
+        assert!(avoid.iter().all(|word| !said(&likeliest, word)), "{avoid:?} in {likeliest}");
+        let drawn = reason(Some(Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 }), &avoid);
+        assert!(avoid.iter().all(|word| !said(&drawn, word)), "{avoid:?} in {drawn}");
+        let words = likeliest.split(|c: char| !c.is_alphanumeric());
+        let words = words.filter(|word| !["think", "answer"].contains(word));
+        avoid.push(words.max_by_key(|word| word.len()).unwrap().to_owned());
+    }
+    assert_ne!(reason(None, &[]), reason(None, &avoid));
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use super::{Refused, open_bundle};
 use crate::{
     config::{self, Config},
-    daemon::{self, Limit, Limits, Pace, Plan},
+    daemon::{self, Limit, Limits, Pace, Plan, size},
     machine,
     privacy::Gate,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 
 /// Check a config and print the limits it sets.
@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<()> {
     let limits = plan.limits(&memory);
     print!("{}", table(&limits));
     if let Some(machine) = machine::memory() {
-        fits(limits.sum, machine.free)?;
+        limits.fit(machine.free)?;
     }
     println!("\nThe purpose `{}` obliges you, in the EU, to", plan.speaker.purpose);
     plan.privacy.purpose()?.obligations().for_each(|obligation| println!("- {obligation}"));
@@ -59,17 +59,6 @@ fn probe(config: &Config, plan: &Plan) -> Result<()> {
     plan.sinks.iter().try_for_each(|sink| sink.probe(&setup))
 }
 
-/// Refuses a run that takes more than `free` bytes. That may change: no fault of the config.
-fn fits(sum: usize, free: usize) -> Result<()> {
-    ensure!(
-        sum <= free,
-        "a run takes {}, and {} can be had: free memory, or use a smaller bundle (`mien pack --quant q4_0`)",
-        size(sum),
-        size(free)
-    );
-    Ok(())
-}
-
 fn table(limits: &Limits) -> String {
     let mut text = String::new();
     let mut line = |what: &str, limit: &str, bytes: &str| {
@@ -89,22 +78,15 @@ fn table(limits: &Limits) -> String {
     text
 }
 
-fn size(bytes: usize) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_run_that_takes_more_than_there_is_is_refused_with_both_numbers() {
-        assert!(fits(900 << 20, 1 << 30).is_ok());
-        let said = fits(900 << 20, 512 << 20).unwrap_err().to_string();
+        let limits = Limits { rows: Vec::new(), sum: 900 << 20, sum_most: 900 << 20 };
+        assert!(limits.fit(1 << 30).is_ok());
+        let said = limits.fit(512 << 20).unwrap_err().to_string();
         assert!(said.contains("takes 900.0 MiB, and 512.0 MiB can be had"), "{said}");
     }
 }

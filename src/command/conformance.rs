@@ -7,7 +7,7 @@ use crate::{
     sink::serial,
     wire::{
         self, AUDIO, Cause, Event, Grounds, Health, Heartbeat, Hello, Kind, LINE_BYTES_MAX, Message, People,
-        RAW_BYTES_MAX, ReasonPart, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
+        RAW_BYTES_MAX, ReasonPart, SCHEMA, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
     },
 };
 use anyhow::{Context, Result, ensure};
@@ -247,9 +247,8 @@ fn accepted(text: &str) -> Vec<String> {
     let answer = |line: &str| {
         let mut words = line.split_whitespace();
         let (seq, kind) = (words.next()?.parse::<u16>().ok()?, words.next()?);
-        ["hello", "event", "heartbeat", "reason", "grounds", "people"]
-            .contains(&kind)
-            .then(|| format!("{seq} {kind}"))
+        let known = SCHEMA.iter().any(|line| line.split(' ').next() == Some(kind));
+        known.then(|| format!("{seq} {kind}"))
     };
     whole.lines().filter_map(answer).collect()
 }

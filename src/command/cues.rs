@@ -9,15 +9,14 @@ use crate::{
         ledger::{Ledger, Measured, Presence},
         measure::{Heard, Voice},
     },
-    source::{Gives, Modality, Pool, Reading, Source, clip},
+    source::{Pool, Reading, Source, clip},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
     path::PathBuf,
-    time::Duration,
 };
 
 /// What is measured of a recording beside the model: voice, face, who is there. No emotion is inferred.
@@ -65,17 +64,17 @@ pub fn run(args: Args) -> Result<()> {
         clip::Settings { path: args.clip.clone(), paced: false, frames_per_second: args.frames_per_second };
     settings.check()?;
     let pool = Pool::new(2, 2);
-    let mut clip = settings.open(&pool)?;
+    let mut source = settings.open(&pool)?;
     let mut out = io::stdout().lock();
     if args.pitch {
-        return pitch(&mut *clip, &pool, &mut out);
+        return pitch(&mut *source, &pool, &mut out);
     }
     let nets = args.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
     let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 1)?;
     let mut ledger = Ledger::default();
     let mut due_ms = args.window_ms;
-    let mut left = clip.gives();
-    while let Some(mut reading) = next(&mut *clip, &mut left)? {
+    let mut left = source.gives();
+    while let Some(mut reading) = clip::next(&mut *source, &mut left)? {
         let at_ms = match &reading {
             Reading::Frame(frame) => frame.captured_ns,
             Reading::Chunk(chunk) => chunk.captured_ns,
@@ -124,25 +123,11 @@ fn tell(out: &mut impl Write, ledger: &Ledger, start_ms: u64, end_ms: u64) -> Re
     Ok(())
 }
 
-/// `None` when the recording is over, or stands still for a minute.
-fn next(clip: &mut dyn Source, left: &mut Gives) -> Result<Option<Reading>> {
-    if !left.video && !left.audio {
-        return Ok(None);
-    }
-    let reading = clip.read(Duration::from_secs(60)).context("reading the recording")?;
-    match reading {
-        Some(Reading::End { modality: Modality::Video }) => left.video = false,
-        Some(Reading::End { modality: Modality::Audio }) => left.audio = false,
-        _ => {}
-    }
-    Ok(reading)
-}
-
-fn pitch(clip: &mut dyn Source, pool: &Pool, out: &mut impl Write) -> Result<()> {
+fn pitch(source: &mut dyn Source, pool: &Pool, out: &mut impl Write) -> Result<()> {
     let mut voice = Voice::default();
     let mut text = String::new();
-    let mut left = clip.gives();
-    while let Some(reading) = next(clip, &mut left)? {
+    let mut left = source.gives();
+    while let Some(reading) = clip::next(source, &mut left)? {
         if let Reading::Chunk(chunk) = &reading {
             voice.push(chunk, |heard| {
                 if let Heard::Step(at_ns, step) = heard {

@@ -8,6 +8,7 @@ use crate::{
     backend::cpu::Level,
     bundle::{Bundle, Kind},
     config::{self, Config},
+    daemon,
     machine::{
         self,
         board::{Board, HOT_C},
@@ -225,14 +226,6 @@ fn board(board: &Board) -> Vec<Finding> {
     findings
 }
 
-/// Whether what the model needs can be had.
-fn fits(file_bytes: usize, free: usize) -> Option<String> {
-    let mib = |bytes: usize| bytes as f64 / 1_048_576.0;
-    (file_bytes > free).then(|| {
-        format!("its {:.0} MiB do not fit the {:.0} MiB that can be had", mib(file_bytes), mib(free))
-    })
-}
-
 fn cuda() -> Finding {
     const DRIVER: &CStr = c"libcuda.so.1";
     // SAFETY: the name is a C string; the driver's library does nothing but register itself when it is loaded, and is left
@@ -393,16 +386,7 @@ fn bundle(path: &Path) -> Finding {
     match opened {
         Ok(bundle) => {
             let mib = bundle.file_bytes() as f64 / 1_048_576.0;
-            let found = format!("{}: {}, {mib:.1} MiB", path.display(), bundle.header().name);
-            let free = machine::memory().map_or(usize::MAX, |memory| memory.free);
-            match fits(bundle.file_bytes(), free) {
-                Some(why) => problem(
-                    "bundle",
-                    &anyhow!("{found}; {why}"),
-                    "pack it smaller (--quant q4_0), or end what takes the memory",
-                ),
-                None => ok("bundle", found),
-            }
+            ok("bundle", format!("{}: {}, {mib:.1} MiB", path.display(), bundle.header().name))
         }
         Err(error) => problem("bundle", &error, "`mien inspect` says more; `mien pack` makes a new one"),
     }
@@ -420,9 +404,27 @@ fn configured(path: &Path, refused: &mut bool) -> Vec<Finding> {
     let mut findings = vec![ok("config", format!("{} can be read", path.display()))];
     let model = bundle(&config.model.bundle);
     *refused |= model.state == State::Problem;
+    if model.state == State::Ok {
+        findings.push(fits(&config));
+    }
     findings.push(model);
     findings.extend(needed(&config));
     findings
+}
+
+/// Whether what a run takes can be had.
+fn fits(config: &Config) -> Finding {
+    let compared = || {
+        let bundle = Bundle::open(&config.model.bundle)?;
+        let plan = daemon::prepare(config, &bundle, false)?;
+        let limits = plan.limits(&daemon::memory(&plan, &bundle)?);
+        machine::memory().map_or(Ok(()), |memory| limits.fit(memory.free))?;
+        Ok(limits.sum)
+    };
+    match compared() {
+        Ok(sum) => ok("run", format!("takes {}", daemon::size(sum))),
+        Err(error) => problem("run", &error, "`mien check-config` prints what takes how much"),
+    }
 }
 
 fn needed(config: &Config) -> Vec<Finding> {
@@ -489,12 +491,6 @@ mod tests {
             table(&board(&Board { clock: Some(clock("powersave", 1_728_000)), ..cool }))
                 .contains("schedutil")
         );
-    }
-
-    #[test]
-    fn a_bundle_that_is_larger_than_the_memory_is_said() {
-        assert_eq!(fits(5, 5), None);
-        assert_eq!(fits(1 << 30, 512 << 20).unwrap(), "its 1024 MiB do not fit the 512 MiB that can be had");
     }
 
     #[test]

@@ -178,21 +178,19 @@ fn evaluate(args: &Run) -> Result<()> {
     let about = args.about(&bundle, set, &manifest);
     let file = args.journal();
     let (mut journal, mut records) = Journal::open(&file, &about)?;
-    let done: HashSet<&str> = records.iter().filter(|r| r.error.is_none()).map(|r| r.id.as_str()).collect();
-    let [nth, of] = args.shard;
-    let mine = manifest.lines.iter().skip(nth - 1).step_by(of);
-    let mine: Vec<&Line> = mine.collect();
-    let is_left = |line: &Line| !done.contains(line.id.as_str());
-    let left: HashSet<&str> = mine.iter().filter(|line| is_left(line)).map(|line| line.id.as_str()).collect();
     records.retain(|record| record.error.is_none());
+    let done: HashSet<String> = records.iter().map(|record| record.id.clone()).collect();
+    let [nth, of] = args.shard;
+    let mine: Vec<&Line> = manifest.lines.iter().skip(nth - 1).step_by(of).collect();
+    let before = mine.iter().filter(|line| done.contains(&line.id)).count();
 
-    if !left.is_empty() {
+    if before < mine.len() {
         let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
         examiner.set_max_new_tokens(args.max_new_tokens)?;
         examiner.set_measuring(measuring);
-        let bar = clips::bar(mine.len(), mine.len() - left.len())?;
+        let bar = clips::bar(mine.len(), before)?;
         for line in mine {
-            if !left.contains(line.id.as_str()) {
+            if done.contains(&line.id) {
                 examiner.pass(line);
                 continue;
             }

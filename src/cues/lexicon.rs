@@ -5,6 +5,7 @@
 //! grammar of the synthetic world (`claims`) is made of such phrases, too. `tests/data/sentences.tsv` holds what is understood.
 
 use super::{CUES, claims::Claim};
+use std::ops::Range;
 
 /// A claim as it was said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Said {
     /// Bytes of the text: from its first word to the end of its last.
     pub from: usize,
     pub to: usize,
+    /// Bytes of the one word that says it: "lively" of "the voice is lively"; in Chinese all of it.
+    pub word: Range<usize>,
 }
 
 /// Words of a phrase may have so many others between them.
@@ -241,65 +244,8 @@ pub fn read(text: &str) -> Vec<Said> {
     found
 }
 
-/// Words of a claim that name what it is about, or only join.
-const NAMES: &[&str] = &[
-    "brow",
-    "brows",
-    "eyebrow",
-    "eyebrows",
-    "forehead",
-    "eye",
-    "eyes",
-    "nose",
-    "mouth",
-    "lip",
-    "lips",
-    "corner",
-    "corners",
-    "jaw",
-    "face",
-    "expression",
-    "pitch",
-    "pitched",
-    "range",
-    "rate",
-    "tone",
-    "voice",
-    "timbre",
-    "intonation",
-    "melody",
-    "words",
-    "speech",
-    "pace",
-    "tempo",
-    "is",
-    "are",
-    "was",
-    "were",
-    "the",
-    "a",
-    "an",
-    "of",
-    "and",
-    "his",
-    "her",
-    "their",
-    "with",
-    "in",
-    "very",
-    "quite",
-    "slightly",
-];
-
-/// What a claim says of its subject: "lively" of "the voice is lively"; in Chinese all of it.
-pub fn telling<'a>(text: &'a str, said: &Said) -> &'a str {
-    let names = |word: &str| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name));
-    words(text, said.from, said.to)
-        .into_iter()
-        .map(|word| word.text)
-        .find(|word| !names(word))
-        .unwrap_or(&text[said.from..said.to])
-}
+/// Words of phrases that name what a claim is about, and not what it says of it.
+const SUBJECTS: &str = "inner|brow*|eyebrow*|forehead|eye*|nose|mouth|lips|corner*|jaw|face|expression|pitch|pitched|range|rate|tone|voice|timbre|intonation|melody|words|speech|pace|tempo";
 
 /// The sentence about a byte: from after the last stop to its own.
 pub fn sentence(text: &str, at: usize) -> (usize, usize) {
@@ -366,14 +312,16 @@ fn english(text: &str, from: usize, to: usize, found: &mut Vec<Said>) {
             let claim = claim(cue, value);
             let denied = near(DENIALS);
             places.iter().for_each(|&place| taken[place] = true);
-            let end = words[last].from + words[last].text.len();
+            let bytes = |place: usize| words[place].from..words[place].from + words[place].text.len();
+            let telling = places.iter().copied().find(|&place| !fits(words[place].text, SUBJECTS));
             found.push(Said {
                 claim,
                 denied,
                 doubted: near(DOUBTS),
                 other,
                 from: words[first].from,
-                to: end,
+                to: bytes(last).end,
+                word: bytes(telling.unwrap_or(first)),
             });
         }
     }
@@ -424,6 +372,7 @@ fn chinese(text: &str, from: usize, to: usize, found: &mut Vec<Said>) {
             other,
             from: start,
             to: end,
+            word: start..end,
         });
         at += phrase.len();
     }

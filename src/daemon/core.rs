@@ -27,7 +27,7 @@ use crate::{
     policy::{self, Observation, Policy},
     privacy::Gate,
     sink::{self, Message, clock, ledger::Told, snapshot::Passed},
-    source::{Modality, Pool, Reading, monotonic_ns},
+    source::{Pool, Reading, monotonic_ns},
     window::{Window, Windows},
     wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, People, VIDEO},
 };
@@ -90,8 +90,8 @@ struct State<'a> {
     /// A failure of the model was reported and has not passed.
     failing: bool,
     shown: Shown,
-    /// Faces and the largest one's track, as they were told last.
-    people: (u8, u16),
+    /// Faces and the largest one's track, as they were told last; `None` while nobody has looked.
+    people: Option<(u8, u16)>,
     writing: Option<Writing>,
     /// Windows by what the gate let through, and what scoring took.
     passed: Passed,
@@ -142,7 +142,7 @@ impl<'a> Core<'a> {
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
             failing: false,
             shown: Shown::default(),
-            people: (0, 0),
+            people: None,
             writing: None,
             passed: Passed::default(),
             scored: 0,
@@ -181,12 +181,7 @@ impl<'a> Core<'a> {
                 },
                 Popped::Closed => break (Cause::Shutdown, Ok(())),
             };
-            if let Reading::End { modality } = reading {
-                match modality {
-                    Modality::Video => left.video = false,
-                    Modality::Audio => left.audio = false,
-                }
-            }
+            left.heed(&reading);
             if muted {
                 self.pool.give(reading);
             } else {
@@ -195,7 +190,7 @@ impl<'a> Core<'a> {
                     break (Cause::Shutdown, Err(error));
                 }
             }
-            if !left.video && !left.audio {
+            if left.nothing() {
                 break (Cause::InputEnd, self.state.write_to_the_end());
             }
         };
@@ -292,7 +287,9 @@ impl State<'_> {
             nobody,
             scores: scores.as_deref(),
         });
-        self.tell_people(at_ms, who);
+        if who.face.is_some() {
+            self.tell_people(at_ms, who.people, who.track);
+        }
         self.tell_scores(at_ms, present, nobody, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
         for event in events {
@@ -520,11 +517,9 @@ impl State<'_> {
     }
 
     /// Faces that are there, where that has changed.
-    fn tell_people(&mut self, at_ms: u64, who: Presence) {
-        let track = if who.people > 0 { who.track } else { 0 };
-        if who.face.is_some() && self.people != (who.people, track) {
-            self.people = (who.people, track);
-            self.exits.send(&Message::People(People { at_ms, count: who.people, track }));
+    fn tell_people(&mut self, at_ms: u64, count: u8, track: u16) {
+        if self.people.replace((count, track)) != Some((count, track)) {
+            self.exits.send(&Message::People(People { at_ms, count, track }));
         }
     }
 
@@ -562,8 +557,11 @@ impl State<'_> {
 
     /// Ends what holds; nobody is watched any more.
     fn close(&mut self, cause: Cause) {
-        self.tell_people(self.now_ms(), Presence { face: Some(false), ..Presence::default() });
-        for event in self.policy.close(self.now_ms(), cause) {
+        let at_ms = self.now_ms();
+        if self.people.is_some() {
+            self.tell_people(at_ms, 0, 0);
+        }
+        for event in self.policy.close(at_ms, cause) {
             self.tell(event);
         }
         self.status.set_beat(self.beat);

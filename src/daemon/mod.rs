@@ -41,7 +41,7 @@ pub use controls::Controls;
 pub use exits::Exits;
 pub use memory::memory;
 pub use pace::Pace;
-pub use plan::{Limit, Limits, Plan};
+pub use plan::{Limit, Limits, Plan, size};
 pub use prepare::prepare;
 pub use queue::{Popped, Queue};
 pub use rehearsal::{keep_up, rehearse};

@@ -13,7 +13,7 @@ use crate::{
     window,
     wire::LINE_BYTES_MAX,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::{path::PathBuf, sync::Arc};
 
 /// Readings that wait to be measured: a third of a second of a camera and a microphone, and a net takes a tenth of that.
@@ -67,6 +67,28 @@ pub struct Limits {
     pub sum: usize,
     /// Bytes of a run whose every queue is full.
     pub sum_most: usize,
+}
+
+impl Limits {
+    /// Refuses a run that takes more than `free` bytes. That may change: no fault of the config.
+    pub fn fit(&self, free: usize) -> Result<()> {
+        ensure!(
+            self.sum <= free,
+            "a run takes {}, and {} can be had: free memory, or use a smaller bundle (`mien pack --quant q4_0`)",
+            size(self.sum),
+            size(free)
+        );
+        Ok(())
+    }
+}
+
+/// Bytes as people read them.
+pub fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
 }
 
 /// One row of the table of limits.

@@ -6,7 +6,6 @@ use crate::{
         Ground,
         ground::{self, Grounds, Verdict},
         ledger::Cues,
-        lexicon,
     },
     model::Reason,
     sink::EpisodeReason,
@@ -58,7 +57,7 @@ impl Thought {
         let claims = self.grounds.iter().flat_map(|grounds| &grounds.0);
         claims
             .filter(|judged| judged.verdict == Verdict::Contradicted)
-            .map(|judged| lexicon::telling(&self.text, &judged.said).to_owned())
+            .map(|judged| self.text[judged.said.word.clone()].to_owned())
             .collect()
     }
 

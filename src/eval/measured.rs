@@ -7,25 +7,23 @@ use super::manifest::Line;
 use crate::{
     cues::{
         Crop, Gate, Measurer, Nets,
-        ground::{self, Grounds, Verdict},
+        ground::{self, Verdict},
         ledger::{Cues, Ledger},
     },
-    source::{Gives, Modality, Pool, Reading, clip},
+    source::{Gives, Pool, Reading, clip},
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 /// Between two clips, so that nothing of one reaches into the next.
 const APART_NS: u64 = 10_000_000_000;
-/// A recording that gives nothing for so long is broken.
-const WAIT: Duration = Duration::from_secs(60);
 /// Of a folder of pictures.
 const FRAMES_PER_SECOND: u32 = 25;
 
-/// How the claims of one reason stand.
+/// Verdicts on the claims of one reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct Verdicts {
     pub claims: usize,
     #[serde(rename = "true")]
     pub held: usize,
@@ -34,15 +32,16 @@ pub struct Standing {
     pub not_checkable: usize,
 }
 
-impl Standing {
-    fn of(grounds: &Grounds) -> Standing {
-        let count = |verdict| grounds.count(verdict);
-        Standing {
+impl Verdicts {
+    /// Holds the claims of a text against what was measured.
+    pub fn on(text: &str, cues: &Cues) -> Verdicts {
+        let grounds = ground::check(text, cues);
+        Verdicts {
             claims: grounds.0.len(),
-            held: count(Verdict::True),
-            contradicted: count(Verdict::Contradicted),
-            not_observable: count(Verdict::NotObservable),
-            not_checkable: count(Verdict::NotCheckable),
+            held: grounds.count(Verdict::True),
+            contradicted: grounds.count(Verdict::Contradicted),
+            not_observable: grounds.count(Verdict::NotObservable),
+            not_checkable: grounds.count(Verdict::NotCheckable),
         }
     }
 }
@@ -76,29 +75,16 @@ impl Measuring {
         };
         self.measurer.forget();
         let (start_ns, mut end_ns) = (self.next_ns, self.next_ns);
-        while (left.video || left.audio)
-            && let Some(mut reading) = source.read(WAIT).with_context(|| line.clip.display().to_string())?
+        while let Some(mut reading) =
+            clip::next(&mut *source, &mut left).with_context(|| line.clip.display().to_string())?
         {
-            let wanted = match &mut reading {
-                Reading::Frame(frame) => {
-                    frame.captured_ns += start_ns;
-                    end_ns = end_ns.max(frame.captured_ns);
-                    self.given.video
-                }
-                Reading::Chunk(chunk) => {
-                    chunk.captured_ns += start_ns;
-                    end_ns = end_ns.max(chunk.captured_ns);
-                    self.given.audio
-                }
-                Reading::Lost { .. } => false,
-                Reading::End { modality } => {
-                    match modality {
-                        Modality::Video => left.video = false,
-                        Modality::Audio => left.audio = false,
-                    }
-                    false
-                }
+            let (at_ns, wanted) = match &mut reading {
+                Reading::Frame(frame) => (&mut frame.captured_ns, self.given.video),
+                Reading::Chunk(chunk) => (&mut chunk.captured_ns, self.given.audio),
+                Reading::Lost { .. } | Reading::End { .. } => continue,
             };
+            *at_ns += start_ns;
+            end_ns = end_ns.max(*at_ns);
             if wanted {
                 let mut facts = self.measurer.take(&mut reading);
                 // A face that was away has another number; the person of the next clip is the same.
@@ -112,9 +98,4 @@ impl Measuring {
         self.next_ns = end_ns + APART_NS;
         Ok(ledger.cues(start_ns, end_ns))
     }
-}
-
-/// How the claims of a text stand against what was measured.
-pub fn stand(text: &str, cues: &Cues) -> Standing {
-    Standing::of(&ground::check(text, cues))
 }

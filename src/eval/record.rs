@@ -2,10 +2,7 @@
 //!
 //! Invariant: a file that was cut in the middle of a line can be gone on with; one of another run is refused.
 
-use super::{
-    answer,
-    measured::{self, Standing},
-};
+use super::{answer, measured::Verdicts};
 use crate::cues::{claims, ledger};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -71,7 +68,7 @@ pub struct Record {
     pub cues: Option<usize>,
     /// How the reason's claims stand against what was measured of the clip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured: Option<Standing>,
+    pub measured: Option<Verdicts>,
     /// Made, the end of text among them.
     pub tokens: Option<usize>,
     /// Milliseconds to open the clip, and in the model.
@@ -103,7 +100,7 @@ impl Record {
 
     /// Holds the reason against what was measured of the clip.
     pub fn hold(&mut self, cues: &ledger::Cues) {
-        self.measured = self.said.as_deref().map(|said| measured::stand(answer::thought_of(said), cues));
+        self.measured = self.said.as_deref().map(|said| Verdicts::on(answer::thought_of(said), cues));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     answer::{self, UNKNOWN},
-    measured::Standing,
+    measured::Verdicts,
     metrics::{self, Bin},
     record::{About, Record},
 };
@@ -103,10 +103,10 @@ pub fn of(about: &About, records: &[Record]) -> Report {
     let curve = metrics::risk_coverage(&guesses);
 
     let grounding = Grounding::of(&read);
-    let measured = |of: fn(&Standing) -> usize| {
-        let standings = || read.iter().filter_map(|r| r.measured.as_ref());
-        let claims: usize = standings().map(|standing| standing.claims).sum();
-        (claims > 0).then(|| standings().map(of).sum::<usize>() as f64 / claims as f64)
+    let measured = |of: fn(&Verdicts) -> usize| {
+        let verdicts = || read.iter().filter_map(|r| r.measured.as_ref());
+        let claims: usize = verdicts().map(|on| on.claims).sum();
+        (claims > 0).then(|| verdicts().map(of).sum::<usize>() as f64 / claims as f64)
     };
     let subset = |name: &str| {
         let clips: Vec<_> =
@@ -140,10 +140,10 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         contradiction: grounding.contradiction,
         absent: grounding.absent,
         cue_clips: grounding.clips,
-        measured_true: measured(|standing| standing.held),
-        measured_contradiction: measured(|standing| standing.contradicted),
-        measured_unseen: measured(|standing| standing.not_observable),
-        measured_uncheckable: measured(|standing| standing.not_checkable),
+        measured_true: measured(|on| on.held),
+        measured_contradiction: measured(|on| on.contradicted),
+        measured_unseen: measured(|on| on.not_observable),
+        measured_uncheckable: measured(|on| on.not_checkable),
         tokens: metrics::mean(read.iter().filter_map(|r| Some(r.tokens? as f64))),
         unknown_recall,
         uar_consistent: uar_of(0),

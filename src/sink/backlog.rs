@@ -1,6 +1,6 @@
 //! What goes first when a bounded queue of messages is full: never the end of what a receiver has begun.
 //!
-//! Order: scores and heartbeats, then reasons, changes and unknowns, then a begin together with its end. The oldest of a class
+//! Order: scores and heartbeats, then reasons, people, changes and unknowns, then a begin together with its end. The oldest of a class
 //! goes first.
 
 use super::Message;
@@ -22,8 +22,8 @@ pub enum Class {
 impl Class {
     pub fn of(message: &Message) -> Class {
         match message {
-            Message::Scores(_) | Message::Heartbeat(_) | Message::People(_) => Class::Passing,
-            Message::Reason(_) => Class::Minor,
+            Message::Scores(_) | Message::Heartbeat(_) => Class::Passing,
+            Message::Reason(_) | Message::People(_) => Class::Minor,
             Message::Event(event) => Class::of_event(event.kind, event.episode),
         }
     }

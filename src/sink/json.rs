@@ -221,7 +221,7 @@ pub struct Judged {
 impl Grounds {
     fn of(grounds: &ground::Grounds) -> Grounds {
         let judged = |judged: &ground::Judged| {
-            let Said { claim: (cue, value), denied, doubted, other, from, to } = judged.said;
+            let Said { claim: (cue, value), denied, doubted, other, from, to, .. } = judged.said;
             Judged {
                 claim: format!("{value} {cue}"),
                 verdict: judged.verdict,

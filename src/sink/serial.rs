@@ -7,7 +7,7 @@
 //! Limits: one packet at a time; a line that takes nothing for `write_ms` costs that packet.
 
 use super::{
-    CUT, EpisodeReason, Message, Setup, Sink, SinkCounts, Speaker, cut,
+    CUT, Message, Setup, Sink, SinkCounts, Speaker, cut,
     ledger::{Ledger, Told},
 };
 use crate::{
@@ -197,12 +197,6 @@ impl Serial {
         sent
     }
 
-    fn put_grounds(&mut self, reason: &EpisodeReason) {
-        if let Some(grounds) = reason.grounds() {
-            self.put_once(&wire::Message::Grounds(grounds));
-        }
-    }
-
     /// A packet that nobody asks for again.
     fn put_once(&mut self, message: &wire::Message<'_>) {
         self.counts.dropped += u64::from(!self.put(message));
@@ -225,15 +219,17 @@ impl Sink for Serial {
         self.attend();
         match message {
             Message::Heartbeat(beat) => self.put_once(&wire::Message::Heartbeat(*beat)),
-            Message::Reason(reason) if self.settings.reasons => {
+            Message::Reason(reason) => {
                 let cut = format!("{}{CUT}", reason.text);
                 let text = if reason.cut { &cut } else { &reason.text };
-                for part in parts(reason.episode, text) {
+                let parts = if self.settings.reasons { parts(reason.episode, text) } else { Vec::new() };
+                for part in parts {
                     self.put_once(&wire::Message::Reason(part));
                 }
-                self.put_grounds(reason);
+                if let Some(grounds) = reason.grounds() {
+                    self.put_once(&wire::Message::Grounds(grounds));
+                }
             }
-            Message::Reason(reason) => self.put_grounds(reason),
             Message::People(people) => {
                 self.people = Some(*people);
                 self.put_once(&wire::Message::People(*people));

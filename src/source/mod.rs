@@ -87,6 +87,21 @@ pub struct Gives {
     pub audio: bool,
 }
 
+impl Gives {
+    /// Takes away what a reading says has come to its end.
+    pub fn heed(&mut self, reading: &Reading) {
+        match reading {
+            Reading::End { modality: Modality::Video } => self.video = false,
+            Reading::End { modality: Modality::Audio } => self.audio = false,
+            _ => {}
+        }
+    }
+
+    pub fn nothing(self) -> bool {
+        !self.video && !self.audio
+    }
+}
+
 /// What a source has seen since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceCounts {

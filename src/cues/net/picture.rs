@@ -56,7 +56,7 @@ impl Cut {
                 let (x, y) = self.place(u as f32 + first, v as f32 + first);
                 let sum = match covers {
                     1 => bilinear(frame, x - 0.5, y - 0.5),
-                    _ => self.mean(frame, x, y, covers),
+                    _ => self.sum(frame, x, y, covers),
                 };
                 put(u, v, sum);
             }
@@ -64,7 +64,7 @@ impl Cut {
     }
 
     /// Sum of `covers * covers` pixels from a place on.
-    fn mean(&self, frame: &Frame, mut x: f32, mut y: f32, covers: usize) -> [f32; 3] {
+    fn sum(&self, frame: &Frame, mut x: f32, mut y: f32, covers: usize) -> [f32; 3] {
         let part = 1.0 / covers as f32;
         let mut sum = [0.0; 3];
         for _ in 0..covers {

@@ -243,18 +243,20 @@ impl<B: Backend> Session<B> {
             Wish::Choose { label } => {
                 let likeliest = self.step(pass, scratch, answer, position)?;
                 let vocabulary = &self.language.vocabulary;
-                let mut id = match () {
-                    () if label => most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id)),
-                    () if answer.samples() => answer.sample(self.decoder.latest_logits(pass)?),
-                    () => likeliest,
-                };
-                while !label && answer.refuses(id, vocabulary) {
-                    let logits = self.decoder.latest_logits(pass)?;
-                    id = match answer.samples() {
-                        true => answer.sample(logits),
-                        false => most_probable(logits, |id| answer.allows(id)),
+                let mut refused = false;
+                let id = loop {
+                    let id = match () {
+                        () if answer.samples() && !label => answer.sample(self.decoder.latest_logits(pass)?),
+                        () if label || refused => {
+                            most_probable(self.decoder.latest_logits(pass)?, |id| answer.allows(id))
+                        }
+                        () => likeliest,
                     };
-                }
+                    refused = !label && answer.refuses(id, vocabulary);
+                    if !refused {
+                        break id;
+                    }
+                };
                 if answer.ends(id, &self.language.generation.eos) {
                     return Ok(Some(Stop::EndOfText));
                 }

@@ -110,9 +110,9 @@ fn of_the_gate(page: &mut Page, passed: Passed) {
         page.row("mien_gate_windows_total", &[("passed", passed)], count);
     }
     page.one(
-        "mien_gate_saved_seconds_total",
-        "counter",
-        "Time of the model that windows without anybody would have taken.",
+        "mien_gate_saved_seconds",
+        "gauge",
+        "Time of the model that windows without anybody would have taken, at the mean of the others.",
         saved.as_secs_f64(),
     );
 }
@@ -200,7 +200,7 @@ pub mod tests {
             "mien_stage_seconds{stage=\"vision\"} 0.125\n",
             "mien_hop_seconds 0.5\n",
             "mien_gate_windows_total{passed=\"nobody\"} 5\n",
-            "mien_gate_saved_seconds_total 2.5\n",
+            "mien_gate_saved_seconds 2.5\n",
             "mien_modality_health{modality=\"video\",state=\"stalled\"} 1\n",
             "mien_modality_health{modality=\"video\",state=\"ok\"} 0\n",
             "mien_sink_sent_total{sink=\"mqtt\"} 3\n",

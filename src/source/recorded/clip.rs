@@ -22,6 +22,9 @@ use std::{
 /// For the first picture of a recording.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 
+/// For the next reading of one.
+const NEXT_WAIT: Duration = Duration::from_secs(60);
+
 /// Samples in a chunk: 100 ms.
 const CHUNK: usize = SAMPLE_RATE as usize / 10;
 
@@ -36,6 +39,18 @@ pub struct Settings {
     /// The rate of a folder of images; files know their own.
     #[serde(default = "frames_per_second")]
     pub frames_per_second: u32,
+}
+
+/// The next reading of a recording; `None` when all of `left` has come to its end. Fails where nothing comes for a minute.
+pub fn next(source: &mut dyn Source, left: &mut Gives) -> Result<Option<Reading>> {
+    if left.nothing() {
+        return Ok(None);
+    }
+    let reading = source.read(NEXT_WAIT).context("reading the recording")?;
+    let reading =
+        reading.with_context(|| format!("the recording gave nothing for {} s", NEXT_WAIT.as_secs()))?;
+    left.heed(&reading);
+    Ok(Some(reading))
 }
 
 impl Settings {
