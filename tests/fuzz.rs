@@ -14,7 +14,7 @@ use mien::{
         tokenizer, write,
     },
     config::Config,
-    source::{Pool, Reading, Source, clip, pixels::Jpeg, y4m},
+    source::{Pool, Reading, Source, clip, jpeg::Jpeg, y4m},
     wire::{self, Decoder},
 };
 use stages::Of;

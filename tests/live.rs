@@ -81,7 +81,8 @@ fn expect_frames(shown: &[&Frame], lumas: std::ops::Range<u8>) {
     assert_eq!(shown.len(), lumas.len());
     for (frame, luma) in shown.iter().zip(lumas) {
         assert_eq!((frame.width, frame.height), (4, 2));
-        let (left, right) = (pixels::rgb(luma, 90, 160), pixels::rgb(luma, 91, 161));
+        let (left, right) =
+            (pixels::LIMITED.pixel(luma.into(), 90, 160), pixels::LIMITED.pixel(luma.into(), 91, 161));
         let row = [left, left, right, right].concat();
         assert_eq!(frame.rgb, [&row[..], &row[..]].concat());
     }
@@ -111,6 +112,23 @@ fn a_producer_may_go_and_come_back() {
     expect_frames(&frames(&readings), 60..63);
     assert!(pipe.counts().losses >= 1);
     assert_eq!(pipe.counts().readings, 8);
+}
+
+#[test]
+fn frames_that_no_window_would_show_are_counted_and_passed_over() {
+    let folder = TempDir::new().unwrap();
+    let fifo = make_fifo(&folder, "video");
+    let mut pipe = Pipe::open(&settings(Some(&fifo), None), &Pool::default()).unwrap();
+    pipe.keep_apart(250_000_000);
+    let producer = produce(&fifo, y4m(20..30));
+    let readings = read_until(&mut pipe, |readings| frames(readings).len() == 4);
+    producer.join().unwrap();
+    let shown = frames(&readings);
+    for (place, frame) in shown.iter().enumerate() {
+        expect_frames(&[frame], 20 + 3 * place as u8..21 + 3 * place as u8);
+        assert_eq!(frame.captured_ns - shown[0].captured_ns, 300_000_000 * place as u64);
+    }
+    assert_eq!((pipe.counts().readings, pipe.counts().gaps), (10, 0));
 }
 
 #[test]

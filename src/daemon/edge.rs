@@ -43,13 +43,11 @@ pub struct Intake {
     settings: source::Settings,
     gives: Gives,
     pace: Pace,
-    /// Live frames nearer to each other than this are let go.
+    /// Live frames nearer to each other than this are passed over.
     keep_ns: u64,
     links: Links,
     source: Option<Box<dyn Source>>,
     outage: Outage,
-    /// Stamp of the last frame that was kept.
-    kept_ns: u64,
     /// Modalities that have not ended.
     left: Gives,
     /// A live chunk that waits for its successors.
@@ -66,7 +64,6 @@ impl Intake {
             keep_ns,
             links,
             source: None,
-            kept_ns: 0,
             left: gives,
             held: None,
         }
@@ -110,7 +107,11 @@ impl Intake {
     }
 
     fn open(&mut self) -> Result<Option<Reading>> {
-        self.source = Some(self.links.gate.open(&self.settings, &self.links.pool)?);
+        let mut source = self.links.gate.open(&self.settings, &self.links.pool)?;
+        if self.pace == Pace::Live {
+            source.keep_apart(self.keep_ns);
+        }
+        self.source = Some(source);
         log::info!("device open device={}", self.name());
         Ok(None)
     }
@@ -142,15 +143,7 @@ impl Intake {
         match &reading {
             Reading::End { modality: Modality::Video } => self.left.video = false,
             Reading::End { modality: Modality::Audio } => self.left.audio = false,
-            Reading::Frame(frame) => {
-                let near = self.kept_ns > 0 && frame.captured_ns < self.kept_ns + self.keep_ns;
-                if self.pace == Pace::Live && near {
-                    self.links.status.saw(Modality::Video);
-                    return self.links.pool.give(reading);
-                }
-                self.kept_ns = frame.captured_ns;
-            }
-            Reading::Chunk(_) | Reading::Lost { .. } => {}
+            Reading::Frame(_) | Reading::Chunk(_) | Reading::Lost { .. } => {}
         }
         if !matches!(reading, Reading::Lost { .. })
             && let Some(Change::Back(away)) = self.outage.works(Instant::now())

@@ -14,7 +14,10 @@ use crate::{
     wire::LINE_BYTES_MAX,
 };
 use anyhow::{Result, ensure};
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// A source that gives nothing for so long has stalled.
+pub const STALL: Duration = Duration::from_secs(2);
 
 /// Readings that wait to be measured: a third of a second of a camera and a microphone, and a net takes a tenth of that.
 pub const MEASURED_MAX: usize = 16;
@@ -111,9 +114,11 @@ impl Plan {
         u64::from(self.window.hop_ms) * 1_000_000
     }
 
-    /// Live frames nearer to each other than this are let go: no window would show them.
+    /// Live frames nearer to each other than this are passed over: no window would show them. Half of the time after which a source
+    /// counts as stalled, at most.
     pub fn keep_ns(&self) -> u64 {
-        u64::from(self.window.window_ms) * 1_000_000 / self.frames as u64 / 4
+        let quarter_ns = u64::from(self.window.window_ms) * 1_000_000 / self.frames as u64 / 4;
+        quarter_ns.min(STALL.as_nanos() as u64 / 2)
     }
 
     /// Whether claims of reasons are held against what was measured.

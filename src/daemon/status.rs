@@ -1,6 +1,6 @@
 //! What the threads know of each other, and one [`Snapshot`] of it: for the heartbeat, the status line, and the sinks that show it.
 
-use super::plan::Plan;
+use super::plan::{Plan, STALL};
 use crate::{
     sink::{
         self, Snapshot,
@@ -14,9 +14,6 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-/// A source that gives nothing for so long has stalled.
-const STALL: Duration = Duration::from_secs(2);
 
 pub struct Status {
     started: Instant,
@@ -86,11 +83,6 @@ impl Status {
             Reading::End { modality } => (modality, Health::Ended),
         };
         *self.lock().edge(modality) = Edge { health, last: Some(Instant::now()) };
-    }
-
-    /// A frame came that was not needed.
-    pub fn saw(&self, modality: Modality) {
-        self.lock().edge(modality).last = Some(Instant::now());
     }
 
     pub fn set_source(&self, name: &'static str, counts: source::SourceCounts) {

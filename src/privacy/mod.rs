@@ -244,6 +244,10 @@ impl Source for Watched {
     fn counts(&self) -> SourceCounts {
         self.source.counts()
     }
+
+    fn keep_apart(&mut self, apart_ns: u64) {
+        self.source.keep_apart(apart_ns);
+    }
 }
 
 /// No memory of this process ends in a file: core dumps are off, and other processes of the user cannot read it.

@@ -7,11 +7,12 @@
 //! to 5 s.
 
 use super::{
-    Frame, Gives, Modality, PIXELS_MAX, Pool, Reading, Source, SourceCounts,
+    Apart, Frame, Gives, Modality, PIXELS_MAX, Pool, Reading, Source, SourceCounts,
     choose::{Miss, Named, choose},
     edge::{DEVICE_STABLE, Edge},
+    jpeg::Jpeg,
     monotonic_ns,
-    pixels::{self, Broken, Jpeg},
+    pixels::{self, Broken},
     v4l2::{Format, FourCc, Node, Offer, Queue, Taken},
 };
 use anyhow::{Result, anyhow, ensure};
@@ -297,6 +298,7 @@ pub struct Camera {
     edge: Edge,
     /// A frame that waits for the gap before it to be told.
     next: Option<Frame>,
+    apart: Apart,
     counts: SourceCounts,
 }
 
@@ -311,6 +313,7 @@ impl Camera {
             streaming: None,
             edge: Edge::new("camera", Modality::Video, DEVICE_STABLE),
             next: None,
+            apart: Apart::default(),
             counts: SourceCounts::default(),
         };
         match open(settings) {
@@ -327,12 +330,11 @@ impl Camera {
         None
     }
 
-    fn turn(&mut self, taken: &Taken) -> Result<Frame, Broken> {
+    fn turn(&mut self, taken: &Taken, captured_ns: u64) -> Result<Frame, Broken> {
         let Some(Streaming { queue, format, .. }) = &self.streaming else { return Err(Broken::Short) };
         if taken.damaged {
             return Err(Broken::Truncated);
         }
-        let captured_ns = stamp(taken);
         let (data, width, height) = (queue.bytes(taken), format.width as usize, format.height as usize);
         if matches!(&format.format, b"MJPG" | b"JPEG") {
             let picture = self.jpeg.decode(data, &self.pool)?;
@@ -360,7 +362,9 @@ impl Camera {
     }
 
     fn see(&mut self, taken: Taken) -> Result<Option<Reading>> {
-        let turned = self.turn(&taken);
+        let at_ns = stamp(&taken);
+        let passed = !taken.damaged && self.apart.is_near(at_ns);
+        let turned = if passed { None } else { Some(self.turn(&taken, at_ns)) };
         let Some(streaming) = &mut self.streaming else { return Ok(None) };
         let missed = streaming.sequence.map_or(0, |last| taken.sequence.wrapping_sub(last.wrapping_add(1)));
         // A driver that starts its numbers again has lost nothing that we could count.
@@ -370,7 +374,7 @@ impl Camera {
         if let Err(error) = streaming.queue.give_back(taken) {
             return Ok(self.lose(&anyhow::Error::from(error).context("a buffer could not be given back")));
         }
-        let frame = match turned {
+        let frame = match turned.transpose() {
             Ok(frame) => frame,
             Err(broken) => {
                 self.counts.broken += 1;
@@ -380,13 +384,15 @@ impl Camera {
         };
         streaming.fresh = Instant::now();
         self.edge.works();
+        self.counts.readings += 1;
+        if frame.is_some() {
+            self.apart.keep(at_ns);
+        }
         if gap {
-            let at_ns = frame.captured_ns;
-            self.next = Some(frame);
+            self.next = frame;
             return Ok(Some(Reading::Lost { modality: Modality::Video, at_ns }));
         }
-        self.counts.readings += 1;
-        Ok(Some(Reading::Frame(frame)))
+        Ok(frame.map(Reading::Frame))
     }
 }
 
@@ -402,7 +408,6 @@ impl Source for Camera {
 
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>> {
         if let Some(frame) = self.next.take() {
-            self.counts.readings += 1;
             return Ok(Some(Reading::Frame(frame)));
         }
         let Some(streaming) = &mut self.streaming else {
@@ -432,6 +437,10 @@ impl Source for Camera {
 
     fn counts(&self) -> SourceCounts {
         SourceCounts { losses: self.edge.losses(), ..self.counts }
+    }
+
+    fn keep_apart(&mut self, apart_ns: u64) {
+        self.apart = Apart::new(apart_ns);
     }
 }
 

@@ -20,6 +20,7 @@ use zeroize::Zeroize;
 pub mod camera;
 pub mod choose;
 mod edge;
+pub mod jpeg;
 #[cfg(feature = "mic")]
 pub mod mic;
 pub mod pcm;
@@ -105,7 +106,7 @@ impl Gives {
 /// What a source has seen since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceCounts {
-    /// Frames and chunks sent.
+    /// Frames and chunks that came.
     pub readings: u64,
     /// Stretches that the device itself reported missing (sequence gaps, overruns).
     pub gaps: u64,
@@ -123,6 +124,32 @@ pub trait Source: Send {
     fn read(&mut self, wait: Duration) -> Result<Option<Reading>>;
 
     fn counts(&self) -> SourceCounts;
+
+    /// Frames nearer to the last one than this may be passed over, before they are decoded.
+    fn keep_apart(&mut self, _apart_ns: u64) {}
+}
+
+/// Which frames are worth decoding.
+#[derive(Clone, Copy, Debug, Default)]
+struct Apart {
+    least_ns: u64,
+    last_ns: Option<u64>,
+}
+
+impl Apart {
+    fn new(least_ns: u64) -> Self {
+        Self { least_ns, last_ns: None }
+    }
+
+    /// Whether a frame of this time may be passed over.
+    fn is_near(&self, at_ns: u64) -> bool {
+        self.last_ns.is_some_and(|last_ns| (last_ns..last_ns + self.least_ns).contains(&at_ns))
+    }
+
+    /// A frame of this time was decoded.
+    fn keep(&mut self, at_ns: u64) {
+        self.last_ns = Some(at_ns);
+    }
 }
 
 /// Now on the clock of live readings.

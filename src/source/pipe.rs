@@ -5,7 +5,7 @@
 //! Loss: a FIFO whose writer has gone waits for the next one, which starts with a header again. A file ends.
 
 use super::{
-    Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts,
+    Apart, Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, SAMPLES_MOST, Source, SourceCounts,
     edge::Edge,
     monotonic_ns,
     pcm::Pcm,
@@ -18,6 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FileType, Mode, OFlags, fstat, open},
     io::{Errno, read},
+    pipe::fcntl_setpipe_size,
 };
 use serde::Deserialize;
 use std::{
@@ -33,6 +34,9 @@ const SLACK_NS: u64 = 500_000_000;
 
 /// Sound is passed on in pieces of at least this and at most 100 ms.
 const LEAST_MS: u32 = 20;
+
+/// Room of a FIFO, the most that Linux gives to any user by default.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// A FIFO without a writer is looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
@@ -96,6 +100,10 @@ fn attach(path: &Path) -> Result<(OwnedFd, bool)> {
     let facts = fstat(&fd).with_context(|| format!("cannot look at the pipe {name}"))?;
     let kind = FileType::from_raw_mode(facts.st_mode);
     ensure!(kind != FileType::Directory, "the pipe {name} is a folder");
+    if kind == FileType::Fifo {
+        // Fewer turns between producer and reader. A system that does not allow it keeps its own size.
+        let _ = fcntl_setpipe_size(&fd, PIPE_BYTES);
+    }
     Ok((fd, kind == FileType::RegularFile))
 }
 
@@ -205,6 +213,7 @@ struct Video {
     planes: Vec<u8>,
     filled: usize,
     stamps: Stamps,
+    apart: Apart,
 }
 
 struct Audio {
@@ -238,6 +247,7 @@ impl Pipe {
             planes: Vec::new(),
             filled: 0,
             stamps: Stamps::new(),
+            apart: Apart::default(),
         });
         let audio = match settings.audio.as_deref() {
             None => None,
@@ -359,14 +369,18 @@ impl Video {
         counts: &mut SourceCounts,
     ) {
         let (captured_ns, follows) = self.stamps.next(1, 0, header.rate.num, header.rate.den);
-        let mut rgb = pool.rgb(header.width * header.height * 3);
-        header.rgb(&self.planes, &mut rgb);
         self.port.edge.works();
+        counts.readings += 1;
         if !follows {
             counts.gaps += 1;
             ready.push_back(Reading::Lost { modality: Modality::Video, at_ns: captured_ns });
         }
-        counts.readings += 1;
+        if self.apart.is_near(captured_ns) {
+            return;
+        }
+        self.apart.keep(captured_ns);
+        let mut rgb = pool.rgb(header.width * header.height * 3);
+        header.rgb(&self.planes, &mut rgb);
         let (height, width) = (header.height as u32, header.width as u32);
         ready.push_back(Reading::Frame(Frame { captured_ns, height, width, rgb }));
     }
@@ -496,5 +510,11 @@ impl Source for Pipe {
         let ports =
             self.video.iter().map(|video| &video.port).chain(self.audio.iter().map(|audio| &audio.port));
         SourceCounts { losses: ports.map(|port| port.edge.losses()).sum(), ..self.counts }
+    }
+
+    fn keep_apart(&mut self, apart_ns: u64) {
+        if let Some(video) = &mut self.video {
+            video.apart = Apart::new(apart_ns);
+        }
     }
 }

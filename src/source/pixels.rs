@@ -1,4 +1,4 @@
-//! Camera pixels to RGB: packed and planar YUV by the integer form of BT.601, and JPEG.
+//! Camera pixels to RGB: packed and planar YUV by the integer form of BT.601.
 //!
 //! Shapes: out is `(height, width, 3)` u8 RGB without padding; in, rows are `stride` bytes apart.
 //! Formula, limited range, for luma `y` and chroma `u`, `v` as stored, `>>` arithmetic, results clamped to 0..=255:
@@ -10,14 +10,11 @@
 //! b = (c + 516 d + 128) >> 8
 //! ```
 //!
-//! Chroma is not interpolated: a sample colours all pixels that share it.
+//! Chroma is not interpolated: a sample colours all pixels that share it. The code has whole multiples of 256 taken out of the
+//! products, which changes no bit: what is left fits 16 bits, and as many pixels as a vector holds are turned at once.
 
-use super::{PIXELS_MAX, Pool};
+use super::PIXELS_MAX;
 use std::fmt;
-use zune_jpeg::{
-    JpegDecoder,
-    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
-};
 
 /// Why a picture could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,31 +42,139 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// One pixel.
-#[inline]
-pub fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
-    let (c, d, e) = (298 * (i32::from(y) - 16), i32::from(u) - 128, i32::from(v) - 128);
-    let clamp = |value: i32| (value >> 8).clamp(0, 255) as u8;
-    [clamp(c + 409 * e + 128), clamp(c - 100 * d - 208 * e + 128), clamp(c + 516 * d + 128)]
+/// Factors of the formula, less whole multiples of 256.
+pub struct Range {
+    black: i16,
+    luma: i16,
+    red_e: i16,
+    green_d: i16,
+    green_e: i16,
+    blue_d: i16,
 }
 
-/// One pixel of full range, `c = 256 y`, as JPEG has it: `r = c + 359 e`, `g = c - 88 d - 183 e`, `b = c + 454 d`, `+ 128 >> 8`.
+/// What cameras and films send.
+pub const LIMITED: Range = Range { black: 16, luma: 42, red_e: 153, green_d: -100, green_e: 48, blue_d: 4 };
+
+/// What JPEG has, with `c = 256 y`: `r = c + 359 e`, `g = c - 88 d - 183 e`, `b = c + 454 d`, `+ 128 >> 8`.
+pub const FULL: Range = Range { black: 0, luma: 0, red_e: 103, green_d: -88, green_e: 73, blue_d: -58 };
+
+/// Pixels that are turned at once.
+const LANES: usize = 16;
+
+/// So many pixels beside each other, their bytes as stored.
+pub struct Lanes {
+    y: [i16; LANES],
+    u: [i16; LANES],
+    v: [i16; LANES],
+}
+
+impl Range {
+    /// One pixel, from its bytes as stored.
+    #[inline]
+    pub fn pixel(&self, y: i16, u: i16, v: i16) -> [u8; 3] {
+        let (c, d, e) = (y - self.black, u - 128, v - 128);
+        let luma = self.luma * c + 128;
+        let r = c + e + ((luma + self.red_e * e) >> 8);
+        let g = c - e + ((luma + self.green_d * d + self.green_e * e) >> 8);
+        let b = c + 2 * d + ((luma + self.blue_d * d) >> 8);
+        [r.clamp(0, 255) as u8, g.clamp(0, 255) as u8, b.clamp(0, 255) as u8]
+    }
+
+    /// A function of its own, so that it is compiled to vectors wherever it is called from.
+    #[inline(never)]
+    fn turn(&self, lanes: &Lanes, out: &mut [u8; 3 * LANES]) {
+        let Lanes { y, u, v } = lanes;
+        let (mut r, mut g, mut b) = ([0; LANES], [0; LANES], [0; LANES]);
+        for i in 0..LANES {
+            [r[i], g[i], b[i]] = self.pixel(y[i], u[i], v[i]);
+        }
+        for i in 0..LANES {
+            (out[3 * i], out[3 * i + 1], out[3 * i + 2]) = (r[i], g[i], b[i]);
+        }
+    }
+
+    /// Turns a row; `lanes` gives its pixels from a column on.
+    #[inline]
+    pub fn row(&self, out: &mut [u8], lanes: impl Fn(usize) -> Lanes) {
+        let (whole, rest) = out.as_chunks_mut();
+        for (block, out) in whole.iter_mut().enumerate() {
+            self.turn(&lanes(block * LANES), out);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 3 * LANES];
+            self.turn(&lanes(whole.len() * LANES), &mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+}
+
+impl Lanes {
+    fn yuyv(row: &[u8], from: usize) -> Self {
+        let bytes: [u8; 2 * LANES] = taken(row, 2 * from);
+        let (mut lanes, mut chroma) = (Self::BLACK, [0; LANES]);
+        for i in 0..LANES {
+            let word = u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
+            (lanes.y[i], chroma[i]) = ((word & 0xff) as i16, (word >> 8) as i16);
+        }
+        for i in 0..LANES {
+            (lanes.u[i], lanes.v[i]) = (chroma[i & !1], chroma[i | 1]);
+        }
+        lanes
+    }
+
+    fn nv12(luma: &[u8], pairs: &[u8], from: usize) -> Self {
+        let (luma, pairs): ([u8; LANES], [u8; LANES]) = (taken(luma, from), taken(pairs, from));
+        let mut lanes = Self::BLACK;
+        for i in 0..LANES {
+            lanes.y[i] = luma[i].into();
+            lanes.u[i] = pairs[i & !1].into();
+            lanes.v[i] = pairs[i | 1].into();
+        }
+        lanes
+    }
+
+    /// From rows of three planes, of which the colours hold a sample for each `ACROSS` pixels, 1 or 2.
+    #[inline]
+    pub fn planar<const ACROSS: usize>(luma: &[u8], blue: &[u8], red: &[u8], from: usize) -> Self {
+        let luma: [u8; LANES] = taken(luma, from);
+        let (blue, red): ([u8; LANES], [u8; LANES]) = match ACROSS {
+            1 => (taken(blue, from), taken(red, from)),
+            _ => (taken(blue, from / ACROSS), taken(red, from / ACROSS)),
+        };
+        let mut lanes = Self::BLACK;
+        for i in 0..LANES {
+            lanes.y[i] = luma[i].into();
+            lanes.u[i] = blue[i / ACROSS].into();
+            lanes.v[i] = red[i / ACROSS].into();
+        }
+        lanes
+    }
+
+    pub fn grey(luma: &[u8], from: usize) -> Self {
+        Self { y: taken::<LANES>(luma, from).map(i16::from), ..Self::BLACK }
+    }
+
+    const BLACK: Self = Self { y: [16; LANES], u: [128; LANES], v: [128; LANES] };
+}
+
+/// Bytes from a place on; zeros beyond the end.
 #[inline]
-pub fn rgb_full_range(y: u8, u: u8, v: u8) -> [u8; 3] {
-    let (c, d, e) = (256 * i32::from(y), i32::from(u) - 128, i32::from(v) - 128);
-    let clamp = |value: i32| ((value + 128) >> 8).clamp(0, 255) as u8;
-    [clamp(c + 359 * e), clamp(c - 88 * d - 183 * e), clamp(c + 454 * d)]
+fn taken<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
+    let rest = bytes.get(from..).unwrap_or_default();
+    if let Some(whole) = rest.first_chunk() {
+        return *whole;
+    }
+    let mut taken = [0; N];
+    taken[..rest.len()].copy_from_slice(rest);
+    taken
 }
 
 /// `(height, width / 2, 4)` bytes `y0 u y1 v`. An odd last column has its own pair.
 pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [u8]) -> Result<(), Broken> {
-    let row = width.div_ceil(2) * 4;
-    let rows = rows(data, stride, row, height)?;
-    for (line, out) in rows.zip(out.chunks_exact_mut(width * 3)) {
-        for (pair, out) in line[..row].chunks_exact(4).zip(out.chunks_mut(6)) {
-            let pixels = [rgb(pair[0], pair[1], pair[3]), rgb(pair[2], pair[1], pair[3])];
-            out.copy_from_slice(&pixels.as_flattened()[..out.len()]);
-        }
+    let bytes = width.div_ceil(2) * 4;
+    let lines = rows(data, stride, bytes, height)?;
+    for (line, out) in lines.zip(out.chunks_exact_mut(width * 3)) {
+        LIMITED.row(out, |from| Lanes::yuyv(&line[..bytes], from));
     }
     Ok(())
 }
@@ -79,13 +184,11 @@ pub fn nv12(data: &[u8], stride: usize, width: usize, height: usize, out: &mut [
     let luma = stride.checked_mul(height).ok_or(Broken::Size)?;
     let chroma = data.get(luma..).ok_or(Broken::Short)?;
     let lumas = rows(data, stride, width, height)?;
-    rows(chroma, stride, width.div_ceil(2) * 2, height.div_ceil(2)).map(drop)?;
+    let bytes = width.div_ceil(2) * 2;
+    rows(chroma, stride, bytes, height.div_ceil(2)).map(drop)?;
     for (line, (luma, out)) in lumas.zip(out.chunks_exact_mut(width * 3)).enumerate() {
-        let pairs = &chroma[line / 2 * stride..];
-        for (column, (&y, out)) in luma.iter().zip(out.chunks_exact_mut(3)).enumerate() {
-            let pair = column / 2 * 2;
-            out.copy_from_slice(&rgb(y, pairs[pair], pairs[pair + 1]));
-        }
+        let pairs = &chroma[line / 2 * stride..][..bytes];
+        LIMITED.row(out, |from| Lanes::nv12(&luma[..width], pairs, from));
     }
     Ok(())
 }
@@ -116,200 +219,20 @@ fn rows(
     Ok(data.chunks(stride).take(height))
 }
 
-/// Decodes JPEG pictures as cameras and MJPEG files hold them, also those that leave out the standard Huffman tables.
-#[derive(Debug, Default)]
-pub struct Jpeg {
-    whole: Vec<u8>,
-}
-
-/// A decoded picture.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Picture {
-    pub height: u32,
-    pub width: u32,
-    pub rgb: Vec<u8>,
-}
-
-impl Jpeg {
-    /// Takes a picture whose scan is whole, with or without its end marker, and with all of its Huffman tables, some or none.
-    pub fn decode(&mut self, data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
-        if !data.starts_with(&SOI) {
-            return Err(Broken::Jpeg);
-        }
-        let Some(end) = data.windows(2).rposition(|pair| pair == EOI) else {
-            return self.decode_open(data, pool);
-        };
-        let data = &data[..end + EOI.len()];
-        if has_every_table(data) {
-            return decode_whole(data, pool);
-        }
-        self.with_tables(data);
-        decode_whole(&self.whole, pool)
-    }
-
-    /// A picture without its end marker. Whatever follows a whole scan changes nothing, and bits after one that is cut are
-    /// decoded as if they belonged to it: two endings tell which it is.
-    fn decode_open(&mut self, data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
-        let padding = data.iter().rev().take_while(|byte| **byte == 0).count();
-        let end = data.len() - padding;
-        // A stuffed zero belongs to the scan.
-        let stuffed = usize::from(padding > 0 && data[end - 1] == 0xff);
-        self.with_tables(&data[..end + stuffed]);
-        let scan = self.whole.len();
-        let mut ended = |tail: &[u8]| {
-            self.whole.truncate(scan);
-            self.whole.extend_from_slice(tail);
-            self.whole.extend_from_slice(&EOI);
-            decode_whole(&self.whole, pool).map_err(|_| Broken::Truncated)
-        };
-        let picture = ended(&[])?;
-        let other = ended(&[0x5a; 256])?;
-        let same = picture == other;
-        pool.give_rgb(other.rgb);
-        if same {
-            return Ok(picture);
-        }
-        pool.give_rgb(picture.rgb);
-        Err(Broken::Truncated)
-    }
-
-    /// Lays the standard tables before the picture's own, which win.
-    fn with_tables(&mut self, data: &[u8]) {
-        self.whole.clear();
-        self.whole.extend_from_slice(&SOI);
-        push_standard_tables(&mut self.whole);
-        self.whole.extend_from_slice(&data[SOI.len()..]);
-    }
-}
-
-fn decode_whole(data: &[u8], pool: &Pool) -> Result<Picture, Broken> {
-    let side = 1 << 16;
-    let options = DecoderOptions::default()
-        .set_max_width(side)
-        .set_max_height(side)
-        .set_strict_mode(false)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
-    decoder.decode_headers().map_err(|_| Broken::Jpeg)?;
-    let info = decoder.info().ok_or(Broken::Jpeg)?;
-    let pixels = u64::from(info.width) * u64::from(info.height);
-    if pixels == 0 || pixels > PIXELS_MAX {
-        return Err(Broken::Size);
-    }
-    let bytes = pixels as usize * 3;
-    if decoder.output_buffer_size() != Some(bytes) {
-        return Err(Broken::Jpeg);
-    }
-    let mut rgb = pool.rgb(bytes);
-    if decoder.decode_into(&mut rgb).is_err() {
-        pool.give_rgb(rgb);
-        return Err(Broken::Jpeg);
-    }
-    Ok(Picture { height: info.height.into(), width: info.width.into(), rgb })
-}
-
-const SOI: [u8; 2] = [0xff, 0xd8];
-const EOI: [u8; 2] = [0xff, 0xd9];
-
-/// Whether the four tables of a baseline picture are all defined before its first scan.
-fn has_every_table(data: &[u8]) -> bool {
-    let mut seen = [false; 4];
-    let mut at = SOI.len();
-    while let Some(&[marker, kind, high, low]) = data.get(at..at + 4) {
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        match (marker, kind) {
-            (0xff, 0xff) => {
-                at += 1;
-                continue;
-            }
-            (0xff, 0xc4) => {
-                for class in tables(data.get(at + 4..at + 2 + length).unwrap_or_default()) {
-                    if let Some(place) = [0x00, 0x01, 0x10, 0x11].iter().position(|known| *known == class) {
-                        seen[place] = true;
-                    }
-                }
-            }
-            (0xff, 0xda) => break,
-            (0xff, _) => {}
-            _ => break,
-        }
-        at += 2 + length;
-    }
-    seen == [true; 4]
-}
-
-/// Class and number of each Huffman table in a segment: a byte, 16 counts, and as many values.
-fn tables(mut segment: &[u8]) -> impl Iterator<Item = u8> {
-    std::iter::from_fn(move || {
-        let (class, rest) = segment.split_first()?;
-        let values: usize = rest.get(..16)?.iter().map(|count| usize::from(*count)).sum();
-        segment = rest.get(16 + values..)?;
-        Some(*class)
-    })
-}
-
-fn push_standard_tables(jpeg: &mut Vec<u8>) {
-    let tables: [(u8, &[u8]); 4] =
-        [(0x00, &DC_LUMA), (0x01, &DC_CHROMA), (0x10, &AC_LUMA), (0x11, &AC_CHROMA)];
-    let length = 2 + tables.iter().map(|(_, table)| 1 + table.len()).sum::<usize>();
-    jpeg.extend_from_slice(&[0xff, 0xc4, (length >> 8) as u8, length as u8]);
-    for (class, table) in tables {
-        jpeg.push(class);
-        jpeg.extend_from_slice(table);
-    }
-}
-
-// The typical tables of the JPEG standard, annex K.3: 16 counts of codes per length, then the values.
-const DC_LUMA: [u8; 28] = [
-    0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
-];
-const DC_CHROMA: [u8; 28] = [
-    0x00, 0x03, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b,
-];
-const AC_LUMA: [u8; 178] = [
-    0x00, 0x02, 0x01, 0x03, 0x03, 0x02, 0x04, 0x03, 0x05, 0x05, 0x04, 0x04, 0x00, 0x00, 0x01, 0x7d, 0x01,
-    0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61, 0x07, 0x22, 0x71,
-    0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0, 0x24, 0x33, 0x62,
-    0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x34, 0x35,
-    0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55, 0x56,
-    0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77,
-    0x78, 0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97,
-    0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6,
-    0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5,
-    0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1, 0xf2,
-    0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
-];
-const AC_CHROMA: [u8; 178] = [
-    0x00, 0x02, 0x01, 0x02, 0x04, 0x04, 0x03, 0x04, 0x07, 0x05, 0x04, 0x04, 0x00, 0x01, 0x02, 0x77, 0x00,
-    0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71, 0x13, 0x22,
-    0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0, 0x15, 0x62, 0x72,
-    0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26, 0x27, 0x28, 0x29, 0x2a,
-    0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55,
-    0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76,
-    0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95,
-    0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4,
-    0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3,
-    0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2,
-    0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::codecs::jpeg::JpegEncoder;
 
     #[test]
     fn bt601_at_its_corners() {
-        assert_eq!(rgb(16, 128, 128), [0, 0, 0]);
-        assert_eq!(rgb(235, 128, 128), [255, 255, 255]);
-        assert_eq!(rgb(126, 128, 128), [128, 128, 128]);
-        assert_eq!(rgb(81, 90, 240), [255, 0, 0]);
-        assert_eq!(rgb(145, 54, 34), [0, 255, 1]);
-        assert_eq!(rgb(41, 240, 110), [0, 0, 255]);
-        assert_eq!(rgb(0, 0, 0), [0, 135, 0]);
-        assert_eq!(rgb(255, 255, 255), [255, 125, 255]);
+        assert_eq!(LIMITED.pixel(16, 128, 128), [0, 0, 0]);
+        assert_eq!(LIMITED.pixel(235, 128, 128), [255, 255, 255]);
+        assert_eq!(LIMITED.pixel(126, 128, 128), [128, 128, 128]);
+        assert_eq!(LIMITED.pixel(81, 90, 240), [255, 0, 0]);
+        assert_eq!(LIMITED.pixel(145, 54, 34), [0, 255, 1]);
+        assert_eq!(LIMITED.pixel(41, 240, 110), [0, 0, 255]);
+        assert_eq!(LIMITED.pixel(0, 0, 0), [0, 135, 0]);
+        assert_eq!(LIMITED.pixel(255, 255, 255), [255, 125, 255]);
     }
 
     #[test]
@@ -319,12 +242,54 @@ mod tests {
         {
             let (fy, fu, fv) = (1.164_383 * f64::from(y - 16), f64::from(u - 128), f64::from(v - 128));
             let real = [fy + 1.596_027 * fv, fy - 0.391_762 * fu - 0.812_968 * fv, fy + 2.017_232 * fu];
-            for (real, ours) in real.iter().zip(rgb(y as u8, u as u8, v as u8)) {
+            for (real, ours) in real.iter().zip(LIMITED.pixel(y, u, v)) {
                 assert!(
                     (real.clamp(0.0, 255.0) - f64::from(ours)).abs() <= 1.5,
                     "{y} {u} {v}: {real} {ours}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_is_taken_out_of_the_products_changes_no_bit() {
+        let clamp = |value: i32| (value >> 8).clamp(0, 255) as u8;
+        for (y, u, v) in
+            (0..256).flat_map(|y| (0..256).flat_map(move |u| (y % 3..256).step_by(3).map(move |v| (y, u, v))))
+        {
+            let (d, e) = (u - 128, v - 128);
+            let c = 298 * (y - 16);
+            let limited = [c + 409 * e + 128, c - 100 * d - 208 * e + 128, c + 516 * d + 128];
+            assert_eq!(LIMITED.pixel(y as i16, u as i16, v as i16), limited.map(clamp), "{y} {u} {v}");
+            let c = 256 * y;
+            let full = [c + 359 * e + 128, c - 88 * d - 183 * e + 128, c + 454 * d + 128];
+            assert_eq!(FULL.pixel(y as i16, u as i16, v as i16), full.map(clamp), "{y} {u} {v}");
+        }
+    }
+
+    #[test]
+    fn rows_of_any_width_are_turned_pixel_by_pixel() {
+        for width in 1..3 * LANES + 3 {
+            let (chroma, height) = (width.div_ceil(2), 2);
+            let data: Vec<u8> = (0..width * 8 + 16).map(|i| (i * 89 % 253) as u8).collect();
+            let mut out = vec![0; width * height * 3];
+            let pixel = |y: u8, u: u8, v: u8| LIMITED.pixel(y.into(), u.into(), v.into());
+            let places = || (0..height).flat_map(|row| (0..width).map(move |x| (row, x)));
+
+            yuyv(&data, 4 * chroma, width, height, &mut out).unwrap();
+            let want = places().flat_map(|(row, x)| {
+                let pair = &data[(row * chroma + x / 2) * 4..];
+                pixel(pair[x % 2 * 2], pair[1], pair[3])
+            });
+            assert_eq!(out, want.collect::<Vec<_>>(), "yuyv, width {width}");
+
+            let stride = 2 * chroma;
+            nv12(&data, stride, width, height, &mut out).unwrap();
+            let want = places().flat_map(|(row, x)| {
+                let pair = &data[height * stride + x / 2 * 2..];
+                pixel(data[row * stride + x], pair[0], pair[1])
+            });
+            assert_eq!(out, want.collect::<Vec<_>>(), "nv12, width {width}");
         }
     }
 
@@ -337,7 +302,7 @@ mod tests {
         for (y, u, v) in
             [(16, 128, 128), (235, 128, 128), (126, 90, 240), (81, 90, 240), (81, 90, 240), (16, 128, 128)]
         {
-            want.extend_from_slice(&rgb(y, u, v));
+            want.extend_from_slice(&LIMITED.pixel(y, u, v));
         }
         assert_eq!(out[..], want);
         assert_eq!(yuyv(&data[..17], 10, 3, 2, &mut out), Err(Broken::Short));
@@ -361,7 +326,7 @@ mod tests {
             (80, 140, 150),
             (90, 160, 170),
         ] {
-            want.extend_from_slice(&rgb(y, u, v));
+            want.extend_from_slice(&LIMITED.pixel(y, u, v));
         }
         assert_eq!(out[..], want);
         assert_eq!(nv12(&data[..19], 4, 3, 3, &mut out), Err(Broken::Short));
@@ -375,87 +340,5 @@ mod tests {
         assert_eq!(out, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         assert_eq!(rgb24(&[0; 13], 8, 2, 2, &mut out), Err(Broken::Short));
         assert_eq!(rgb24(&[], usize::MAX, 2, 2, &mut out), Err(Broken::Size));
-    }
-
-    fn picture() -> Vec<u8> {
-        let rgb: Vec<u8> = (0..48 * 32 * 3).map(|k| (k * 31 / 7 % 251) as u8).collect();
-        let mut jpeg = Vec::new();
-        JpegEncoder::new_with_quality(&mut jpeg, 90)
-            .encode(&rgb, 48, 32, image::ExtendedColorType::Rgb8)
-            .unwrap();
-        jpeg
-    }
-
-    fn without_tables(jpeg: &[u8]) -> Vec<u8> {
-        let (mut out, mut at) = (jpeg[..2].to_vec(), 2);
-        loop {
-            let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
-            match jpeg[at + 1] {
-                0xda => break,
-                0xc4 => {}
-                _ => out.extend_from_slice(&jpeg[at..end]),
-            }
-            at = end;
-        }
-        out.extend_from_slice(&jpeg[at..]);
-        out
-    }
-
-    #[test]
-    fn a_jpeg_without_huffman_tables_is_the_same_picture() {
-        let (jpeg, pool) = (picture(), Pool::default());
-        let bare = without_tables(&jpeg);
-        assert!(jpeg.len() - bare.len() >= 420, "the encoder wrote all four tables");
-        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
-        assert_eq!((whole.width, whole.height), (48, 32));
-        assert_eq!(Jpeg::default().decode(&bare, &pool).unwrap(), whole);
-    }
-
-    #[test]
-    fn truncated_jpegs_are_told_and_padding_is_not_minded() {
-        let (mut jpeg, pool) = (picture(), Pool::default());
-        assert_eq!(Jpeg::default().decode(&jpeg[..jpeg.len() / 2], &pool), Err(Broken::Truncated));
-        assert_eq!(Jpeg::default().decode(&[], &pool), Err(Broken::Jpeg));
-        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
-        jpeg.extend_from_slice(&[0; 37]);
-        assert_eq!(Jpeg::default().decode(&jpeg, &pool).unwrap(), whole);
-    }
-
-    #[test]
-    fn a_scan_that_is_whole_needs_no_end_marker_and_one_that_is_cut_is_no_picture() {
-        let (jpeg, pool) = (picture(), Pool::default());
-        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
-        let mut open = jpeg[..jpeg.len() - 2].to_vec();
-        assert_eq!(Jpeg::default().decode(&open, &pool).unwrap(), whole);
-        open.extend([0; 40]);
-        assert_eq!(Jpeg::default().decode(&open, &pool).unwrap(), whole);
-        for part in 2..9 {
-            let cut = &jpeg[..jpeg.len() * part / 10];
-            assert!(Jpeg::default().decode(cut, &pool).is_err(), "{part} tenths");
-        }
-    }
-
-    #[test]
-    fn tables_that_are_partly_there_win_over_the_standard_ones() {
-        let (jpeg, pool) = (picture(), Pool::default());
-        let whole = Jpeg::default().decode(&jpeg, &pool).unwrap();
-        // Its own first table only, in front of the scan.
-        let bare = without_tables(&jpeg);
-        let scan = bare.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
-        let mut table = vec![0xff, 0xc4, 0, (3 + DC_LUMA.len()) as u8, 0x00];
-        table.extend(DC_LUMA);
-        let partly = [&bare[..scan], &table, &bare[scan..]].concat();
-        assert!(!has_every_table(&partly) && has_every_table(&jpeg));
-        assert_eq!(Jpeg::default().decode(&partly, &pool).unwrap(), whole);
-    }
-
-    #[test]
-    fn flipped_bits_never_panic() {
-        let (jpeg, pool) = (picture(), Pool::new(1, 1));
-        for at in 0..jpeg.len().min(700) {
-            let mut hurt = jpeg.clone();
-            hurt[at] ^= 1 << (at % 8);
-            let _ = Jpeg::default().decode(&hurt, &pool);
-        }
     }
 }

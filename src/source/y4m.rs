@@ -3,7 +3,11 @@
 //! Layout: `YUV4MPEG2 W640 H480 F30:1 C420jpeg ...` and a newline; before each frame `FRAME` and a newline; then the planes,
 //! luma, blue, red, 8 bit, without padding. `C420` in all its variants, `C422`, `C444`, `Cmono`; `XCOLORRANGE=FULL` is minded.
 
-use super::{PIXELS_MAX, pixels, recorded::Rate};
+use super::{
+    PIXELS_MAX,
+    pixels::{self, Lanes},
+    recorded::Rate,
+};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The longest header line that is read.
@@ -67,31 +71,21 @@ impl Header {
     pub fn rgb(&self, planes: &[u8], out: &mut [u8]) {
         assert_eq!(planes.len(), self.frame_bytes(), "the planes of one frame");
         assert_eq!(out.len(), self.width * self.height * 3, "RGB of one frame");
-        match self.full_range {
-            true => self.turn(planes, out, pixels::rgb_full_range),
-            false => self.turn(planes, out, pixels::rgb),
-        }
-    }
-
-    /// Compiled for each way to turn a pixel: this is most of what a camera's rate costs.
-    fn turn(&self, planes: &[u8], out: &mut [u8], turn: impl Fn(u8, u8, u8) -> [u8; 3]) {
+        let range = if self.full_range { pixels::FULL } else { pixels::LIMITED };
         let (luma, chroma) = planes.split_at(self.width * self.height);
         let (blue, red) = chroma.split_at(chroma.len() / 2);
         let rows = luma.chunks_exact(self.width).zip(out.chunks_exact_mut(self.width * 3));
-        for (row, (luma, out)) in rows.enumerate() {
+        for (line, (luma, out)) in rows.enumerate() {
             let Some((across, down)) = self.chroma else {
-                for (&y, out) in luma.iter().zip(out.chunks_exact_mut(3)) {
-                    out.copy_from_slice(&turn(y, 128, 128));
-                }
+                range.row(out, |from| Lanes::grey(luma, from));
                 continue;
             };
             let width = self.width.div_ceil(across);
-            let colours = row / down * width..(row / down + 1) * width;
-            let colours = blue[colours.clone()].iter().zip(&red[colours]);
-            for ((luma, out), (&u, &v)) in luma.chunks(across).zip(out.chunks_mut(3 * across)).zip(colours) {
-                for (&y, out) in luma.iter().zip(out.chunks_exact_mut(3)) {
-                    out.copy_from_slice(&turn(y, u, v));
-                }
+            let colours = line / down * width..(line / down + 1) * width;
+            let (blue, red) = (&blue[colours.clone()], &red[colours]);
+            match across {
+                1 => range.row(out, |from| Lanes::planar::<1>(luma, blue, red, from)),
+                _ => range.row(out, |from| Lanes::planar::<2>(luma, blue, red, from)),
             }
         }
     }
@@ -128,13 +122,38 @@ mod tests {
     }
 
     #[test]
+    fn planes_of_every_kind_are_turned_pixel_by_pixel() {
+        for (kind, across, down) in [("420", 2, 2), ("422", 2, 1), ("444", 1, 1)] {
+            for (width, height) in (1..40).map(|width| (width, 3)) {
+                let line = format!("YUV4MPEG2 W{width} H{height} C{kind}");
+                let header = Header::parse(line.as_bytes()).unwrap();
+                let planes: Vec<u8> = (0..header.frame_bytes()).map(|i| (i * 89 % 253) as u8).collect();
+                let mut out = vec![0; width * height * 3];
+                header.rgb(&planes, &mut out);
+                let (luma, chroma) = planes.split_at(width * height);
+                let (blue, red) = chroma.split_at(chroma.len() / 2);
+                let places = (0..height).flat_map(|row| (0..width).map(move |x| (row, x)));
+                let want = places.flat_map(|(row, x)| {
+                    let colour = row / down * width.div_ceil(across) + x / across;
+                    pixels::LIMITED.pixel(
+                        luma[row * width + x].into(),
+                        blue[colour].into(),
+                        red[colour].into(),
+                    )
+                });
+                assert_eq!(out, want.collect::<Vec<_>>(), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn planes_become_rgb() {
         let header = Header::parse(b"YUV4MPEG2 W3 H2 C420jpeg").unwrap();
         let mut out = [0; 18];
         header.rgb(&[20, 30, 40, 50, 60, 70, 100, 110, 140, 150], &mut out);
         let want =
             [(20, 100, 140), (30, 100, 140), (40, 110, 150), (50, 100, 140), (60, 100, 140), (70, 110, 150)];
-        let want: Vec<u8> = want.iter().flat_map(|&(y, u, v)| pixels::rgb(y, u, v)).collect();
+        let want: Vec<u8> = want.iter().flat_map(|&(y, u, v)| pixels::LIMITED.pixel(y, u, v)).collect();
         assert_eq!(out[..], want);
 
         let header = Header::parse(b"YUV4MPEG2 W2 H1 C444 XCOLORRANGE=FULL").unwrap();

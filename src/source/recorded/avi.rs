@@ -5,12 +5,7 @@
 //! Limits: one picture's bytes at a time are held, at most `CHUNK_BYTES_MAX`.
 
 use super::track::{Pictures, Rate, Sound, Step};
-use crate::source::{
-    Frame, Pool,
-    pcm::Pcm,
-    pixels::{Broken, Jpeg},
-    resample::Resampler,
-};
+use crate::source::{Frame, Pool, jpeg::Jpeg, pcm::Pcm, pixels::Broken, resample::Resampler};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs::File,
