@@ -7,6 +7,7 @@ use std::{
 };
 
 pub mod bench;
+mod broker;
 pub mod calibrate;
 pub mod check_config;
 mod clips;

@@ -132,10 +132,6 @@ impl Serial {
                 Ok(line) => {
                     self.line = Some(line);
                     self.hello_at = now;
-                    if let Some(Change::Back(away)) = self.outage.works(now) {
-                        let tty = self.settings.tty.display();
-                        log::warn!("serial line is back tty={tty} away_s={}", away.as_secs());
-                    }
                 }
                 Err(error) => self.lose(&error),
             }
@@ -194,6 +190,10 @@ impl Serial {
         }
         let sent = sent.unwrap_or(false);
         self.counts.sent += u64::from(sent);
+        if sent && let Some(Change::Back(away)) = self.outage.works(Instant::now()) {
+            let tty = self.settings.tty.display();
+            log::warn!("serial line is back tty={tty} away_s={}", away.as_secs());
+        }
         sent
     }
 

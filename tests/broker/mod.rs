@@ -2,6 +2,7 @@
 
 #![cfg(feature = "mqtt")]
 
+mod conformance;
 mod discovery;
 mod trouble;
 

@@ -26,7 +26,7 @@ mod link;
 mod outbox;
 mod settings;
 
-pub use link::{Listener, Publication, options};
+pub use link::{Link, Listener, Progress, Publication, options};
 pub use settings::{Payload, Settings};
 
 use super::{
@@ -39,7 +39,7 @@ use crate::{
     wire::{self, LINE_BYTES_MAX},
 };
 use anyhow::{Context, Result, bail};
-use link::{Link, Progress, Receipt, Subscription, Will};
+use link::{Receipt, Subscription, Will};
 use outbox::Outbox;
 use std::{
     collections::VecDeque,

@@ -1,8 +1,9 @@
-//! `mien conformance`: good and bad bytes for the receiver at the other end of a serial line, and what it made of them.
+//! Packets on a serial line.
 //!
 //! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
-//! `event`, `heartbeat`, `reason`, `grounds` or `people`; what follows on the line is passed over. Nothing is said of what it rejects.
+//! `event`, `heartbeat`, `reason`, `grounds` or `people`; what follows on the line is passed over.
 
+use super::step::{Step, play};
 use crate::{
     sink::serial,
     wire::{
@@ -12,67 +13,36 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use rustix::event::PollFlags;
-use std::{
-    os::fd::OwnedFd,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-/// Play good and bad packets at a receiver on a serial line, and report what it accepts.
-///
-/// The receiver answers with a line of text for each packet that it accepts: SEQ, a space, and hello, event, heartbeat or reason,
-/// as board/firmware/example.c does.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// The tty at whose other end the receiver is.
-    tty: PathBuf,
-    #[arg(long, default_value_t = 115_200)]
-    baud: u32,
-    /// Milliseconds that the receiver may take to answer a step.
-    #[arg(long, default_value_t = 500)]
-    wait_ms: u64,
-}
+use std::{path::Path, time::Duration};
 
 /// How long a line may take no bytes.
 const LINE_WAIT: Duration = Duration::from_secs(2);
 
-/// One thing to try: bytes, with pauses between their parts, and the packets in them that must be accepted.
-struct Step {
-    what: &'static str,
-    parts: Vec<Vec<u8>>,
-    accepts: Vec<String>,
-}
-
-pub fn run(args: Args) -> Result<()> {
-    let line = serial::open(&args.tty, args.baud)?;
-    let wait = Duration::from_millis(args.wait_ms);
-    let mut failed = 0;
-    let steps = steps();
-    println!("{:<64} {:<24} {:<24}", "step", "must accept", "accepted");
-    for step in &steps {
-        for part in &step.parts {
-            let taken = serial::write(&line, part, LINE_WAIT)
-                .with_context(|| format!("writing to {}", args.tty.display()))?;
-            ensure!(taken, "{} takes nothing", args.tty.display());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let said = answers(&line, wait, step.accepts.len())?;
-        let holds = said == step.accepts;
-        failed += usize::from(!holds);
-        let list = |lines: &[String]| if lines.is_empty() { "nothing".into() } else { lines.join(", ") };
-        let word = if holds { "" } else { "WRONG" };
-        println!("{:<64} {:<24} {:<24} {word}", step.what, list(&step.accepts), list(&said));
-    }
-    ensure!(failed == 0, "{failed} of {} steps went wrong", steps.len());
-    println!("{} of {} steps hold", steps.len(), steps.len());
-    Ok(())
-}
-
-fn steps() -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut step = |what, parts: Vec<Vec<u8>>, accepts: &[&str]| {
-        steps.push(Step { what, parts, accepts: accepts.iter().map(|text| text.to_string()).collect() });
+pub fn run(tty: &Path, baud: u32, wait: Duration) -> Result<()> {
+    let line = serial::open(tty, baud)?;
+    let put = |part: &Vec<u8>| {
+        let taken =
+            serial::write(&line, part, LINE_WAIT).with_context(|| format!("writing to {}", tty.display()))?;
+        ensure!(taken, "{} takes nothing", tty.display());
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
     };
+    let mut text = Vec::new();
+    let take = |wait| {
+        if !serial::ready(&line, PollFlags::IN, wait)? {
+            return Ok(None);
+        }
+        let mut bytes = [0; 512];
+        let count = rustix::io::read(&line, &mut bytes[..]).context("reading the answers")?;
+        text.extend_from_slice(&bytes[..count]);
+        Ok((count > 0).then(|| accepted(&mut text)))
+    };
+    play(&steps(), wait, put, take)
+}
+
+fn steps() -> Vec<Step<Vec<u8>>> {
+    let mut steps = Vec::new();
+    let mut step = |what, parts, accepts: &[&str]| steps.push(Step::new(what, parts, accepts));
     let begin = packet(&Message::Event(event(0, Kind::Begin, 3)), 1);
     step("a hello", vec![packet(&hello(1), 0)], &["0 hello"]);
     step("a begin", vec![begin.clone()], &["1 event"]);
@@ -221,29 +191,11 @@ fn reason(part: u8, text: &str) -> Message<'_> {
     Message::Reason(ReasonPart { episode: 4, part, parts: 2, text })
 }
 
-/// What the receiver says it accepted, until it has said enough and is quiet, or the time is over.
-fn answers(line: &OwnedFd, wait: Duration, enough: usize) -> Result<Vec<String>> {
-    let until = Instant::now() + wait;
-    let quiet = wait / 5;
-    let mut text = Vec::new();
-    loop {
-        let said = accepted(&String::from_utf8_lossy(&text));
-        let left = until.saturating_duration_since(Instant::now());
-        let left = if said.len() >= enough { left.min(quiet) } else { left };
-        if left.is_zero() || !serial::ready(line, PollFlags::IN, left)? {
-            return Ok(said);
-        }
-        let mut bytes = [0; 512];
-        match rustix::io::read(line, &mut bytes[..]).context("reading the answers")? {
-            0 => return Ok(said),
-            count => text.extend_from_slice(&bytes[..count]),
-        }
-    }
-}
-
-/// Whole lines that begin with a number and the name of a kind.
-fn accepted(text: &str) -> Vec<String> {
-    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+/// Takes whole lines out of the text, and of these keeps what begins with a number and the name of a kind.
+fn accepted(text: &mut Vec<u8>) -> Vec<String> {
+    let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let whole = String::from_utf8_lossy(&text[..end]).into_owned();
+    text.drain(..end);
     let answer = |line: &str| {
         let mut words = line.split_whitespace();
         let (seq, kind) = (words.next()?.parse::<u16>().ok()?, words.next()?);
@@ -264,7 +216,7 @@ mod tests {
         let mut decoder = Decoder::new();
         for step in steps() {
             let mut said = Vec::new();
-            for byte in step.parts.concat() {
+            for byte in step.pieces.concat() {
                 if let Some(Ok(packet)) = decoder.feed(byte) {
                     let kind = match packet.message {
                         Message::Hello(_) => "hello",
@@ -284,6 +236,10 @@ mod tests {
 
     #[test]
     fn answers_are_whole_lines_of_a_number_and_a_kind() {
-        assert_eq!(accepted("booting\n12 event seq=1\n70000 event\n9 nonsense\n3 hello"), ["12 event"]);
+        let mut text = b"booting\n12 event seq=1\n70000 event\n9 nonsense\n3 hello".to_vec();
+        assert_eq!(accepted(&mut text), ["12 event"]);
+        text.extend_from_slice(b" of a device\n");
+        assert_eq!(accepted(&mut text), ["3 hello"]);
+        assert!(text.is_empty());
     }
 }

@@ -20,18 +20,19 @@
 //! The first goes out with each event and each heartbeat, the second with each heartbeat: a receiver that missed an event knows what
 //! holds one heartbeat later. Reasons do not fit and are not sent.
 
+mod bus;
+
+pub use bus::{Bus, Frame, FrameKind};
+
 use super::{Message, Setup, Sink, SinkCounts, ledger::Ledger, ledger::Told};
 use crate::{
     kept::Kept,
     outage::{self, Change, Outage},
     wire::{Event, Health, Heartbeat, Kind, NO_LABEL},
 };
-use anyhow::{Context, Result, ensure};
-use socketcan::{CanFrame, CanSocket, Frame, Socket, SocketOptions};
+use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 
-/// Without an acknowledging node on the bus a frame waits for ever: so long, then it is lost.
-const WRITE_WAIT: Duration = Duration::from_millis(20);
 const RETRY: outage::Limits = outage::Limits {
     pause_min: Duration::from_millis(250),
     pause_max: Duration::from_secs(5),
@@ -66,7 +67,7 @@ impl Settings {
     }
 
     pub fn probe(&self, _: &Setup) -> Result<()> {
-        open(&self.interface).map(drop)
+        Bus::open(&self.interface, None).map(drop)
     }
 
     pub fn open(&self, setup: &Setup) -> Result<Box<dyn Sink>> {
@@ -160,7 +161,7 @@ impl Frames {
 
 struct Can {
     settings: Settings,
-    socket: Option<CanSocket>,
+    bus: Option<Bus>,
     outage: Outage,
     frames: Frames,
     ledger: Ledger,
@@ -173,7 +174,7 @@ impl Can {
         let boot = setup.speaker.boot;
         let mut can = Can {
             settings,
-            socket: None,
+            bus: None,
             outage: Outage::new(RETRY, boot),
             frames: Frames::default(),
             ledger: Ledger::new(Kept::new(&setup.state_dir, "can.json"), boot),
@@ -186,19 +187,13 @@ impl Can {
     /// Opens the interface when it is time to, and sends what is owed.
     fn attend(&mut self) {
         let now = Instant::now();
-        if self.socket.is_none() && self.outage.is_due(now) {
-            match open(&self.settings.interface) {
-                Ok(socket) => {
-                    self.socket = Some(socket);
-                    if let Some(Change::Back(away)) = self.outage.works(now) {
-                        let interface = &self.settings.interface;
-                        log::warn!("CAN is back interface={interface} away_s={}", away.as_secs());
-                    }
-                }
+        if self.bus.is_none() && self.outage.is_due(now) {
+            match Bus::open(&self.settings.interface, None) {
+                Ok(bus) => self.bus = Some(bus),
                 Err(error) => self.lose(&error),
             }
         }
-        while self.socket.is_some()
+        while self.bus.is_some()
             && let Some(event) = self.ledger.due()
         {
             self.ledger.sending(&event);
@@ -212,7 +207,7 @@ impl Can {
     }
 
     fn lose(&mut self, error: &anyhow::Error) {
-        self.socket = None;
+        self.bus = None;
         if self.outage.fails(Instant::now()) == Some(Change::Lost) {
             log::warn!("CAN is away, trying again: {error:#}");
         }
@@ -221,17 +216,18 @@ impl Can {
 
     /// Whether the bus took the frame.
     fn put(&mut self, id: u32, bytes: [u8; 8]) -> bool {
-        let Some(socket) = &self.socket else { return false };
-        let frame = CanFrame::from_raw_id(id, &bytes).expect("the id was checked and 8 bytes fit");
-        match socket.write_frame(&frame) {
+        let Some(bus) = &self.bus else { return false };
+        match bus.put(&Frame::data(id, bytes)) {
             Ok(()) => {
                 self.counts.sent += 1;
+                if let Some(Change::Back(away)) = self.outage.works(Instant::now()) {
+                    let interface = &self.settings.interface;
+                    log::warn!("CAN is back interface={interface} away_s={}", away.as_secs());
+                }
                 true
             }
             Err(error) => {
-                self.lose(
-                    &anyhow::Error::from(error).context(format!("writing to {}", self.settings.interface)),
-                );
+                self.lose(&error);
                 false
             }
         }
@@ -272,18 +268,4 @@ impl Sink for Can {
     fn close(&mut self) {
         self.attend();
     }
-}
-
-fn open(interface: &str) -> Result<CanSocket> {
-    let next = || {
-        format!(
-            "opening the CAN interface {interface}: `ip link` lists what there is; `ip link set {interface} up type can bitrate 500000` starts one"
-        )
-    };
-    let socket = CanSocket::open(interface).with_context(next)?;
-    socket.set_write_timeout(WRITE_WAIT).with_context(next)?;
-    socket.set_loopback(true).with_context(next)?;
-    // Nothing that comes over the bus is read.
-    socket.set_filter_drop_all().with_context(next)?;
-    Ok(socket)
 }
