@@ -1,5 +1,6 @@
-//! What came over the serial line and what the broker delivered: the same events.
+//! What came over the serial line and the CAN bus, and what the broker delivered: the same events.
 
+use crate::can;
 use anyhow::{Context, Result, ensure};
 use mien::sink::json::{Event, Line};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -33,6 +34,12 @@ pub fn sinks(serial: &Path, broker: &Path, events_min: usize) -> Result<String> 
         serial.len(),
         broker.len()
     ))
+}
+
+/// Reads what was heard on a CAN bus. Every event of it must be at the broker.
+pub fn bus(heard: &Path, broker: &Path, events_min: usize) -> Result<String> {
+    let text = fs::read_to_string(heard).with_context(|| format!("read {}", heard.display()))?;
+    can::compare(&text, &events(broker)?, events_min)
 }
 
 fn events(path: &Path) -> Result<BTreeMap<u32, Event>> {

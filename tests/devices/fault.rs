@@ -101,3 +101,81 @@ pub fn unplugged(source: &mut dyn Source, driver: &str, device: &str) -> Result<
         started.elapsed().as_millis()
     ))
 }
+
+/// Errors that the driver returns from calls, once each: told as lost, and frames come again.
+pub fn injected(source: &mut dyn Source, node: &str) -> Result<String> {
+    let calls = [
+        "Inject VIDIOC_REQBUFS Error",
+        "Inject VIDIOC_QBUF Error",
+        "Inject VIDIOC_STREAMON Error",
+        "Inject Fatal Streaming Error",
+    ];
+    for call in calls {
+        read_until(source, "frames before the fault", |seen| seen.readings >= 5)?;
+        set(node, call, 1)?;
+        // What is injected into opening waits for the stream to be opened again.
+        if call.contains("REQBUFS") || call.contains("STREAMON") {
+            set(node, "Inject Fatal Streaming Error", 1)?;
+        }
+        read_until(source, "the loss", |seen| seen.lost >= 1).with_context(|| call.to_owned())?;
+        read_until(source, "frames after the fault", |seen| seen.readings >= 10)
+            .with_context(|| call.to_owned())?;
+    }
+    Ok(format!("{} kinds of error, told as lost, frames again after each", calls.len()))
+}
+
+/// The driver's frame numbers start again: frames go on, and at most one gap is told.
+pub fn wrapped(source: &mut dyn Source, node: &str) -> Result<String> {
+    let before = read_until(source, "frames before the fault", |seen| seen.readings >= 5)?.counts;
+    set(node, "Wrap Sequence Number", 1)?;
+    let after = read_until(source, "frames with wrapped numbers", |seen| seen.readings >= 60)?.counts;
+    set(node, "Wrap Sequence Number", 0)?;
+    let (gaps, losses) = (after.gaps - before.gaps, after.losses - before.losses);
+    ensure!(losses == 0 && gaps <= 1, "{losses} losses and {gaps} gaps in 60 frames");
+    Ok(format!("60 frames, {gaps} gaps, no loss"))
+}
+
+/// The plug is pulled while the camera is opened, before its first frame, between frames, while it is away, and while it comes back.
+pub fn unplugged_in_every_phase(
+    open: impl Fn() -> Result<Box<dyn Source>>,
+    driver: &str,
+    device: &str,
+) -> Result<String> {
+    let turns = 10u64;
+    for turn in 0..turns {
+        let pulled = thread::spawn({
+            let (driver, device) = (driver.to_owned(), device.to_owned());
+            move || -> Result<()> {
+                thread::sleep(Duration::from_millis(turn * 23));
+                plug(&driver, &device, "unbind").join().expect("returns its error")?;
+                thread::sleep(Duration::from_millis(turn * 97));
+                plug(&driver, &device, "bind").join().expect("returns its error")
+            }
+        });
+        let mut source = open().with_context(|| format!("turn {turn}"))?;
+        let started = Instant::now();
+        while !pulled.is_finished() {
+            ensure!(started.elapsed() < PATIENCE, "turn {turn}: the plug is stuck, {:?}", source.counts());
+            source.read(Duration::from_millis(100))?;
+        }
+        pulled.join().expect("returns its error")?;
+        read_until(&mut *source, "frames at the end", |seen| seen.readings >= 5)
+            .with_context(|| format!("turn {turn}"))?;
+    }
+    Ok(format!("{turns} times, frames again after each"))
+}
+
+/// Nobody reads for longer than the card's buffer holds, again and again: each time a gap, and sound goes on.
+pub fn overruns(source: &mut dyn Source) -> Result<String> {
+    let turns = 20;
+    let before = read_until(source, "sound before the fault", |seen| seen.readings >= 5)?.counts;
+    for _ in 0..turns {
+        thread::sleep(Duration::from_millis(1_500));
+        read_until(source, "sound after the fault", |seen| seen.readings >= 3)?;
+    }
+    let after = read_until(source, "sound at the end", |seen| seen.readings >= 20)?.counts;
+    let gaps = after.gaps - before.gaps;
+    ensure!(gaps == turns, "{turns} overruns, {gaps} gaps counted");
+    ensure!(after.losses == before.losses, "an overrun is a gap, not a loss: {after:?}");
+    Ok(format!("{turns} overruns, {gaps} gaps counted, sound again after each"))
+}

@@ -4,11 +4,14 @@
 //! devices exact                          frames and samples arrive bit-exact through the sources; devices that fail
 //! devices feed-camera NODE               known frames into a v4l2loopback node until killed
 //! devices feed-mic PCM                   known samples into a playback device until killed
-//! devices compare SERIAL BROKER COUNT    two files of JSON lines hold the same events
+//! devices hear-can INTERFACE ID          events of the frames under an id on a CAN bus, a line each, until killed
+//! devices answer-can INTERFACE ID        a receiver for `mien conformance` until killed
+//! devices compare SERIAL BROKER CAN COUNT    three files hold the same events
 //! ```
 //!
 //! Verdicts are lines on stdout, `ok NAME figures` or `FAILED NAME why`; the lane knows which names must come.
 
+mod can;
 mod compare;
 mod exact;
 mod fault;
@@ -31,10 +34,13 @@ fn main() -> ExitCode {
         ["exact"] => exact_checks(),
         ["feed-camera", node] => feed::camera(node, b"YUYV", feed::scene, &no_limit, &never).map(drop),
         ["feed-mic", card] => feed::speaker(card, feed::murmur, &never).map(drop),
-        ["compare", serial, broker, count] => count
-            .parse()
-            .map_err(Into::into)
-            .and_then(|count| verdict("sinks", compare::sinks(Path::new(serial), Path::new(broker), count))),
+        ["hear-can", interface, id] => number(id).and_then(|id| can::hear(interface, id)),
+        ["answer-can", interface, id] => number(id).and_then(|id| can::answer(interface, id)),
+        ["compare", serial, broker, can, count] => number(count).and_then(|count| {
+            let (serial, broker, can) = (Path::new(serial), Path::new(broker), Path::new(can));
+            verdict("sinks", compare::sinks(serial, broker, count as usize))?;
+            verdict("can", compare::bus(can, broker, count as usize))
+        }),
         _ => {
             eprintln!("devices: needs the virtual devices: run tools/test devices");
             return ExitCode::FAILURE;
@@ -47,6 +53,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn number(text: &str) -> Result<u32> {
+    let digits = text.strip_prefix("0x");
+    Ok(digits.map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16))?)
 }
 
 const CAMERA: &str = "/dev/video10";
@@ -64,10 +75,18 @@ fn exact_checks() -> Result<()> {
 
     verdict("drops", open_camera(VIVID).and_then(|mut camera| fault::dropped(&mut *camera, VIVID)))?;
     verdict("damaged", open_camera(VIVID).and_then(|mut camera| fault::flagged(&mut *camera, VIVID)))?;
+    verdict("camera-errors", open_camera(VIVID).and_then(|mut camera| fault::injected(&mut *camera, VIVID)))?;
+    verdict("numbers-wrap", open_camera(VIVID).and_then(|mut camera| fault::wrapped(&mut *camera, VIVID)))?;
     verdict(
         "camera-replug",
         open_camera(VIVID).and_then(|mut camera| fault::unplugged(&mut *camera, "vivid", "vivid.0")),
     )?;
+    // By its bus: a node that is still held when the plug goes in again keeps its number.
+    verdict(
+        "camera-phases",
+        fault::unplugged_in_every_phase(|| open_camera("platform:vivid-000"), "vivid", "vivid.0"),
+    )?;
+    verdict("overruns", open_mic().and_then(|mut mic| fault::overruns(&mut *mic)))?;
     verdict(
         "mic-replug",
         open_mic().and_then(|mut mic| fault::unplugged(&mut *mic, "snd_aloop", "snd_aloop.0")),
