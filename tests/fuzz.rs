@@ -1,7 +1,8 @@
 //! Mutated input through everything that reads what others write: no panic, no hang, no memory beyond a bound. Seeds are real inputs.
 //!
-//! Each target runs for `MIEN_FUZZ_S` seconds (half a second where it is not set), from `MIEN_FUZZ_SEED`. An input that breaks one is
-//! kept under `target/fuzz/` and named; give it a test of its own then. `tools/test fuzz` runs them long and prints the table.
+//! Each target runs for `MIEN_FUZZ_S` seconds (half a second where it is not set) and for `MIEN_FUZZ_RUNS` inputs at least (a hundredth of
+//! them where an input is a whole bundle), from `MIEN_FUZZ_SEED`. An input that breaks one is kept under `target/fuzz/` and named; give it
+//! a test of its own then. `tools/test fuzz` runs them long and prints the table.
 
 mod dice;
 mod stages;
@@ -14,7 +15,12 @@ use mien::{
         tokenizer, write,
     },
     config::Config,
-    source::{Pool, Reading, Source, clip, jpeg::Jpeg, y4m},
+    source::{
+        Pool, Reading, Source, clip,
+        jpeg::Jpeg,
+        recorded::{avi, wav},
+        y4m,
+    },
     wire::{self, Decoder},
 };
 use stages::Of;
@@ -74,17 +80,23 @@ fn mutate(dice: &mut Dice, seeds: &[Vec<u8>], bytes: &mut Vec<u8>) {
 }
 
 /// Runs a target, which says whether it took the input.
-fn fuzz(name: &str, seeds: Vec<Vec<u8>>, mut target: impl FnMut(&[u8]) -> bool) {
+fn fuzz(name: &str, seeds: Vec<Vec<u8>>, target: impl FnMut(&[u8]) -> bool) {
+    fuzz_share(name, 1, seeds, target);
+}
+
+/// The same for a target of which one run is worth `share` of others.
+fn fuzz_share(name: &str, share: u64, seeds: Vec<Vec<u8>>, mut target: impl FnMut(&[u8]) -> bool) {
     let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<f64>().ok());
     let time = Duration::from_secs_f64(variable("MIEN_FUZZ_S").unwrap_or(0.5));
     let seed = variable("MIEN_FUZZ_SEED").unwrap_or(1.0) as u64;
+    let least = variable("MIEN_FUZZ_RUNS").unwrap_or(0.0) as u64 / share;
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
     for seed in &seeds {
         assert!(target(seed), "{name} refuses a seed");
     }
     let (mut runs, mut taken, mut slowest) = (0u64, 0u64, Duration::ZERO);
     let start = Instant::now();
-    while start.elapsed() < time {
+    while runs < least || start.elapsed() < time {
         let mut bytes = seeds[dice.below(seeds.len())].clone();
         mutate(&mut dice, &seeds, &mut bytes);
         let begin = Instant::now();
@@ -188,7 +200,12 @@ fn configs() {
 fn bundle_headers() {
     // All keys of a bundle, and few enough tensors that most of the bytes are header.
     let whole = gguf::parse(tiny()).unwrap();
-    let keys: Vec<_> = whole.keys.into_iter().filter(|(_, value)| *value != gguf::Value::Other).collect();
+    let mut keys: Vec<_> = whole.keys.into_iter().filter(|(_, value)| *value != gguf::Value::Other).collect();
+    for (_, value) in &mut keys {
+        if let gguf::Value::Texts(texts) = value {
+            texts.truncate(8);
+        }
+    }
     let mut tensors: Vec<_> =
         whole.tensors.into_iter().filter(|tensor| tensor.bytes() < 512).take(8).collect();
     let (mut seed, bytes) = gguf::header(&keys, &mut tensors);
@@ -198,11 +215,11 @@ fn bundle_headers() {
 
 #[test]
 fn whole_bundles() {
-    fuzz("whole bundle", vec![tiny().clone()], |bytes| Bundle::from_bytes(bytes.to_vec()).is_ok());
+    fuzz_share("whole bundle", 100, vec![tiny().clone()], |bytes| Bundle::from_bytes(bytes.to_vec()).is_ok());
     // A header that its digest fits, as somebody with intent would make it.
     let bundle = Bundle::from_bytes(tiny().clone()).unwrap();
     let head = serde_json::to_vec(&bundle.header().description).unwrap();
-    fuzz("bundle text", vec![head], |bytes| {
+    fuzz_share("bundle text", 100, vec![head], |bytes| {
         let mut header = bundle.header().clone();
         header.description = String::from_utf8_lossy(bytes).into_owned();
         header.name = header.description.chars().rev().collect();
@@ -252,7 +269,7 @@ fn tokenizers() {
     });
 }
 
-/// Plays a clip to its end, or for so many readings.
+/// Plays a clip to its end, or for so many readings. What is not in a format of ours goes to ffmpeg, and is not for here.
 fn plays(path: &Path) -> bool {
     let settings = clip::Settings { path: path.to_owned(), frames_per_second: 25, paced: false };
     let Ok(mut clip) = clip::Clip::open(&settings, &Pool::default()) else { return false };
@@ -271,29 +288,40 @@ fn films() {
     let place = folder();
     let whole = fs::read(root("models/demo/demo.avi")).unwrap();
     let path = place.path().join("clip.avi");
-    fuzz("avi", vec![whole[..40_000.min(whole.len())].to_vec()], |bytes| {
+    // The header, a picture and its sound, and a picture that is cut.
+    fuzz("avi", vec![whole[..10_000.min(whole.len())].to_vec()], |bytes| {
         fs::write(&path, bytes).unwrap();
-        plays(&path)
+        let ours = |header: avi::Header| {
+            header.video.is_none_or(|video| video.jpeg) && header.audio.is_none_or(|audio| audio.pcm())
+        };
+        bytes.starts_with(b"RIFF")
+            && bytes.get(8..12) == Some(b"AVI ")
+            && avi::header(&path).is_ok_and(ours)
+            && plays(&path)
     });
 }
 
 #[test]
 fn sounds() {
     let place = folder();
-    let mut wav = Vec::new();
-    let spec = hound::WavSpec {
-        channels: 2,
-        sample_rate: 44_100,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::new(std::io::Cursor::new(&mut wav), spec).unwrap();
-    (0..4_000).for_each(|i| writer.write_sample((i * 7) as i16).unwrap());
-    writer.finalize().unwrap();
+    let seeds = [(1, 16_000, 16), (2, 16_000, 24), (6, 16_000, 32)].map(
+        |(channels, sample_rate, bits_per_sample)| {
+            let mut wav = Vec::new();
+            let sample_format = hound::SampleFormat::Int;
+            let spec = hound::WavSpec { channels, sample_rate, bits_per_sample, sample_format };
+            let mut writer = hound::WavWriter::new(std::io::Cursor::new(&mut wav), spec).unwrap();
+            (0..240).for_each(|i| writer.write_sample(i * 7).unwrap());
+            writer.finalize().unwrap();
+            wav
+        },
+    );
     let path = place.path().join("clip.wav");
-    fuzz("wav", vec![wav], |bytes| {
+    fuzz("wav", seeds.to_vec(), |bytes| {
         fs::write(&path, bytes).unwrap();
-        plays(&path)
+        bytes.starts_with(b"RIFF")
+            && bytes.get(8..12) == Some(b"WAVE")
+            && wav::Header::read(&path).is_ok_and(|header| header.is_pcm())
+            && plays(&path)
     });
 }
 
@@ -317,5 +345,50 @@ fn raw_video() {
     fuzz("y4m", seeds.map(|seed| seed.as_bytes().to_vec()).to_vec(), |bytes| {
         let Ok(header) = y4m::Header::parse(bytes) else { return false };
         header.frame_bytes() < 1 << 28
+    });
+}
+
+/// What a broker may send: through the client's own reading and book-keeping, and a payload through ours.
+#[cfg(feature = "mqtt")]
+#[test]
+fn packets_of_brokers() {
+    use bytes::BytesMut;
+    use mien::sink::json::Line;
+    use rumqttc::{ConnAck, ConnectReturnCode, MqttState, Packet, PubAck, Publish, QoS, SubAck};
+    const BYTES: usize = 1 << 16;
+    let hello = r#"{"type":"hello","protocol":"1.1","schema":"2c452c08","boot":"01","machine":"7","device":"a","software":"mien 0.1.0",
+        "purpose":"research","bundle":"b","bundle_hash":"00","label_set":"s","labels":["happy"],"window_ms":4000,"hop_ms":1000,
+        "heartbeat_ms":1000}"#;
+    let seed = |packets: Vec<Packet>| {
+        let mut stream = BytesMut::new();
+        for packet in packets {
+            packet.write(&mut stream, BYTES).unwrap();
+        }
+        stream.to_vec()
+    };
+    let publish = |topic: &str, payload: &str| {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.to_owned());
+        publish.pkid = 7;
+        Packet::Publish(publish)
+    };
+    let connected = Packet::ConnAck(ConnAck { session_present: false, code: ConnectReturnCode::Success });
+    let granted =
+        SubAck { pkid: 1, return_codes: vec![rumqttc::SubscribeReasonCode::Success(QoS::AtLeastOnce)] };
+    let seeds = vec![
+        seed(vec![connected.clone(), Packet::SubAck(granted), publish("mien/a/hello", hello)]),
+        seed(vec![connected, publish("homeassistant/status", "online"), Packet::PubAck(PubAck { pkid: 1 })]),
+        seed(vec![Packet::PingResp, publish("mien/a/availability", "offline")]),
+    ];
+    fuzz("mqtt packets", seeds, |bytes| {
+        let mut stream = BytesMut::from(bytes);
+        let mut state = MqttState::builder(8).build();
+        let mut taken = false;
+        while let Ok(packet) = Packet::read(&mut stream, BYTES) {
+            if let Packet::Publish(publish) = &packet {
+                taken |= serde_json::from_slice::<Line>(&publish.payload).is_ok();
+            }
+            taken |= state.handle_incoming_packet(packet).is_ok();
+        }
+        taken
     });
 }
