@@ -313,6 +313,33 @@ fn the_service_manager_is_told_of_readiness_life_and_the_end() {
 
 /// A device that computes something else than the packer's must not speak.
 #[test]
+fn memory_is_locked_where_the_system_lets_it() {
+    for (limit, locked) in [("unlimited", true), ("64", false)] {
+        let site = Site::new("[sink.stdout]\n");
+        let line = format!("ulimit -l {limit} || exit 9; exec {} run site.toml", env!("CARGO_BIN_EXE_mien"));
+        let log = fs::File::create(site.folder.path().join("log")).unwrap();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &line]).current_dir(site.folder.path()).stdout(Stdio::null()).stderr(log);
+        let mut program = Program(shell.spawn().unwrap());
+        let said = || fs::read_to_string(site.folder.path().join("log")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !said().contains("memory is") && Instant::now() < deadline {
+            if let Some(status) = program.0.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(9), "{}", said());
+                println!("seen: this user may not lock memory: that part was not tested");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if program.0.try_wait().unwrap().is_none() {
+            let bytes = program.status_bytes("VmLck:");
+            assert_eq!(bytes > 1 << 20, locked, "limit {limit}: {bytes} bytes are locked; {}", said());
+            assert_eq!(said().contains("memory is locked"), locked);
+        }
+    }
+}
+
+#[test]
 fn a_device_that_fails_the_self_test_is_refused() {
     let mut line = Line::new();
     let site = Site::on(&line);

@@ -71,6 +71,9 @@ pub fn run(args: Args) -> Result<()> {
         let took = daemon::rehearse(&plan, infer.as_mut(), touched)?;
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
     }
+    if live {
+        tell_lock();
+    }
     starting.store(false, Ordering::Relaxed);
     let mut sinks = daemon::open_sinks(&plan).with_context(refuse)?;
     if let Some(path) = &args.record {
@@ -79,6 +82,17 @@ pub fn run(args: Args) -> Result<()> {
     let summary = daemon::run(&plan, &controls, measurer, sinks, infer.as_mut())?;
     log::info!("{}", describe(&summary));
     Ok(())
+}
+
+/// Keeps pictures and sound out of swap, or says that the system does not let it.
+fn tell_lock() {
+    match privacy::lock() {
+        Ok(true) => log::info!("memory is locked: nothing of it goes to swap"),
+        Ok(false) => {
+            log::info!("memory is not locked: swap may hold pictures and sound (LimitMEMLOCK=infinity)")
+        }
+        Err(error) => log::warn!("swap may hold pictures and sound: {error:#}"),
+    }
 }
 
 /// Says what a config asks for and has no net for.

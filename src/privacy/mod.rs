@@ -250,6 +250,20 @@ impl Source for Watched {
     }
 }
 
+/// Whether memory of this process stays out of swap from now on. That takes a limit of locked memory that is none (`LimitMEMLOCK=infinity`
+/// of a unit): with another, memory that is asked for later would be refused.
+pub fn lock() -> Result<bool> {
+    use rustix::{
+        mm::{MlockAllFlags, mlockall},
+        process::{Resource, getrlimit},
+    };
+    if getrlimit(Resource::Memlock).current.is_some() {
+        return Ok(false);
+    }
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    mlockall(flags).context("locking memory").map(|()| true)
+}
+
 /// No memory of this process ends in a file: core dumps are off, and other processes of the user cannot read it.
 pub fn seal() -> Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
