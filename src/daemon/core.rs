@@ -207,9 +207,7 @@ impl<'a> Core<'a> {
         *self.state.ledger = Ledger::default();
         readings.forget();
         self.pool.wipe();
-        if self.state.plan.pace != Pace::Fast
-            && let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true)
-        {
+        if let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true) {
             log::error!("the model was not shown a grey window after the mute: {error:#}");
         }
     }
