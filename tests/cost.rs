@@ -112,6 +112,13 @@ fn processor_time() -> Duration {
     of(usage.ru_utime) + of(usage.ru_stime)
 }
 
+/// Of this process: what it has asked for and touched, and the parts of the program that it has run.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let row = status.lines().find_map(|row| row.strip_prefix("VmRSS:")).unwrap();
+    row.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
 fn plan(pipe: pipe::Settings, tty: PathBuf) -> Plan {
     let window = window::Settings { window_ms: 4_000, hop_ms: 1_000, ..Default::default() };
     let speaker = Speaker {
@@ -189,7 +196,7 @@ fn all_but_the_model_is_cheap_and_prompt() {
     let sinks = daemon::open_sinks(&plan).unwrap();
     let scored = Arc::new(Mutex::new(None));
     let mut quick = Quick { scores: Scores::default(), windows: 0, scored: Arc::clone(&scored) };
-    let (mut spent, mut waits) = (Duration::ZERO, Vec::new());
+    let (mut spent, mut waits, mut resident) = (Duration::ZERO, Vec::new(), 0);
     let summary = thread::scope(|scope| {
         scope.spawn(|| {
             // The first windows touch what is touched for the first time. The listener sleeps between its looks; its own cost counts.
@@ -197,6 +204,7 @@ fn all_but_the_model_is_cheap_and_prompt() {
             let before = processor_time();
             thread::sleep(TIME);
             spent = processor_time() - before;
+            resident = resident_bytes();
             waits = listen(&line, &scored, Instant::now() + TIME);
             controls.stop.store(true, Ordering::Release);
         });
@@ -207,8 +215,9 @@ fn all_but_the_model_is_cheap_and_prompt() {
     // What waited before the listener began is not prompt.
     let median = waits[waits.len() / 2];
     println!(
-        "seen: {:.2} % of a core at 15 frames of 640 x 480 and 48 kHz stereo; scores to the line {:.2} ms in the median of {}",
+        "seen: {:.2} % of a core and {:.1} MB at 15 frames of 640 x 480 and 48 kHz stereo; scores to the line {:.2} ms in the median of {}",
         100.0 * share,
+        resident as f64 / 1e6,
         median.as_secs_f64() * 1e3,
         waits.len()
     );
