@@ -215,6 +215,19 @@ fn a_signal_while_the_model_is_readied_ends_at_once() {
 }
 
 #[test]
+fn a_status_line_comes_when_asked_for() {
+    let site = Site::new("[sink.stdout]\n");
+    site.write(&site.text.replace("[daemon]", "[daemon]\nstatus_s = 3600"));
+    let mut daemon = site.start();
+    daemon.until_log("device open");
+    assert!(!daemon.log().contains("uptime_s="));
+    daemon.signal(Signal::USR2);
+    daemon.until_log("uptime_s=");
+    daemon.signal(Signal::TERM);
+    daemon.end(Duration::from_secs(2));
+}
+
+#[test]
 fn hangup_takes_thresholds_over_and_keeps_the_last_good_config() {
     let mut line = Line::new();
     let site = Site::on(&line);

@@ -145,7 +145,7 @@ fn listen_to_signals(controls: &Controls, source: config::Source, path: &Path) -
                         log::info!("muted={}", controls.gate.muted());
                     }
                     SIGHUP => reload(&controls, &mut source, &path),
-                    _ => log::info!("SIGUSR2 has no meaning here"),
+                    _ => controls.tell.store(true, Ordering::Release),
                 }
             }
         })

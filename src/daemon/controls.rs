@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, atomic::AtomicBool};
 pub struct Controls {
     pub gate: Arc<Gate>,
     pub stop: Arc<AtomicBool>,
+    /// Raised when somebody wants the status line now.
+    pub tell: Arc<AtomicBool>,
     /// Thresholds that replace the plan's at the next window.
     pub limits: Arc<Mutex<Option<policy::Limits>>>,
 }
@@ -20,6 +22,7 @@ impl Controls {
         Ok(Controls {
             gate: Arc::new(Gate::new(&plan.privacy, plan.pace == Pace::Live, &plan.state_dir)?),
             stop: Arc::default(),
+            tell: Arc::default(),
             limits: Arc::default(),
         })
     }

@@ -3,8 +3,8 @@
 //! The watchdog is fed only while the core and every source get on: a window, or a device's answer, that takes longer than `stall_s`
 //! starves it.
 
-use super::{exits::Exits, status::Status};
-use crate::{config, privacy::Gate, sink::Message};
+use super::{controls::Controls, exits::Exits, status::Status};
+use crate::{config, sink::Message};
 use sd_notify::NotifyState;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -16,7 +16,8 @@ use std::{
 const READY_WAIT: Duration = Duration::from_secs(5);
 
 /// The pulse's thread.
-pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon, done: &AtomicBool) {
+pub fn beat(exits: &Exits, status: &Status, controls: &Controls, daemon: &config::Daemon, done: &AtomicBool) {
+    let gate = &controls.gate;
     let step = Duration::from_millis(u64::from(daemon.heartbeat_ms));
     let status_step = Duration::from_secs(u64::from(daemon.status_s));
     let stall = Duration::from_secs(u64::from(daemon.stall_s));
@@ -65,7 +66,7 @@ pub fn beat(exits: &Exits, status: &Status, gate: &Gate, daemon: &config::Daemon
                 Some(_) => {}
             }
         }
-        if now >= status_at {
+        if now >= status_at || controls.tell.swap(false, Ordering::AcqRel) {
             status_at = now + status_step;
             let line = seen.line();
             notify(&[NotifyState::Status(&line)]);
