@@ -70,16 +70,17 @@ python_need() {
     echo "$env/bin/python"
 }
 
-# debian_root SUITE: prints the folder of a small root file system of this machine's architecture, with what mien's package needs.
+# debian_root SUITE [PACKAGE,...]: prints the folder of a small root file system of this machine's architecture, with what mien's package
+# needs, and with these packages.
 debian_root() {
     local base
     apt_need debootstrap
-    base=$cache/$1-$(dpkg --print-architecture)
+    base=$cache/$1-$(dpkg --print-architecture)${2:+-$(sha256sum <<<"$2" | cut -c1-8)}
     if [ ! -f "$base/ready" ]; then
         say "a Debian root, $1 (a minute, once)"
         mkdir -p "$cache"
         as_root rm -rf "$base"
-        as_root debootstrap --variant=minbase --include=adduser,libasound2 "$1" "$base" http://deb.debian.org/debian >"$cache/debootstrap.log" 2>&1 ||
+        as_root debootstrap --variant=minbase --include="adduser,libasound2${2:+,$2}" "$1" "$base" http://deb.debian.org/debian >"$cache/debootstrap.log" 2>&1 ||
             die "debootstrap failed: $(tail -n1 "$cache/debootstrap.log")"
         as_root touch "$base/ready"
     fi
