@@ -38,6 +38,7 @@ def arguments():
     parser.add_argument("--hosts", dest="file", type=Path, help="a file with a board on each line, in the same form")
     parser.add_argument("--apply", action="store_true", help="do it")
     parser.add_argument("--resume", action="store_true", help="only boards that were not well the last time")
+    parser.add_argument("--reinstall", action="store_true", help="also boards that have it already")
     parser.add_argument("--packages", type=Path, default=ROOT / "target/packages", help="what tools/release made")
     parser.add_argument("--config", type=Path, help="the site's config; without it a board keeps its own")
     parser.add_argument("--board", help="a folder of board/; without it the package finds it")
@@ -185,7 +186,7 @@ def look(args, boards, packages, work):
             manifest = packages.manifest(arch, args.config, args.board)
             same = hashlib.sha256(manifest.encode()).hexdigest() == facts["manifest"]
             version = packages.field(packages.debs[arch], "Version")
-            row["plan"] = "nothing" if same else f"{row['before'] or 'none'} -> {version}"
+            row["plan"] = "nothing" if same and not args.reinstall else f"{row['before'] or 'none'} -> {version}"
     seen = {}
     for row in rows.values():
         if row["serial"]:
