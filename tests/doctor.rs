@@ -63,3 +63,24 @@ fn a_config_or_bundle_that_cannot_be_used_ends_with_78() {
     assert_eq!(said.code, 1, "{}{}", said.out, said.err);
     assert!(said.out.contains("torn.gguf"), "{}", said.out);
 }
+
+#[test]
+fn a_bench_holds_a_window_against_the_hop() {
+    let folder = TempDir::new().unwrap();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let config = |hop: &str| {
+        let text = format!(
+            "[model]\nbundle = \"{root}/models/default.gguf\"\n[clip]\npath = \"{root}/models/demo/demo.avi\"\n{hop}\
+             [sink.stdout]\n[privacy]\npurpose = \"research\"\n"
+        );
+        fs::write(folder.path().join("site.toml"), text).unwrap();
+    };
+    config("");
+    let said = doctor(folder.path(), &["site.toml", "--bench"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains("of a hop of 1000: real-time factor 0."), "{}", said.out);
+    config("[window]\nwindow_ms = 104\nhop_ms = 13\n");
+    let said = doctor(folder.path(), &["site.toml", "--bench"]);
+    assert!(said.code != 0 && said.out.contains("too slow for its config"), "{}", said.out);
+    assert_ne!(doctor(folder.path(), &["--bench"]).code, 0, "without a config there is nothing to time");
+}

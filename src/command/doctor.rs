@@ -7,13 +7,14 @@ use super::Refused;
 use crate::{
     backend::cpu::Level,
     bundle::{Bundle, Kind},
-    config::{self, Config},
+    config::{self, Config, OnLate},
     daemon,
     machine::{
         self,
         board::{Board, HOT_C},
         l4t::Release,
     },
+    model,
     sink::serial,
     source::recorded::ffmpeg::{PROGRAMS, VERSION_MIN},
 };
@@ -34,6 +35,9 @@ use std::{
 pub struct Args {
     /// Config file (TOML) whose bundle and devices are to be looked at too.
     config: Option<PathBuf>,
+    /// Load the config's bundle too, score a window, and hold its time against the hop.
+    #[arg(long, requires = "config")]
+    bench: bool,
     /// Print one JSON array of findings.
     #[arg(long)]
     json: bool,
@@ -80,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     findings.extend(default_bundles());
     let mut refused = false;
     if let Some(path) = &args.config {
-        findings.extend(configured(path, &mut refused));
+        findings.extend(configured(path, args.bench, &mut refused));
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings).context("writing JSON")?);
@@ -393,7 +397,7 @@ fn bundle(path: &Path) -> Finding {
 }
 
 /// What a config needs.
-fn configured(path: &Path, refused: &mut bool) -> Vec<Finding> {
+fn configured(path: &Path, bench: bool, refused: &mut bool) -> Vec<Finding> {
     let config = match config::read(path) {
         Ok(config) => config,
         Err(error) => {
@@ -406,6 +410,7 @@ fn configured(path: &Path, refused: &mut bool) -> Vec<Finding> {
     *refused |= model.state == State::Problem;
     if model.state == State::Ok {
         findings.push(fits(&config));
+        findings.extend(bench.then(|| keeps_up(&config)));
     }
     findings.push(model);
     findings.extend(needed(&config));
@@ -424,6 +429,29 @@ fn fits(config: &Config) -> Finding {
     match compared() {
         Ok(sum) => ok("run", format!("takes {}", daemon::size(sum))),
         Err(error) => problem("run", &error, "`mien check-config` prints what takes how much"),
+    }
+}
+
+/// How long a window takes beside the hop, by one that is grey and silent.
+fn keeps_up(config: &Config) -> Finding {
+    let timed = || {
+        let bundle = Bundle::open(&config.model.bundle)?;
+        let mut plan = daemon::prepare(config, &bundle, false)?;
+        let mut infer = model::load(&bundle, plan.model.backend, plan.model.threads)?;
+        drop(bundle);
+        plan.model.apply(infer.as_mut())?;
+        let took = daemon::rehearse(&plan, infer.as_mut(), false)?;
+        let (took_ms, hop_ms) = (took.as_secs_f64() * 1e3, plan.window.hop_ms);
+        plan.daemon.on_late = OnLate::Refuse;
+        daemon::keep_up(&mut plan, took)?;
+        Ok(format!(
+            "a window takes {took_ms:.0} ms of a hop of {hop_ms}: real-time factor {:.2}",
+            took_ms / f64::from(hop_ms)
+        ))
+    };
+    match timed() {
+        Ok(found) => ok("pace", found),
+        Err(error) => problem("pace", &error, "`mien bench` says where the time goes"),
     }
 }
 
