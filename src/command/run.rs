@@ -27,7 +27,7 @@ const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGQUIT];
 
 /// Run the daemon.
 ///
-/// SIGTERM, SIGINT and SIGQUIT end it cleanly, SIGUSR1 mutes and unmutes, SIGHUP reads the config again and takes over its
+/// SIGTERM, SIGINT and SIGQUIT end it cleanly, SIGUSR1 mutes and unmutes, SIGUSR2 tells the status, SIGHUP reads the config again and takes over its
 /// thresholds. Ends by itself when a recording is over.
 #[derive(clap::Args, Debug)]
 pub struct Args {
