@@ -68,12 +68,14 @@ def read_hosts(args):
         address, port = re.fullmatch(r"(\[[^]]+\]|[^:]+|[^:]*:[^:]*:.*)(?::(\d+))?", place).groups() if place else ("", None)
         if not address or not re.fullmatch(r"[\w.:%\[\]-]+", address):
             refuse(f"'{word}' is no board: [SERIAL=]HOST[:PORT]")
-        if place in boards:
+        # Ansible takes what follows a colon in a name for a port.
+        name = re.sub(r"[^\w.-]+", "-", place).strip("-")
+        if name in boards:
             refuse(f"{place} is named twice")
         if serial and serial in serials:
             refuse(f"{place} and {serials[serial]} are to have one serial number, {serial}")
         serials[serial] = place
-        boards[place] = {"ansible_host": address.strip("[]"), "ansible_port": int(port or 22), "expected": serial}
+        boards[name] = {"place": place, "ansible_host": address.strip("[]"), "ansible_port": int(port or 22), "expected": serial}
     return boards
 
 
@@ -166,7 +168,7 @@ def look(args, boards, packages, work):
         for line in told["said"].get("Looking", "").splitlines():
             key, _, value = line.strip().partition("=")
             facts[key] = value
-        row = {"host": name, "serial": facts.get("serial", ""), "model": facts.get("model", "")}
+        row = {"host": boards[name]["place"], "serial": facts.get("serial", ""), "model": facts.get("model", "")}
         row.update(system=facts.get("system", ""), arch=facts.get("arch", ""), before=facts.get("installed", ""))
         row.update(wrong=told["failed"], plan="", first_s="", state="", doctor=[])
         rows[name] = row
@@ -270,7 +272,7 @@ def unwell(args, boards):
     last = {}
     for row in sorted(known, key=lambda row: row["at"]):
         last[row["host"]] = row["wrong"]
-    return {name: board for name, board in boards.items() if last.get(name, "new")}
+    return {name: board for name, board in boards.items() if last.get(board["place"], "new")}
 
 
 def main():
