@@ -27,8 +27,8 @@ const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGQUIT];
 
 /// Run the daemon.
 ///
-/// SIGTERM, SIGINT and SIGQUIT end it cleanly, SIGUSR1 mutes and unmutes, SIGUSR2 tells the status, SIGHUP reads the config again and takes over its
-/// thresholds. Ends by itself when a recording is over.
+/// SIGTERM, SIGINT and SIGQUIT end it cleanly, SIGUSR1 mutes and unmutes, SIGUSR2 tells the status, SIGHUP reads the config
+/// again and takes over its thresholds. Ends by itself when a recording is over.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Config file (TOML).
@@ -70,8 +70,6 @@ pub fn run(args: Args) -> Result<()> {
     if live {
         let took = daemon::rehearse(&plan, infer.as_mut(), touched)?;
         daemon::keep_up(&mut plan, took).with_context(refuse)?;
-    }
-    if live {
         tell_lock();
     }
     starting.store(false, Ordering::Relaxed);

@@ -145,17 +145,7 @@ impl Watch {
             Message::Heartbeat(beat) => {
                 Line::Heartbeat(json::Heartbeat::of(beat, name(beat.label).as_deref()))
             }
-            Message::Reason(part) => Line::Reason(json::Reason {
-                episode: part.episode,
-                at_ms: 0,
-                text: part.text.into(),
-                answer: None,
-                claims: Vec::new(),
-                unfounded: Vec::new(),
-                cut: false,
-                grounds: None,
-                people: None,
-            }),
+            Message::Reason(part) => Line::Reason(json::Reason::plain(part.episode, part.text)),
             Message::Grounds(grounds) => Line::Grounds(json::Grounded::of(grounds)),
             Message::People(people) => Line::People(json::People::of(people)),
         };

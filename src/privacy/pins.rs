@@ -1,6 +1,6 @@
 //! A mute switch and a capture indicator, over `embedded-hal`: on a Linux board lines of its GPIO character device.
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use embedded_hal::digital::{Error, InputPin, OutputPin};
 use std::path::PathBuf;
 
@@ -44,6 +44,7 @@ impl Settings {
     /// Takes the lines for as long as the switches live.
     #[cfg(feature = "gpio")]
     pub fn open(&self) -> Result<Box<dyn Switches>> {
+        use anyhow::Context;
         use gpiocdev_embedded_hal::{InputPin, OutputPin};
         let (chip, of) = (&self.chip, |line: u32| format!("line {line} of {}", self.chip.display()));
         let mute = match self.mute {

@@ -282,6 +282,21 @@ impl Line {
 }
 
 impl Reason {
+    /// A text of which nothing more is known.
+    pub fn plain(episode: u32, text: &str) -> Reason {
+        Reason {
+            episode,
+            at_ms: 0,
+            text: text.into(),
+            answer: None,
+            claims: Vec::new(),
+            unfounded: Vec::new(),
+            cut: false,
+            grounds: None,
+            people: None,
+        }
+    }
+
     fn of(reason: &EpisodeReason) -> Reason {
         let claims: Vec<Claim> = match &reason.grounds {
             Some(grounds) => grounds.0.iter().map(|judged| judged.said.claim).collect(),

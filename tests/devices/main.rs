@@ -76,7 +76,7 @@ fn exact_checks() -> Result<()> {
     verdict("drops", open_camera(VIVID).and_then(|mut camera| fault::dropped(&mut *camera, VIVID)))?;
     verdict("damaged", open_camera(VIVID).and_then(|mut camera| fault::flagged(&mut *camera, VIVID)))?;
     verdict("camera-errors", open_camera(VIVID).and_then(|mut camera| fault::injected(&mut *camera, VIVID)))?;
-    verdict("numbers-wrap", open_camera(VIVID).and_then(|mut camera| fault::wrapped(&mut *camera, VIVID)))?;
+    verdict("numbers-wrap", fault::wrapped(|| open_camera(VIVID), VIVID))?;
     verdict(
         "camera-replug",
         open_camera(VIVID).and_then(|mut camera| fault::unplugged(&mut *camera, "vivid", "vivid.0")),

@@ -3,19 +3,22 @@
 //! The receiver sends one frame of two bytes under the id after the second for each frame that it accepts: 1 and the counter for the
 //! first frame, 2 and the counter for the second.
 
-use super::step::{Step, play};
+use super::{
+    messages::{beat, event},
+    step::{Step, play},
+};
 use crate::{
     sink::can::{Bus, Frame, FrameKind, Frames},
-    wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, VIDEO},
+    wire::{Cause, Event, Health, Heartbeat, Kind},
 };
 use anyhow::{Result, ensure};
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-/// Highest 11-bit id that leaves room for the two after it.
-const ID_MAX: u32 = 0x7fd;
+/// 11-bit ids that leave room for one before and two after.
+const IDS: RangeInclusive<u32> = 1..=0x7fd;
 
 pub fn run(interface: &str, id: u32, wait: Duration) -> Result<()> {
-    ensure!(id <= ID_MAX, "--can-id {id}: at most {ID_MAX} (0x7fd)");
+    ensure!(IDS.contains(&id), "--can-id {id}: {} to {} can be used", IDS.start(), IDS.end());
     let bus = Bus::open(interface, Some(id + 2))?;
     let put = |frame: &Frame| bus.put(frame);
     let take = |wait| Ok(bus.take(wait)?.map(|bytes| answer(&bytes).into_iter().collect()));
@@ -38,14 +41,14 @@ fn steps(id: u32) -> Vec<Step<Frame>> {
     let state = |bytes| Frame::data(id, bytes);
     let both = |[first, second]: [[u8; 8]; 2]| vec![Frame::data(id, first), Frame::data(id + 1, second)];
 
-    let begin = state(frames.event(&event(Kind::Begin, Cause::None, 3)));
+    let begin = state(frames.event(&event(7, Kind::Begin, 3)));
     step("a begin", vec![begin], &["state 1"]);
     step("a heartbeat", both(frames.beat(&beat())), &["state 2", "health 2"]);
-    let change = state(frames.event(&event(Kind::Change, Cause::None, 3)));
+    let change = state(frames.event(&event(7, Kind::Change, 3)));
     step("a frame twice, as a bus may send it again", vec![change, change], &["state 3"]);
-    let short = Frame { len: 7, ..state(frames.event(&event(Kind::End, Cause::Faded, 3))) };
+    let short = Frame { len: 7, ..state(frames.event(&event(7, Kind::End, 3))) };
     step("a frame that lacks a byte", vec![short], &[]);
-    let end = state(frames.event(&event(Kind::End, Cause::Faded, 3)));
+    let end = state(frames.event(&event(7, Kind::End, 3)));
     step("an end", vec![end], &["state 5"]);
     step("a request for the frame", vec![Frame { kind: FrameKind::Remote, ..end }], &[]);
     let long = Frame { kind: FrameKind::Extended, ..state([3, 155, 0xf, 0x61, 1, 0, 7, 0]) };
@@ -53,54 +56,25 @@ fn steps(id: u32) -> Vec<Step<Frame>> {
     step("another sender's frame", vec![Frame { id: id - 1, ..state([3, 155, 0xf, 0x61, 1, 0, 7, 0]) }], &[]);
     let mut jumped = frames;
     for _ in 0..4 {
-        jumped.event(&event(Kind::Begin, Cause::None, 0));
+        jumped.event(&event(7, Kind::Begin, 0));
     }
     step(
         "a count that jumps: loss, not error",
-        vec![state(jumped.event(&event(Kind::Begin, Cause::None, 0)))],
+        vec![state(jumped.event(&event(7, Kind::Begin, 0)))],
         &["state 10"],
     );
     for _ in 0..4 {
-        jumped.event(&event(Kind::Begin, Cause::None, 0));
+        jumped.event(&event(7, Kind::Begin, 0));
     }
-    let last = state(jumped.event(&event(Kind::End, Cause::Faded, 0)));
+    let last = state(jumped.event(&event(7, Kind::End, 0)));
     let wrapped = both(jumped.beat(&beat()));
     step("a count that wraps", [vec![last], wrapped].concat(), &["state 15", "state 0", "health 16"]);
-    let odd = state(jumped.event(&event(Kind::Other, Cause::Other, 200)));
+    let odd = Event { cause: Cause::Other, ..event(7, Kind::Other, 200) };
+    let odd = state(jumped.event(&odd));
     step("codes that the receiver does not know", vec![odd], &["state 1"]);
     let muted = Heartbeat { muted: 1, video: Health::Muted, audio: Health::Muted, ..beat() };
     step("a device that is muted", both(jumped.beat(&muted)), &["state 2", "health 18"]);
     steps
-}
-
-fn event(kind: Kind, cause: Cause, label: u8) -> Event {
-    Event {
-        seq: 7,
-        episode: 7,
-        kind,
-        label,
-        confidence_permille: 777,
-        track: 0,
-        expected: VIDEO | AUDIO,
-        present: VIDEO,
-        cause,
-        at_ms: 10_000,
-        begin_ms: 10_000,
-        window_ms: 4_000,
-        wall_ms: 0,
-        wall_synced: 0,
-        age_ms: 0,
-    }
-}
-
-fn beat() -> Heartbeat {
-    Heartbeat {
-        uptime_ms: 70_000,
-        label: 3,
-        video: Health::Ok,
-        audio: Health::Stalled,
-        ..Heartbeat::default()
-    }
 }
 
 #[cfg(test)]
@@ -111,6 +85,7 @@ mod tests {
     #[test]
     fn a_plain_receiver_holds_every_step() {
         let (id, mut last) = (0x5e0, [None; 2]);
+        assert_eq!(steps(id).len(), 12, "as board/clients/README.md says");
         for step in steps(id) {
             let mut said = Vec::new();
             for Frame { kind, id: own, bytes, len } in &step.pieces {

@@ -4,13 +4,16 @@
 //! `seq` of an event or a state, `episode` of a reason, `boot` of a hello, `count` of people, `uptime_ms` of a heartbeat, the whole
 //! payload of `availability`.
 
-use super::step::{Step, play};
+use super::{
+    messages,
+    step::{Step, play},
+};
 use crate::{
     sink::{
         json::{self, Line},
         mqtt::{Link, Progress, Settings, options},
     },
-    wire::{self, AUDIO, Cause, Event, Heartbeat, Hello, Kind, People, VIDEO},
+    wire::Kind,
 };
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -161,43 +164,11 @@ fn online(payload: &str) -> Said {
 }
 
 fn hello(boot: u64) -> Said {
-    let labels = ["happy", "sad", "neutral", "angry"].into_iter().collect();
-    let hello = json::Hello::of(&Hello {
-        minor: wire::MINOR,
-        schema: wire::SCHEMA_HASH,
-        boot,
-        device: "conformance",
-        software: concat!("mien ", env!("CARGO_PKG_VERSION")),
-        purpose: "test",
-        bundle: "none",
-        bundle_hash: [0; 8],
-        label_set: "test",
-        labels,
-        window_ms: 4_000,
-        hop_ms: 1_000,
-        heartbeat_ms: 1_000,
-    });
-    json("hello", &Line::Hello(hello), true)
+    json("hello", &Line::Hello(json::Hello::of(&messages::hello(boot))), true)
 }
 
 fn event(boot: u64, seq: u32, kind: Kind) -> Said {
-    let event = Event {
-        seq,
-        episode: seq,
-        kind,
-        label: 3,
-        confidence_permille: 777,
-        track: 0,
-        expected: VIDEO | AUDIO,
-        present: VIDEO,
-        cause: if kind == Kind::End { Cause::Faded } else { Cause::None },
-        at_ms: 10_000,
-        begin_ms: 10_000,
-        window_ms: 4_000,
-        wall_ms: 0,
-        wall_synced: 0,
-        age_ms: 0,
-    };
+    let event = messages::event(seq, kind, 3);
     json("event", &Line::Event(json::Event::of(&event, Some("angry"), Some(boot))), false)
 }
 
@@ -214,26 +185,13 @@ fn state(seq: u32) -> Said {
 }
 
 fn beat() -> Said {
-    let beat = Heartbeat { uptime_ms: 70_000, label: 3, ..Heartbeat::default() };
-    json("health", &Line::Heartbeat(json::Heartbeat::of(&beat, Some("angry"))), true)
+    json("health", &Line::Heartbeat(json::Heartbeat::of(&messages::beat(), Some("angry"))), true)
 }
 
 fn reason(text: &str) -> Said {
-    let reason = json::Reason {
-        episode: 4,
-        at_ms: 10_000,
-        text: text.into(),
-        answer: None,
-        claims: Vec::new(),
-        unfounded: Vec::new(),
-        cut: false,
-        grounds: None,
-        people: None,
-    };
-    json("reason", &Line::Reason(reason), false)
+    json("reason", &Line::Reason(json::Reason::plain(4, text)), false)
 }
 
 fn people() -> Said {
-    let people = People { at_ms: 11_000, count: 2, track: 65_535 };
-    json("people", &Line::People(json::People::of(&people)), true)
+    json("people", &Line::People(json::People::of(&messages::people())), true)
 }

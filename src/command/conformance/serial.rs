@@ -3,12 +3,15 @@
 //! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
 //! `event`, `heartbeat`, `reason`, `grounds` or `people`; what follows on the line is passed over.
 
-use super::step::{Step, play};
+use super::{
+    messages::{beat, event, hello, people},
+    step::{Step, play},
+};
 use crate::{
     sink::serial,
     wire::{
-        self, AUDIO, Cause, Event, Grounds, Health, Heartbeat, Hello, Kind, LINE_BYTES_MAX, Message, People,
-        RAW_BYTES_MAX, ReasonPart, SCHEMA, SCHEMA_HASH, SCHEMA_IDS, VERSION, VIDEO,
+        self, Cause, Event, Grounds, Kind, LINE_BYTES_MAX, Message, RAW_BYTES_MAX, ReasonPart, SCHEMA,
+        SCHEMA_IDS, VERSION,
     },
 };
 use anyhow::{Context, Result, ensure};
@@ -44,7 +47,7 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     let mut steps = Vec::new();
     let mut step = |what, parts, accepts: &[&str]| steps.push(Step::new(what, parts, accepts));
     let begin = packet(&Message::Event(event(0, Kind::Begin, 3)), 1);
-    step("a hello", vec![packet(&hello(1), 0)], &["0 hello"]);
+    step("a hello", vec![packet(&Message::Hello(hello(1)), 0)], &["0 hello"]);
     step("a begin", vec![begin.clone()], &["1 event"]);
     step("a heartbeat", vec![packet(&Message::Heartbeat(beat()), 2)], &["2 heartbeat"]);
     let end = packet(&Message::Event(event(1, Kind::End, 3)), 3);
@@ -96,7 +99,11 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     let largest = "x".repeat(wire::REASON_BYTES_MAX);
     step("the longest text", vec![packet(&reason(0, &largest), 4)], &["4 reason"]);
     step("how a reason stands, and who is there", newest().to_vec(), &["5 grounds", "6 people"]);
-    step("a hello of another boot: all that was begun has ended", vec![packet(&hello(2), 0)], &["0 hello"]);
+    step(
+        "a hello of another boot: all that was begun has ended",
+        vec![packet(&Message::Hello(hello(2)), 0)],
+        &["0 hello"],
+    );
     steps
 }
 
@@ -110,8 +117,7 @@ fn newest() -> [Vec<u8>; 2] {
         unseen: 1,
         contradicted_bits: 0x8000_0005,
     };
-    let people = People { at_ms: 11_000, count: 2, track: 65_535 };
-    [packet(&Message::Grounds(grounds), 5), packet(&Message::People(people), 6)]
+    [packet(&Message::Grounds(grounds), 5), packet(&Message::People(people()), 6)]
 }
 
 fn packet(message: &Message<'_>, seq: u16) -> Vec<u8> {
@@ -136,55 +142,6 @@ fn foreign(version: u8, kind: u8, schema: u32) -> Vec<u8> {
 fn changed(mut packet: Vec<u8>, at: usize) -> Vec<u8> {
     packet[at] = if packet[at] == 0x77 { 0x78 } else { 0x77 };
     packet
-}
-
-fn hello(boot: u64) -> Message<'static> {
-    let labels = ["happy", "sad", "neutral", "angry"].into_iter().collect();
-    Message::Hello(Hello {
-        minor: wire::MINOR,
-        schema: SCHEMA_HASH,
-        boot,
-        device: "conformance",
-        software: concat!("mien ", env!("CARGO_PKG_VERSION")),
-        purpose: "test",
-        bundle: "none",
-        bundle_hash: [0; 8],
-        label_set: "test",
-        labels,
-        window_ms: 4_000,
-        hop_ms: 1_000,
-        heartbeat_ms: 1_000,
-    })
-}
-
-fn event(seq: u32, kind: Kind, label: u8) -> Event {
-    Event {
-        seq,
-        episode: seq,
-        kind,
-        label,
-        confidence_permille: 777,
-        track: 0,
-        expected: VIDEO | AUDIO,
-        present: VIDEO,
-        cause: if kind == Kind::End { Cause::Faded } else { Cause::None },
-        at_ms: 10_000,
-        begin_ms: 10_000,
-        window_ms: 4_000,
-        wall_ms: 0,
-        wall_synced: 0,
-        age_ms: 0,
-    }
-}
-
-fn beat() -> Heartbeat {
-    Heartbeat {
-        uptime_ms: 70_000,
-        label: 3,
-        video: Health::Ok,
-        audio: Health::Stalled,
-        ..Heartbeat::default()
-    }
 }
 
 fn reason(part: u8, text: &str) -> Message<'_> {

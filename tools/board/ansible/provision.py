@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -79,6 +80,7 @@ def read_hosts(args):
     return boards
 
 
+@functools.cache
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -101,6 +103,7 @@ class Packages:
                 if path.is_file() and sha256(path) != digest:
                     refuse(f"{path} is not what SHA256SUMS says: bring it again, or make it with tools/release")
 
+    @functools.cache
     def field(self, path, name):
         return subprocess.run(["dpkg-deb", "-f", path, name], check=True, capture_output=True, text=True).stdout.strip()
 
@@ -111,6 +114,7 @@ class Packages:
         sizes = [int(self.field(path, "Installed-Size") or 0) * 1024 + 2 * path.stat().st_size for path in self.for_arch(arch)]
         return sum(sizes) + SPARE_BYTES
 
+    @functools.cache
     def program_sha256(self, arch):
         tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", self.debs[arch]], check=True, capture_output=True).stdout
         program = subprocess.run(["tar", "-xO", "./usr/bin/mien"], input=tar, check=True, capture_output=True).stdout
