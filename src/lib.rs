@@ -10,7 +10,7 @@
 //! | Room | What is in it |
 //! |---|---|
 //! | [`wire`] | the packet on the line, for firmware too (`no_std`) |
-//! | [`outage`], [`kept`], [`machine`] | losing and healing of a device; small files that outlive a power cut; what the machine says of itself |
+//! | [`outage`], [`kept`], [`machine`], [`update`] | losing and healing of a device; small files that outlive a power cut; what the machine says of itself; which program it starts |
 //! | [`source`], [`window`], [`feature`] | readings; windows of them; pictures and sound as the towers want them |
 //! | [`bundle`], [`backend`], [`model`] | weights as a file; ops on the CPU and on CUDA; the model over any of them |
 //! | [`cues`], [`eval`], [`report`] | what reasons claim and what is measured of voice and face; sets, answers and figures; pages and drawings |
@@ -39,6 +39,9 @@ pub mod kept;
 
 #[cfg(feature = "std")]
 pub mod machine;
+
+#[cfg(feature = "std")]
+pub mod update;
 
 #[cfg(feature = "std")]
 pub mod source;

@@ -27,6 +27,10 @@ enum Command {
     Doctor(command::doctor::Args),
     CheckConfig(command::check_config::Args),
     Notice(command::notice::Args),
+    Update(command::update::Args),
+    Health(command::health::Args),
+    #[command(hide = true)]
+    Slot(command::slot::Args),
     #[cfg(feature = "pack")]
     Pack(command::pack::Args),
     Inspect(command::inspect::Args),
@@ -60,6 +64,9 @@ fn main() -> ExitCode {
         Command::Conformance(args) => command::conformance::run(args),
         Command::Doctor(args) => command::doctor::run(args),
         Command::Notice(args) => command::notice::run(args),
+        Command::Update(args) => command::update::run(args),
+        Command::Health(args) => command::health::run(args),
+        Command::Slot(args) => command::slot::run(args),
         Command::CheckConfig(args) => command::check_config::run(args),
         #[cfg(feature = "pack")]
         Command::Pack(args) => command::pack::run(args),

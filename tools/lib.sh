@@ -87,6 +87,16 @@ debian_root() {
     echo "$base"
 }
 
+# foreign_need ARCH: programs of another architecture start here through qemu, in a chroot too.
+foreign_need() {
+    local registered=/proc/sys/fs/binfmt_misc
+    [ "$(uname -m)" != "$1" ] || return 0
+    apt_need qemu-user-static
+    [ -e $registered/register ] || as_root mount -t binfmt_misc binfmt_misc $registered
+    [ -e "$registered/qemu-$1" ] || as_root sh -c "cat /usr/lib/binfmt.d/qemu-$1.conf >$registered/register" ||
+        die "this machine cannot start programs for $1: its kernel has no binfmt_misc"
+}
+
 # rust_target_need TRIPLE: the Rust library of another target.
 rust_target_need() {
     [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0

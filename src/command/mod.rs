@@ -17,6 +17,7 @@ pub mod cues;
 pub mod doctor;
 pub mod draw;
 pub mod eval;
+pub mod health;
 pub mod infer;
 pub mod inspect;
 pub mod manual;
@@ -27,7 +28,9 @@ pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod schema;
+pub mod slot;
 pub mod top;
+pub mod update;
 pub mod watch;
 
 /// A config or a bundle that cannot be used: the process ends with 78, and a service manager does not try again.

@@ -16,6 +16,7 @@ pub const RULES: [Rule; 8] = [
         rooms: &[
             ("src/kept.rs", "small files that outlive a power cut"),
             ("src/machine/", "what the kernel says of the machine"),
+            ("src/update/", "images and what runs"),
             ("src/backend/cpu/level.rs", "flags of the CPU"),
             ("src/bundle/checkpoint.rs", "a published checkpoint"),
             ("src/bundle/import/", "settings beside a checkpoint"),
@@ -63,6 +64,7 @@ pub const RULES: [Rule; 8] = [
             ("src/bundle/open.rs", "says how long the check took"),
             ("src/model/observe.rs", "times stages where somebody asks for it"),
             ("src/eval/examiner.rs", "times answers"),
+            ("src/update/service.rs", "waits for the service"),
             ("src/command/", "measures"),
         ],
     },
@@ -81,6 +83,9 @@ pub const RULES: [Rule; 8] = [
         rooms: &[
             ("src/main.rs", "exit code"),
             ("src/machine/mod.rs", "daemons on this machine"),
+            ("src/update/", "RAUC, systemd and mount"),
+            ("src/command/slot.rs", "the umask"),
+            ("src/command/update.rs", "who asks"),
             ("src/command/reload.rs", "wakes a daemon"),
             ("src/source/recorded/ffmpeg.rs", "films"),
             ("src/privacy/", "no core dumps"),
@@ -179,6 +184,7 @@ const CRATES: [(&str, &[&str]); 43] = [
             "src/source/",
             "src/sink/serial.rs",
             "src/privacy/",
+            "src/update/",
             "src/command/",
         ],
     ),
@@ -189,6 +195,7 @@ const CRATES: [(&str, &[&str]); 43] = [
         &[
             "src/bundle/",
             "src/kept.rs",
+            "src/update/engine.rs",
             "src/privacy/journal.rs",
             "src/source/recorded/ffmpeg.rs",
             "src/sink/",
