@@ -73,7 +73,7 @@ fn what_is_missing_is_named_with_the_next_step() {
     let (code, text) = said(&["update", "/nowhere/2.raucb"]);
     assert!(code == 1 && (text.contains("as root") || text.contains("mien-update")), "{code}: {text}");
     let (code, text) = said(&["update"]);
-    assert!(code == 1 && text.contains("--status"), "{code}: {text}");
+    assert!(code == 1 && text.contains("<FILE>"), "{code}: {text}");
     let (code, text) = said(&["health", "--unit", "mien-that-nobody-has"]);
     assert!(
         code == 1 && (text.contains("mien-that-nobody-has") || text.contains("systemctl")),
