@@ -297,6 +297,17 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
         let line = said.lines().find(|l| l.starts_with(name)).unwrap();
         line.split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect()
     };
+    // Clips beside are told of and change nothing; the same clips have the same figures.
+    let (code, beside) = calibrate(&["-o", "beside.gguf", "--beside", "m.jsonl"]);
+    assert_eq!(code, 0, "{beside}");
+    let ece = said.lines().find_map(|line| line.strip_prefix("ECE ")).unwrap().trim().to_string();
+    let line = beside.lines().find_map(|line| line.strip_prefix("ECE beside")).unwrap().trim();
+    assert_eq!(line, format!("{ece}  m.jsonl"));
+    assert_eq!(fs::read(bench.path("beside.gguf")).unwrap(), fs::read(bench.path("new.gguf")).unwrap());
+    fs::write(bench.path("shifted.jsonl"), lines.lines().next().unwrap().replace("\"label\"", "\"lable\""))
+        .unwrap();
+    let (code, refused) = calibrate(&["-o", "beside.gguf", "--beside", "shifted.jsonl"]);
+    assert!(code != 0 && refused.contains("shifted.jsonl"), "{code}: {refused}");
     let args = ["eval", "new.gguf", "--manifest", "m.jsonl", "--scores-only", "--out", "after"];
     let (code, after) = bench.mien(&args);
     assert_eq!(code, 0, "{after}");

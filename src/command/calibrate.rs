@@ -2,11 +2,19 @@
 
 use super::clips::{self, Machine};
 use crate::{
-    bundle::write,
-    eval::{answer::UNKNOWN, examiner::Examiner, manifest, metrics},
+    bundle::{LabelSet, write},
+    eval::{
+        answer::UNKNOWN,
+        examiner::Examiner,
+        manifest::{self, Line, Manifest},
+        metrics,
+    },
 };
 use anyhow::{Context, Result, ensure};
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// Fit the temperature of the label scores on held-out clips, and store it in the bundle.
 ///
@@ -18,6 +26,9 @@ pub struct Args {
     /// Held-out clips: JSON lines {id, clip, label, fold?}.
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
+    /// Clips of other people, rooms or devices: say what the new temperature does to these, which it is not fitted on.
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// Write here instead.
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -39,6 +50,7 @@ pub fn run(args: Args) -> Result<()> {
     let (set, mut held_out) = clips::inputs(&bundle, args.labels.as_deref(), Some(&args.manifest))?;
     let name = args.manifest.display();
     ensure!(held_out.problems.is_empty(), "{name}: {}", manifest::describe(&held_out.problems));
+    let shifted = args.beside.as_deref().map(|path| labelled(path, set)).transpose()?;
     if let Some(fold) = args.fold {
         held_out.keep_fold(fold).with_context(|| name.to_string())?;
     }
@@ -57,15 +69,11 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(labels.len() >= 2, "every clip of {name} has the same label: a temperature needs at least two");
 
     let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
-    let bar = clips::bar(lines.len(), 0)?;
-    let mut rows = Vec::with_capacity(lines.len());
-    for line in lines {
-        let scores = examiner.scores(line, set).with_context(|| format!("`{}`", line.id))?;
-        let truth = set.labels.iter().position(|label| *label == line.label);
-        rows.push((scores, truth.context("the manifest was checked for this label set")?));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
+    let rows = scored(&mut examiner, lines, set)?;
+    let beside = match &shifted {
+        Some(shifted) => scored(&mut examiner, &shifted.lines, set)?,
+        None => Vec::new(),
+    };
 
     let before: Vec<(&[f32], usize)> = rows.iter().map(|(scores, truth)| (&scores[..], *truth)).collect();
     let old = f64::from(set.temperature);
@@ -94,8 +102,39 @@ pub fn run(args: Args) -> Result<()> {
     println!("{:14}{old:>10.4}{new:>10.4}", "temperature");
     println!("{:14}{:>10.4}{:>10.4}", "NLL", metrics::nll(&before, 1.0, 1.0), metrics::nll(&after, 1.0, 1.0));
     println!("{:14}{:>10.4}{:>10.4}", "ECE", ece(&before), ece(&after));
+    if let Some(path) = &args.beside {
+        let beside: Vec<(&[f32], usize)> =
+            beside.iter().map(|(scores, truth)| (&scores[..], *truth)).collect();
+        let then: Vec<_> =
+            beside.iter().map(|(row, truth)| (metrics::retempered(row, old, new), *truth)).collect();
+        let then: Vec<(&[f32], usize)> = then.iter().map(|(row, truth)| (&row[..], *truth)).collect();
+        println!("{:14}{:>10.4}{:>10.4}  {}", "ECE beside", ece(&beside), ece(&then), path.display());
+    }
     println!("{}: written, weights unchanged", output.display());
     Ok(())
+}
+
+/// The clips of a manifest that have a label; any fault in it is an error.
+fn labelled(path: &Path, set: &LabelSet) -> Result<Manifest> {
+    let mut clips = manifest::read(path, &set.labels)?;
+    ensure!(clips.problems.is_empty(), "{}: {}", path.display(), manifest::describe(&clips.problems));
+    clips.lines.retain(|line| line.label != UNKNOWN);
+    ensure!(!clips.lines.is_empty(), "{} has no clip with a label", path.display());
+    Ok(clips)
+}
+
+/// Each clip's scores and the place of its label.
+fn scored(examiner: &mut Examiner, lines: &[Line], set: &LabelSet) -> Result<Vec<(Vec<f32>, usize)>> {
+    let bar = clips::bar(lines.len(), 0)?;
+    let mut rows = Vec::with_capacity(lines.len());
+    for line in lines {
+        let scores = examiner.scores(line, set).with_context(|| format!("`{}`", line.id))?;
+        let truth = set.labels.iter().position(|label| *label == line.label);
+        rows.push((scores, truth.context("the manifest was checked for this label set")?));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(rows)
 }
 
 fn ece(rows: &[(&[f32], usize)]) -> f64 {

@@ -79,7 +79,8 @@ pub fn run(args: Args) -> Result<()> {
                 log::error!("{slot} refuses to run here: back to what ran before");
                 slots.set(slot, Standing::Bad);
                 slots.store(&places.store);
-                service::control("start", UNIT, false)?;
+                // A start would be taken for the one that just failed.
+                service::control("restart", UNIT, false)?;
             }
         }
         Action::Booted => println!("{}", places.booted().map_or("_external_", Slot::name)),
