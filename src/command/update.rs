@@ -19,7 +19,7 @@ use std::{
 ///
 /// RAUC checks who signed it and writes it into the slot that does not run. The new program then has three starts to score its first
 /// window; if it does not, what ran before comes back by itself. Run as root. Exit codes: 0 the new program runs and is good, 78 the file is
-/// refused and nothing was changed, 1 anything else, with what ran before running again.
+/// refused and what runs stays, 1 anything else, with what ran before running again.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Update file of `tools/board/update-file`.
@@ -90,7 +90,8 @@ fn install(places: &Places, file: &Path) -> Result<()> {
         service::control("restart", ENGINE, true)?,
         "the service {ENGINE} does not start: journalctl -u {ENGINE}"
     );
-    engine::install(file).with_context(refused)?;
+    engine::install(file)
+        .with_context(|| Refused(format!("{} is refused, and {} stays", file.display(), name(before))))?;
     let mut slots = Slots::load(&places.store);
     slots.was_degraded = was_degraded;
     slots.store(&places.store);
