@@ -87,6 +87,11 @@ debian_root() {
     echo "$base"
 }
 
+# packages_whole FOLDER: whether what tools/release made there is what its SHA256SUMS says, where it has one.
+packages_whole() {
+    [ ! -f "$1/SHA256SUMS" ] || (cd "$1" && sha256sum --quiet --ignore-missing --check SHA256SUMS >/dev/null 2>&1)
+}
+
 # foreign_need ARCH: programs of another architecture start here through qemu, in a chroot too.
 foreign_need() {
     local registered=/proc/sys/fs/binfmt_misc

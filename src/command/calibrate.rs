@@ -49,16 +49,19 @@ pub fn run(args: Args) -> Result<()> {
     let (path, bundle) = clips::bundle(Some(&args.bundle))?;
     let (set, mut held_out) = clips::inputs(&bundle, args.labels.as_deref(), Some(&args.manifest))?;
     let name = args.manifest.display();
-    ensure!(held_out.problems.is_empty(), "{name}: {}", manifest::describe(&held_out.problems));
-    let shifted = args.beside.as_deref().map(|path| labelled(path, set)).transpose()?;
     if let Some(fold) = args.fold {
         held_out.keep_fold(fold).with_context(|| name.to_string())?;
     }
-    let all = held_out.lines.len();
-    held_out.lines.retain(|line| line.label != UNKNOWN);
-    if held_out.lines.len() < all {
-        println!("{} clips labelled unknown are left out", all - held_out.lines.len());
-    }
+    keep_labelled(&args.manifest, &mut held_out)?;
+    let shifted = match &args.beside {
+        None => None,
+        Some(path) => {
+            let mut shifted = manifest::read(path, &set.labels)?;
+            keep_labelled(path, &mut shifted)?;
+            ensure!(!shifted.lines.is_empty(), "{} has no clip with a label", path.display());
+            Some((path, shifted))
+        }
+    };
     let lines = &held_out.lines;
     ensure!(
         lines.len() >= CLIPS_MIN,
@@ -71,11 +74,11 @@ pub fn run(args: Args) -> Result<()> {
     let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
     let rows = scored(&mut examiner, lines, set)?;
     let beside = match &shifted {
-        Some(shifted) => scored(&mut examiner, &shifted.lines, set)?,
+        Some((_, shifted)) => scored(&mut examiner, &shifted.lines, set)?,
         None => Vec::new(),
     };
 
-    let before: Vec<(&[f32], usize)> = rows.iter().map(|(scores, truth)| (&scores[..], *truth)).collect();
+    let before = borrowed(&rows);
     let old = f64::from(set.temperature);
     let new = metrics::temperature(&before, old);
     let edge = new / old > 0.99 * metrics::TEMPERATURES || old / new > 0.99 * metrics::TEMPERATURES;
@@ -84,9 +87,8 @@ pub fn run(args: Args) -> Result<()> {
         "no temperature near {old} fits: the label scores of {} say nothing of these clips, or all of it",
         path.display()
     );
-    let after: Vec<(Vec<f32>, usize)> =
-        before.iter().map(|(row, truth)| (metrics::retempered(row, old, new), *truth)).collect();
-    let after: Vec<(&[f32], usize)> = after.iter().map(|(row, truth)| (&row[..], *truth)).collect();
+    let tempered = retempered(&rows, old, new);
+    let after = borrowed(&tempered);
 
     let mut head = bundle.header().clone();
     for own in head.label_sets.iter_mut().filter(|own| own.name == set.name) {
@@ -102,25 +104,34 @@ pub fn run(args: Args) -> Result<()> {
     println!("{:14}{old:>10.4}{new:>10.4}", "temperature");
     println!("{:14}{:>10.4}{:>10.4}", "NLL", metrics::nll(&before, 1.0, 1.0), metrics::nll(&after, 1.0, 1.0));
     println!("{:14}{:>10.4}{:>10.4}", "ECE", ece(&before), ece(&after));
-    if let Some(path) = &args.beside {
-        let beside: Vec<(&[f32], usize)> =
-            beside.iter().map(|(scores, truth)| (&scores[..], *truth)).collect();
-        let then: Vec<_> =
-            beside.iter().map(|(row, truth)| (metrics::retempered(row, old, new), *truth)).collect();
-        let then: Vec<(&[f32], usize)> = then.iter().map(|(row, truth)| (&row[..], *truth)).collect();
-        println!("{:14}{:>10.4}{:>10.4}  {}", "ECE beside", ece(&beside), ece(&then), path.display());
+    if let Some((path, _)) = &shifted {
+        let tempered = retempered(&beside, old, new);
+        let (before, after) = (ece(&borrowed(&beside)), ece(&borrowed(&tempered)));
+        println!("{:14}{before:>10.4}{after:>10.4}  {}", "ECE beside", path.display());
     }
     println!("{}: written, weights unchanged", output.display());
     Ok(())
 }
 
-/// The clips of a manifest that have a label; any fault in it is an error.
-fn labelled(path: &Path, set: &LabelSet) -> Result<Manifest> {
-    let mut clips = manifest::read(path, &set.labels)?;
-    ensure!(clips.problems.is_empty(), "{}: {}", path.display(), manifest::describe(&clips.problems));
+/// Leaves the clips that have a label; any fault in the manifest is an error.
+fn keep_labelled(path: &Path, clips: &mut Manifest) -> Result<()> {
+    let name = path.display();
+    ensure!(clips.problems.is_empty(), "{name}: {}", manifest::describe(&clips.problems));
+    let all = clips.lines.len();
     clips.lines.retain(|line| line.label != UNKNOWN);
-    ensure!(!clips.lines.is_empty(), "{} has no clip with a label", path.display());
-    Ok(clips)
+    if clips.lines.len() < all {
+        println!("{name}: {} clips labelled unknown are left out", all - clips.lines.len());
+    }
+    Ok(())
+}
+
+fn borrowed(rows: &[(Vec<f32>, usize)]) -> Vec<(&[f32], usize)> {
+    rows.iter().map(|(scores, truth)| (&scores[..], *truth)).collect()
+}
+
+/// The same rows at another temperature.
+fn retempered(rows: &[(Vec<f32>, usize)], old: f64, new: f64) -> Vec<(Vec<f32>, usize)> {
+    rows.iter().map(|(scores, truth)| (metrics::retempered(scores, old, new), *truth)).collect()
 }
 
 /// Each clip's scores and the place of its label.

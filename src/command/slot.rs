@@ -7,7 +7,7 @@ use crate::update::{
     slots::{Slot, Slots, Standing},
     stage::Places,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::fs::Mode;
 use std::{path::PathBuf, time::Duration};
 
@@ -67,45 +67,55 @@ pub fn run(args: Args) -> Result<()> {
     // The unit's mask would hide from others what runs.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let places = Places { store: args.store, stage: args.stage };
-    let mut slots = Slots::load(&places.store);
     match args.action {
-        Action::Start => start(&places)?,
-        Action::Gate { within } => gate(&places, Duration::from_secs(within))?,
-        Action::Ended { code } => {
-            if let Some(slot) = places.booted()
-                && code == REFUSED
-                && let Standing::Trial(_) = slots.standing(slot)
-            {
-                log::error!("{slot} refuses to run here: back to what ran before");
-                slots.set(slot, Standing::Bad);
-                slots.store(&places.store);
-                // A start would be taken for the one that just failed.
-                service::control("restart", UNIT, false)?;
-            }
+        Action::Start => start(&places),
+        Action::Gate { within } => gate(&places, Duration::from_secs(within)),
+        Action::Ended { code } => ended(&places, &code),
+        Action::Booted => say(places.booted().map_or("_external_", Slot::name)),
+        Action::Reset if !places.store.is_dir() => Ok(()),
+        Action::Reset => Slots::default().store(&places.store),
+        Action::GetCurrent => say(places.booted().context("the package's program runs")?.name()),
+        Action::GetPrimary => {
+            say(Slots::load(&places.store).chosen().context("the package's program starts")?.name())
         }
-        Action::Booted => println!("{}", places.booted().map_or("_external_", Slot::name)),
-        Action::Reset => {
-            if places.store.is_dir() {
-                Slots::default().store(&places.store);
-            }
+        Action::GetState { slot } => {
+            let standing = Slots::load(&places.store).standing(named(&slot)?);
+            say(if standing.may_start() { "good" } else { "bad" })
         }
-        Action::GetCurrent => println!("{}", places.booted().context("the package's program runs")?.name()),
-        Action::GetPrimary => println!("{}", slots.chosen().context("the package's program starts")?.name()),
         Action::SetPrimary { slot } => {
-            slots.prefer(named(&slot)?);
-            slots.store(&places.store);
+            let slot = named(&slot)?;
+            change(&places, |slots| slots.prefer(slot))
         }
-        Action::GetState { slot } => match slots.standing(named(&slot)?) {
-            Standing::Good | Standing::Trial(1..) => println!("good"),
-            Standing::Empty | Standing::Bad | Standing::Trial(0) => println!("bad"),
-        },
         Action::SetState { slot, state } => {
-            ensure!(["good", "bad"].contains(&state.as_str()), "a slot is good or bad, not '{state}'");
-            slots.set(named(&slot)?, if state == "good" { Standing::Good } else { Standing::Bad });
-            slots.store(&places.store);
+            let slot = named(&slot)?;
+            let standing = match state.as_str() {
+                "good" => Standing::Good,
+                "bad" => Standing::Bad,
+                _ => bail!("a slot is good or bad, not '{state}'"),
+            };
+            change(&places, |slots| slots.set(slot, standing))
         }
     }
+}
+
+fn say(word: &str) -> Result<()> {
+    println!("{word}");
     Ok(())
+}
+
+fn change(places: &Places, how: impl FnOnce(&mut Slots)) -> Result<()> {
+    let mut slots = Slots::load(&places.store);
+    how(&mut slots);
+    slots.store(&places.store)
+}
+
+fn ended(places: &Places, code: &str) -> Result<()> {
+    let Some(slot) = places.booted().filter(|_| code == REFUSED) else { return Ok(()) };
+    let Standing::Trial(_) = Slots::load(&places.store).standing(slot) else { return Ok(()) };
+    log::error!("{slot} refuses to run here: back to what ran before");
+    change(places, |slots| slots.set(slot, Standing::Bad))?;
+    // A start would be taken for the one that just failed.
+    service::control("restart", UNIT, false)
 }
 
 /// RAUC learns when it starts what runs: after a change it starts again, unless it is not wanted yet.
@@ -113,8 +123,11 @@ fn start(places: &Places) -> Result<()> {
     let before = places.booted();
     let now = places.start()?;
     log::info!("starting {}", now.map_or("the package's program".into(), |slot| slot.to_string()));
-    if now != before {
-        service::control("try-restart", ENGINE, false)?;
+    // The daemon starts, whatever becomes of that.
+    if now != before
+        && let Err(error) = service::control("try-restart", ENGINE, false)
+    {
+        log::warn!("{error:#}");
     }
     Ok(())
 }
@@ -126,10 +139,10 @@ fn gate(places: &Places, within: Duration) -> Result<()> {
     let shown = service::wait(UNIT, First::Window, slots.was_degraded, within)
         .with_context(|| format!("{slot} is not found good, {left} tries left"))?;
     // What RAUC wrote meanwhile counts.
-    let mut slots = Slots::load(&places.store);
-    slots.set(slot, Standing::Good);
-    slots.was_degraded = false;
-    slots.store(&places.store);
+    change(places, |slots| {
+        slots.set(slot, Standing::Good);
+        slots.was_degraded = false;
+    })?;
     log::info!("{slot} is good: {}", shown.line);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::Refused;
 use crate::update::{
     STAGE, STORE, UNIT,
-    engine::{self, CERTIFICATE, ENGINE},
+    engine::{self, CERTIFICATE, ENGINE, SYSTEM_CONFIG},
     service,
     slots::{Slot, Slots, Standing},
     stage::Places,
@@ -71,6 +71,10 @@ fn install(places: &Places, file: &Path) -> Result<()> {
     let refused = || Refused(format!("nothing was changed: {} is refused", file.display()));
     ensure!(file.is_file(), Refused(format!("there is no file {}", file.display())));
     ensure!(
+        !Path::new(SYSTEM_CONFIG).exists(),
+        Refused(format!("RAUC updates this board's own system ({SYSTEM_CONFIG}): put mien into its images"))
+    );
+    ensure!(
         Path::new(CERTIFICATE).is_file(),
         Refused(format!("put the certificate of who signs your updates at {CERTIFICATE}"))
     );
@@ -86,15 +90,12 @@ fn install(places: &Places, file: &Path) -> Result<()> {
     let was_degraded = service::ask(UNIT)?.state() == "degraded";
     println!("{}: version {} over {}", file.display(), info.version, name(before));
     // It learns when it starts which slot runs.
-    ensure!(
-        service::control("restart", ENGINE, true)?,
-        "the service {ENGINE} does not start: journalctl -u {ENGINE}"
-    );
+    service::control("restart", ENGINE, true)?;
     engine::install(file)
         .with_context(|| Refused(format!("{} is refused, and {} stays", file.display(), name(before))))?;
     let mut slots = Slots::load(&places.store);
     slots.was_degraded = was_degraded;
-    slots.store(&places.store);
+    slots.store(&places.store)?;
     let Some(target) = slots.chosen().filter(|&slot| Some(slot) != before) else {
         bail!("rauc installed the file, and no slot is on trial: mien update --status")
     };
@@ -111,7 +112,7 @@ fn back(places: &Places) -> Result<()> {
     };
     let mut slots = Slots::load(&places.store);
     slots.leave(running);
-    slots.store(&places.store);
+    slots.store(&places.store)?;
     let next = slots.chosen();
     service::control("restart", UNIT, true)?;
     ensure!(places.booted() == next, "{} runs, not {}", name(places.booted()), name(next));

@@ -14,6 +14,8 @@ use std::{
 pub const CONFIG: &str = "/usr/lib/mien/rauc.conf";
 /// The certificate of who signs updates for this board.
 pub const CERTIFICATE: &str = "/etc/mien/update.pem";
+/// Where a board whose own system is updated by RAUC has its configuration.
+pub const SYSTEM_CONFIG: &str = "/etc/rauc/system.conf";
 /// RAUC's unit.
 pub const ENGINE: &str = "rauc";
 /// Left free on the disk, in bytes.

@@ -108,13 +108,14 @@ pub fn wait(unit: &str, first: First, was_degraded: bool, within: Duration) -> R
 }
 
 /// `systemctl ACTION UNIT`; without waiting for what it does where `wait` is false.
-pub fn control(action: &str, unit: &str, wait: bool) -> Result<bool> {
+pub fn control(action: &str, unit: &str, wait: bool) -> Result<()> {
     let mut command = Command::new("systemctl");
     if !wait {
         command.arg("--no-block");
     }
     let status = command.args([action, unit]).status().context("systemctl cannot be started")?;
-    Ok(status.success())
+    ensure!(status.success(), "systemctl {action} {unit} failed: journalctl -u {unit} says why");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Which program is started: a slot that holds what works, one that is on trial, or the package.
 
-use crate::kept::{Durable, Kept};
+use crate::kept::{self, Durable, Kept};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 
 /// So often a new image may start without being found good.
 pub const TRIES: u8 = 3;
+
+/// What is known of both slots, beside their images.
+const FILE: &str = "slots.json";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Slot {
@@ -61,7 +65,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    fn may_start(self) -> bool {
+    pub fn may_start(self) -> bool {
         matches!(self, Standing::Good | Standing::Trial(1..))
     }
 }
@@ -98,12 +102,15 @@ impl Default for Slots {
 impl Slots {
     /// What is stored in this folder. A damaged file is set aside, and the package's program runs.
     pub fn load(store: &Path) -> Slots {
-        Kept::new(store, "slots.json").load().unwrap_or_default()
+        Kept::new(store, FILE).load().unwrap_or_default()
     }
 
-    /// On the disk before this returns: a power cut loses no count.
-    pub fn store(&self, store: &Path) {
-        Kept::new(store, "slots.json").store(self, Durable::Power);
+    /// On the disk before this returns: a power cut loses no count. RAUC relies on it, so what cannot be stored is an error.
+    pub fn store(&self, store: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).expect("plain fields are JSON");
+        let path = store.join(FILE);
+        kept::replace(&path, &text, Durable::Power)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     pub fn standing(&self, slot: Slot) -> Standing {
@@ -128,6 +135,7 @@ impl Slots {
     /// The next start takes this slot. What was not found good yet is on trial.
     pub fn prefer(&mut self, slot: Slot) {
         self.first = slot;
+        self.was_degraded = false;
         if self.standing(slot) != Standing::Good {
             self.set(slot, Standing::Trial(TRIES));
         }
@@ -213,10 +221,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for standing in [Standing::Empty, Standing::Trial(2), Standing::Good, Standing::Bad] {
             let slots = Slots { first: Slot::B, b: standing, was_degraded: true, ..Slots::default() };
-            slots.store(folder.path());
+            slots.store(folder.path()).unwrap();
             assert_eq!(Slots::load(folder.path()), slots);
         }
-        let path = folder.path().join("slots.json");
+        assert!(
+            Slots::default().store(&folder.path().join("nowhere")).is_err(),
+            "what is not stored is no success"
+        );
+        let path = folder.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();

@@ -22,24 +22,20 @@ impl Places {
         Slot::named(fs::read_to_string(self.stage.join("booted")).ok()?.trim())
     }
 
-    /// The version that lies under `current`, where an image says it.
-    pub fn version(&self) -> Option<String> {
-        let text = fs::read_to_string(self.stage.join("current/share/mien/version")).ok()?;
-        Some(text.trim().to_string()).filter(|text| !text.is_empty())
-    }
-
     /// Chooses what starts, counts it, and lays it under `current`. An image that cannot be mounted is bad, and the next is taken.
     pub fn start(&self) -> Result<Option<Slot>> {
         fs::create_dir_all(self.stage.join("slot"))
             .with_context(|| format!("cannot make {}", self.stage.display()))?;
         let mut slots = Slots::load(&self.store);
         loop {
+            let before = slots.clone();
             let Some(slot) = slots.begin() else {
                 self.point(Path::new("/usr"), "package")?;
                 return Ok(None);
             };
-            slots.store(&self.store);
-            match self.mount(slot) {
+            // A trial that cannot be counted might never end.
+            let counted = if slots == before { Ok(()) } else { slots.store(&self.store) };
+            match counted.and_then(|()| self.mount(slot)) {
                 Ok(()) => {
                     self.point(&self.stage.join("slot"), slot.name())?;
                     return Ok(Some(slot));
@@ -47,7 +43,9 @@ impl Places {
                 Err(error) => {
                     log::error!("{slot} is not used any more: {error:#}");
                     slots.set(slot, Standing::Bad);
-                    slots.store(&self.store);
+                    if let Err(error) = slots.store(&self.store) {
+                        log::error!("{error:#}");
+                    }
                 }
             }
         }
@@ -99,10 +97,10 @@ mod tests {
         let mut slots = Slots::default();
         slots.set(Slot::A, Standing::Good);
         slots.prefer(Slot::B);
-        slots.store(&places.store);
+        slots.store(&places.store).unwrap();
         assert_eq!(places.start().unwrap(), None);
         assert_eq!(fs::read_link(places.stage.join("current")).unwrap(), Path::new("/usr"));
-        assert_eq!((places.booted(), places.version()), (None, None));
+        assert_eq!(places.booted(), None);
         let slots = Slots::load(&places.store);
         assert_eq!((slots.standing(Slot::A), slots.standing(Slot::B)), (Standing::Bad, Standing::Bad));
         assert_eq!(places.start().unwrap(), None, "again, over what is there");

@@ -195,7 +195,7 @@ const CRATES: [(&str, &[&str]); 43] = [
         &[
             "src/bundle/",
             "src/kept.rs",
-            "src/update/engine.rs",
+            "src/update/",
             "src/privacy/journal.rs",
             "src/source/recorded/ffmpeg.rs",
             "src/sink/",
