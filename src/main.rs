@@ -43,6 +43,12 @@ enum Command {
     Manual(command::manual::Args),
 }
 
+/// A reader that leaves, as `| head` does, ends the command without a word, as it ends other programs.
+fn end_with_the_reader() {
+    // SAFETY: sets a signal back to its default before any thread is started.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let cli = match Cli::try_parse() {
@@ -53,6 +59,10 @@ fn main() -> ExitCode {
             return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(1) };
         }
     };
+    // The daemon and an update go on when nobody reads what they print.
+    if !matches!(cli.command, Command::Run(_) | Command::Update(_)) {
+        end_with_the_reader();
+    }
     let done = match cli.command {
         Command::Run(args) => command::run::run(args),
         Command::Replay(args) => command::replay::run(args),

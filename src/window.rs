@@ -6,10 +6,14 @@
 //! middle is kept, so windows that overlap share pictures and their ids. A cell without a picture shows its nearest neighbour's.
 //! Due: a window goes out when every modality that is expected has passed its end, or one of them has passed it by `lateness_ms`;
 //! at the end of recordings, while there are readings that no window has shown.
+//! Size: with [`Windows::fit_to`], pictures that were kept are held as the model sees them, all but the newest.
 //! Invariant: windows come in order, `hop_ms` apart; a stretch without readings of more than `JUMP_MS` starts the grid anew.
 //! Limits: sound of `window_ms + lateness_ms` and one picture per cell; a window is at most 30 s, and no longer than the bundle hears.
 
-use crate::source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32};
+use crate::{
+    feature::image::Resizer,
+    source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32},
+};
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 use zeroize::Zeroize;
@@ -137,7 +141,54 @@ struct Cell {
     number: u64,
     seen: u32,
     gaps: u32,
-    picture: Option<(u64, Frame)>,
+    picture: Option<Picture>,
+}
+
+#[derive(Debug)]
+struct Picture {
+    id: u64,
+    frame: Frame,
+    /// As small as the model sees it; its buffer is not the pool's.
+    small: bool,
+}
+
+/// Where buffers of pictures come from and go to.
+#[derive(Debug)]
+struct Shelf {
+    pool: Pool,
+    /// Makes pictures as small as the model sees them.
+    fit: Option<Fit>,
+}
+
+#[derive(Debug)]
+struct Fit {
+    side: u32,
+    resizer: Resizer,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Shelf {
+    fn take_back(&mut self, picture: Picture) {
+        match &mut self.fit {
+            Some(fit) if picture.small => fit.spare.push(picture.frame.rgb),
+            _ => self.pool.give_rgb(picture.frame.rgb),
+        }
+    }
+
+    /// Makes a picture small that is not yet.
+    fn settle(&mut self, picture: &mut Picture) {
+        let Some(Fit { side, resizer, spare }) = &mut self.fit else { return };
+        let frame = &mut picture.frame;
+        let bytes = (*side * *side * 3) as usize;
+        if picture.small || frame.rgb.len() <= bytes {
+            return;
+        }
+        let mut rgb = spare.pop().unwrap_or_else(|| vec![0; bytes]);
+        resizer.resize(&frame.rgb, frame.height as usize, frame.width as usize, &mut rgb);
+        self.pool.give_rgb(std::mem::replace(&mut frame.rgb, rgb));
+        (frame.height, frame.width) = (*side, *side);
+        picture.small = true;
+    }
 }
 
 /// Takes readings, gives windows.
@@ -145,7 +196,7 @@ struct Cell {
 pub struct Windows {
     settings: Settings,
     frames: usize,
-    pool: Pool,
+    shelf: Shelf,
     origin_ns: Option<u64>,
     /// Windows since the origin that are out.
     out: u64,
@@ -155,6 +206,8 @@ pub struct Windows {
     /// The end of the last reading, from the origin.
     data_ns: u64,
     cells: Box<[Cell]>,
+    /// The cell whose picture is as it came.
+    newest: u64,
     next_id: u64,
     /// A missing sample is NaN. Sample `k` stands at `k % sound.len()`.
     sound: Box<[f32]>,
@@ -169,9 +222,10 @@ pub struct Windows {
 impl Drop for Windows {
     fn drop(&mut self) {
         for cell in &mut self.cells {
-            if let Some((_, frame)) = cell.picture.take() {
-                self.pool.give_rgb(frame.rgb);
-            }
+            cell.picture.take().into_iter().for_each(|picture| self.shelf.take_back(picture));
+        }
+        if let Some(fit) = &mut self.shelf.fit {
+            fit.spare.zeroize();
         }
         self.sound.zeroize();
         self.shown.zeroize();
@@ -188,13 +242,14 @@ impl Windows {
         Ok(Self {
             settings,
             frames,
-            pool,
+            shelf: Shelf { pool, fit: None },
             origin_ns: None,
             out: 0,
             video_ns: gives.video.then_some(0),
             audio_ns: gives.audio.then_some(0),
             data_ns: 0,
             cells: (0..frames + late_cells + 2).map(|_| Cell::default()).collect(),
+            newest: 0,
             next_id: 0,
             sound: vec![f32::NAN; samples(window_ms + lateness_ms) + 2 * PIECE].into(),
             sound_end: 0,
@@ -202,6 +257,14 @@ impl Windows {
             shown: vec![0.0; samples(window_ms)].into(),
             counts: WindowCounts::default(),
         })
+    }
+
+    /// Holds pictures as the model sees them, `side` pixels across and down, with the bytes that it would make of them: what a camera
+    /// sends is some times larger. The newest stays as it came while a better one may come.
+    pub fn fit_to(mut self, side: usize) -> Self {
+        let spare = (0..self.cells.len()).map(|_| vec![0; side * side * 3]).collect();
+        self.shelf.fit = Some(Fit { side: side as u32, resizer: Resizer::new(side), spare });
+        self
     }
 
     /// Pictures held at most.
@@ -228,14 +291,14 @@ impl Windows {
                     self.due(&mut see)?;
                     self.show(at_ns, frame);
                 } else {
-                    self.pool.give_rgb(frame.rgb);
+                    self.shelf.pool.give_rgb(frame.rgb);
                 }
             }
             Reading::Chunk(chunk) => {
                 if let (Some(_), Some(_)) = (self.place(chunk.captured_ns, &mut see)?, self.audio_ns) {
                     self.hear(&chunk, &mut see)?;
                 }
-                self.pool.give_samples(chunk.samples);
+                self.shelf.pool.give_samples(chunk.samples);
             }
             Reading::Lost { modality, at_ns } => {
                 if let Some(at_ns) = self.place(at_ns, &mut see)? {
@@ -279,10 +342,9 @@ impl Windows {
         self.data_ns = 0;
         self.sound_end = 0;
         self.sound_runs = false;
+        self.newest = 0;
         for cell in &mut self.cells {
-            if let Some((_, frame)) = std::mem::take(cell).picture {
-                self.pool.give_rgb(frame.rgb);
-            }
+            std::mem::take(cell).picture.into_iter().for_each(|picture| self.shelf.take_back(picture));
         }
         Ok(Some(0))
     }
@@ -292,23 +354,36 @@ impl Windows {
         let off_middle = self.off_middle(number, at_ns);
         if number < self.first_cell() || frame.captured_ns < self.origin_ns.unwrap_or(0) {
             self.counts.frames_late += 1;
-            self.pool.give_rgb(frame.rgb);
+            self.shelf.pool.give_rgb(frame.rgb);
             return;
         }
         self.data_ns = self.data_ns.max(at_ns + 1);
         let origin_ns = self.origin_ns.unwrap_or(0);
-        let held_ns = self.cell_mut(number).picture.as_ref().map(|(_, held)| held.captured_ns - origin_ns);
+        let held = self.cell_mut(number).picture.as_ref();
+        let held_ns = held.map(|held| held.frame.captured_ns - origin_ns);
         let held_off_middle = held_ns.map(|held_ns| self.off_middle(number, held_ns));
-        let id = self.next_id;
+        let picture = Picture { id: self.next_id, frame, small: false };
         let cell = self.cell_mut(number);
         cell.seen += 1;
         let unused = match held_off_middle {
-            Some(held) if held <= off_middle => Some(frame.rgb),
-            _ => cell.picture.replace((id, frame)).map(|(_, old)| old.rgb),
+            Some(held) if held <= off_middle => Some(picture),
+            _ => cell.picture.replace(picture),
         };
         self.next_id += 1;
-        if let Some(rgb) = unused {
-            self.pool.give_rgb(rgb);
+        unused.into_iter().for_each(|picture| self.shelf.take_back(picture));
+        let settled = self.newest.min(number);
+        self.newest = self.newest.max(number);
+        if settled != self.newest {
+            self.settle(settled);
+        }
+    }
+
+    /// No better picture of this cell is expected.
+    fn settle(&mut self, number: u64) {
+        let slot = (number % self.cells.len() as u64) as usize;
+        let cell = &mut self.cells[slot];
+        if let Some(picture) = cell.picture.as_mut().filter(|_| cell.number == number) {
+            self.shelf.settle(picture);
         }
     }
 
@@ -323,9 +398,7 @@ impl Windows {
         let cell = &mut self.cells[slot];
         if cell.number != number {
             let old = std::mem::replace(cell, Cell { number, ..Cell::default() });
-            if let Some((_, frame)) = old.picture {
-                self.pool.give_rgb(frame.rgb);
-            }
+            old.picture.into_iter().for_each(|picture| self.shelf.take_back(picture));
         }
         cell
     }
@@ -431,6 +504,9 @@ impl Windows {
 
     fn send(&mut self, see: &mut impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
         let (start_ns, first) = (self.start_ns(), self.first_cell());
+        if (first..first + self.frames as u64).contains(&self.newest) {
+            self.settle(self.newest);
+        }
         let audio = self.listen(start_ns / NS_PER_MS * SAMPLES_PER_MS);
         self.out += 1;
         let index = self.counts.windows;
@@ -452,7 +528,7 @@ impl Windows {
                 let before = offset.checked_sub(away).and_then(picture);
                 before.or_else(|| Some(offset + away).filter(|&after| after < self.frames).and_then(picture))
             });
-            if let Some((id, frame)) = nearest {
+            if let Some(Picture { id, frame, .. }) = nearest {
                 pictures.push((*id, frame)).expect("`check` bounds the pictures of a window");
             }
         }

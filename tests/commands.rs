@@ -9,7 +9,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
@@ -422,6 +422,42 @@ fn watch_reads_recordings_of_packets_and_says_when_too_few_came() {
         .unwrap();
     input.stdin.take().unwrap().write_all(&packet(9)).unwrap();
     assert!(text(&input.wait_with_output().unwrap().stdout).contains("begin"));
+}
+
+/// `mien ... | head -1`, with a reader that has left before the first line.
+#[test]
+fn a_reader_that_leaves_ends_a_command_without_a_word() {
+    let bundle = folder().join("tiny.gguf");
+    let clip = folder().join("clip");
+    let manual = folder().join("man");
+    let commands: [&[&str]; 8] = [
+        &["schema"],
+        &["manual", path(&manual)],
+        &["completions", "bash"],
+        &["inspect", path(&bundle)],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["infer", path(&clip), "--bundle", path(&bundle)],
+        &["update", "--status"],
+    ];
+    for args in commands {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_mien"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(program.stdout.take());
+        let said = program.wait_with_output().unwrap();
+        let text = text(&said.stderr);
+        assert!(!text.contains("panicked") && !text.contains("roken pipe"), "{args:?}: {text}");
+        let by_signal = said.status.signal();
+        assert!(
+            by_signal == Some(libc::SIGPIPE) || said.status.code().is_some(),
+            "{args:?}: {:?}",
+            said.status
+        );
+    }
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn plan(pipe: pipe::Settings, tty: PathBuf) -> Plan {
         pace: Pace::Live,
         window,
         frames: 8,
+        side: 224,
         nets: Default::default(),
         gate: None,
         cues: Default::default(),

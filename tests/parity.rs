@@ -3,6 +3,7 @@
 mod stages;
 
 use mien::{
+    backend::Halt,
     bundle::{Bundle, Kind, LabelSet, Piece, Prompt, header::Header, import::Towers, write},
     model::{self, AudioContext, Decoding, Device, Infer, Input, Observer, Sampling, Stages, Stop, Taps},
     source::Frame,
@@ -479,7 +480,7 @@ fn a_halted_model_comes_back_at_once() {
     assert!(whole.tokens > 10 && whole.stop != Stop::Halted);
 
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    model.halt_when(std::sync::Arc::clone(&stop));
+    model.halt_when(Halt::from([std::sync::Arc::clone(&stop)]));
     let mut said = 0;
     model.see("reason", &input).unwrap();
     let cut = model
@@ -492,4 +493,40 @@ fn a_halted_model_comes_back_at_once() {
     let start = std::time::Instant::now();
     let _ = model.see("reason", &input);
     assert!(start.elapsed() < took / 4, "{:?} of {took:?}", start.elapsed());
+}
+
+/// Called off at any moment, and taken up again: nothing of the undone work is left in what is kept from window to window.
+#[test]
+fn a_window_that_was_called_off_leaves_nothing_behind() {
+    let clip = fixture::clip();
+    let first = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let next = frames(&clip, [2, 3, 4, 5, 6, 7, 8, 9]);
+    let input = Input { frames: Some(&next), samples: Some(&clip.samples) };
+    let scores = |model: &mut dyn Infer| {
+        model.see("label", &input).unwrap();
+        model.score("dfew").unwrap().clone()
+    };
+    let mut model = load(Device::Cpu);
+    let start = std::time::Instant::now();
+    let expected = scores(model.as_mut());
+    let took = start.elapsed();
+
+    let halt = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    model.halt_when(Halt::from([std::sync::Arc::clone(&halt)]));
+    let mut shortest = took;
+    for part in 0..24 {
+        model.see("label", &Input { frames: Some(&first), samples: None }).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(took * part / 20);
+                halt.store(true, std::sync::atomic::Ordering::Release);
+            });
+            let start = std::time::Instant::now();
+            let _ = model.see("label", &input).and_then(|()| model.score("dfew").map(drop));
+            shortest = shortest.min(start.elapsed());
+        });
+        halt.store(false, std::sync::atomic::Ordering::Release);
+        assert_eq!(scores(model.as_mut()), expected, "called off after {part}/20");
+    }
+    assert!(shortest < took / 2, "{shortest:?} of {took:?}");
 }

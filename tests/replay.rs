@@ -1,6 +1,7 @@
 //! The daemon over recordings with a model of a few lines: recorded in, exact out; and what it does when time presses.
 
 use mien::{
+    backend::Halt,
     config::{self, Explain},
     daemon::{self, Controls, Pace, Plan, Summary},
     model::{AudioContext, Decoding, Infer, Input, Observer, Reason, Scores, Stop},
@@ -35,6 +36,7 @@ const FRAMES_PER_SECOND: u32 = 8;
 struct Toy {
     scores: Scores,
     slow: Duration,
+    halt: Halt,
     fails: bool,
     /// Steps of a reason, and how long each takes.
     steps: u32,
@@ -50,9 +52,12 @@ impl Infer for Toy {
     }
     fn see(&mut self, prompt: &str, input: &Input<'_>) -> anyhow::Result<()> {
         assert_eq!(prompt, "label");
-        std::thread::sleep(self.slow);
-        anyhow::ensure!(!self.fails, "toys break");
         *self.saw.lock().unwrap() = input.frames.map_or(0, |frames| frames[0].1.rgb[0]);
+        let begun = Instant::now();
+        while begun.elapsed() < self.slow && !self.halt.raised() {
+            std::thread::sleep(Duration::from_millis(1).min(self.slow));
+        }
+        anyhow::ensure!(!self.fails, "toys break");
         let bright = input.frames.map_or(0.0, |frames| {
             let (_, last) = frames[frames.len() - 1];
             f32::from(last.rgb[0]) / 255.0
@@ -97,6 +102,9 @@ impl Infer for Toy {
         let tokens = std::mem::take(&mut self.done) as usize;
         let text = "<think>Bri".into();
         (tokens > 0).then_some(Reason { text, think: None, answer: None, tokens, stop: Stop::Halted })
+    }
+    fn halt_when(&mut self, halt: Halt) {
+        self.halt = halt;
     }
     fn set_decoding(&mut self, _: Decoding) -> anyhow::Result<()> {
         Ok(())
@@ -260,6 +268,7 @@ impl Run {
             pace: self.pace,
             window,
             frames: 2,
+            side: 4,
             nets: Default::default(),
             gate: None,
             cues: Default::default(),
@@ -498,4 +507,26 @@ fn a_mute_file_closes_the_device_and_ends_what_holds() {
     assert_eq!((told[1].1, told[1].3), (Kind::End, Cause::Muted));
     assert_eq!((told[2].1, told[2].3), (Kind::Unknown, Cause::Muted));
     assert_eq!(*saw.lock().unwrap(), 128, "the model was shown grey, over what it saw");
+}
+
+#[test]
+fn a_mute_does_not_wait_for_the_window_at_hand() {
+    let run = Run::new(30, Pace::Paced, |_| 255, None);
+    let mute = run.folder.path().join("mute");
+    let toy = Toy { slow: Duration::from_secs(60), ..Toy::default() };
+    let (saw, mut muted) = (Arc::clone(&toy.saw), None);
+    let begun = Instant::now();
+    run.go_until(toy, |_| {
+        let saw = *saw.lock().unwrap();
+        if saw == 255 && muted.is_none() {
+            fs::write(&mute, "").unwrap();
+            muted = Some(Instant::now());
+        }
+        saw == 128
+    })
+    .unwrap();
+    let grey = muted.expect("a window was begun").elapsed();
+    assert!(grey < Duration::from_secs(10), "grey after {grey:?}, {:?} after the start", begun.elapsed());
+    let told = String::from_utf8(run.json.take()).unwrap();
+    assert!(!told.contains(r#""type":"scores""#), "nothing is told of a window that was cut: {told}");
 }

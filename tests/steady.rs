@@ -183,6 +183,7 @@ fn steady_state_takes_no_memory() {
         pace: Pace::Live,
         window,
         frames: bundle.shape().frames,
+        side: bundle.shape().image,
         nets: Default::default(),
         gate: None,
         cues: Default::default(),

@@ -1,6 +1,7 @@
 //! Readings in, windows out, exactly: the grid, gaps, drops, lateness, the end; and what no input may break.
 
 use mien::{
+    feature::image::Resizer,
     source::{Chunk, Frame, Gives, Modality, Pool, Reading},
     window::{Settings, Window, Windows},
 };
@@ -261,6 +262,61 @@ fn one_giant_chunk_is_many_windows() {
             window.samples.unwrap().iter().zip(start..).all(|(&ours, position)| ours == sample(position))
         );
     }
+}
+
+/// A picture of 32 x 24 with a pattern of its own.
+fn picture(at_ms: u64, pool: &Pool) -> Reading {
+    let mut rgb = pool.rgb(32 * 24 * 3);
+    rgb.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i as u64 * (at_ms + 7) % 251) as u8);
+    Reading::Frame(Frame { captured_ns: at_ms * MS, height: 24, width: 32, rgb })
+}
+
+#[test]
+fn small_pictures_are_those_that_the_model_would_make_and_large_ones_go_back() {
+    const SIDE: usize = 8;
+    let gives = Gives { video: true, audio: false };
+    // One buffer is held, one is filled, one is what the held one is replaced with.
+    let pool = Pool::new(3, 0);
+    let mut whole = Windows::new(Settings::default(), 8, gives, Pool::default()).unwrap();
+    let mut small = Windows::new(Settings::default(), 8, gives, pool.clone()).unwrap().fit_to(SIDE);
+    let mut resizer = Resizer::new(SIDE);
+    let (mut made, mut shown) = (Vec::new(), Vec::new());
+    // In order, out of order, and better ones for cells that were passed.
+    let times = (0..120).map(|i: u64| i * 100 + if i % 5 == 0 { 350 } else { 0 });
+    for at_ms in times.clone() {
+        whole
+            .push(picture(at_ms, &Pool::default()), |window| {
+                made.extend(window.frames().unwrap().iter().map(|(id, frame)| {
+                    let mut rgb = vec![0; SIDE * SIDE * 3];
+                    resizer.resize(&frame.rgb, 24, 32, &mut rgb);
+                    (*id, frame.captured_ns, rgb)
+                }));
+                Ok(())
+            })
+            .unwrap();
+    }
+    let mut buffers = std::collections::HashSet::new();
+    for at_ms in times {
+        let reading = picture(at_ms, &pool);
+        if let Reading::Frame(frame) = &reading {
+            buffers.insert(frame.rgb.as_ptr());
+        }
+        small
+            .push(reading, |window| {
+                for (id, frame) in window.frames().unwrap() {
+                    assert_eq!((frame.height, frame.width), (SIDE as u32, SIDE as u32));
+                    shown.push((*id, frame.captured_ns, frame.rgb.clone()));
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert!(made.len() >= 8 * 6 && made == shown);
+    assert!(buffers.len() <= 3, "{} large buffers went round", buffers.len());
+    // A picture that is no larger than the model's stays as it is.
+    let mut windows = Windows::new(Settings::default(), 8, gives, Pool::default()).unwrap().fit_to(SIDE);
+    let seen = push_all(&mut windows, [frame(100), frame(4_100)]);
+    assert_eq!(seen[0].at_ms, [100; 8]);
 }
 
 #[test]

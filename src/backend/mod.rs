@@ -15,7 +15,10 @@ use crate::bundle::Tensor;
 use anyhow::{Result, bail};
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub mod cpu;
@@ -34,6 +37,22 @@ impl fmt::Display for Lost {
 }
 
 impl std::error::Error for Lost {}
+
+/// Flags that call work off, each of them while it is raised.
+#[derive(Clone, Debug, Default)]
+pub struct Halt(Vec<Arc<AtomicBool>>);
+
+impl Halt {
+    pub fn raised(&self) -> bool {
+        self.0.iter().any(|flag| flag.load(Ordering::Acquire))
+    }
+}
+
+impl<const FLAGS: usize> From<[Arc<AtomicBool>; FLAGS]> for Halt {
+    fn from(flags: [Arc<AtomicBool>; FLAGS]) -> Halt {
+        Halt(flags.into())
+    }
+}
 
 /// What a device does at most, measured. Units: operations and bytes per second; a multiply-add is two operations.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,9 +142,9 @@ pub trait Backend {
 
     /// One line for people: device, instruction set or architecture, threads.
     fn describe(&self) -> String;
-    /// From the moment that `stop` is raised ops may return at once and leave their results undefined: whoever raised it throws
-    /// them away. A backend that is quick may go on.
-    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
+    /// While it is raised, ops may return at once and leave their results undefined: whoever raised it throws them away. A backend
+    /// that is quick may go on.
+    fn halt_when(&mut self, _halt: Halt) {}
 
     // Memory.
     fn alloc(&self, len: usize) -> Result<Self::Buf>;

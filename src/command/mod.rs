@@ -2,7 +2,8 @@
 
 use anyhow::{Error, Result};
 use std::{
-    env, fmt, fs, io,
+    env, fmt, fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -32,6 +33,11 @@ pub mod slot;
 pub mod top;
 pub mod update;
 pub mod watch;
+
+/// Prints a line of a command that goes on when nobody reads it any more.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
 
 /// A config or a bundle that cannot be used: the process ends with 78, and a service manager does not try again.
 #[derive(Debug)]

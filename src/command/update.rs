@@ -1,6 +1,6 @@
 //! `mien update`: install an update file, switch to it, and keep it only if it works.
 
-use super::Refused;
+use super::{Refused, say};
 use crate::update::{
     STAGE, STORE, UNIT,
     engine::{self, CERTIFICATE, ENGINE, SYSTEM_CONFIG},
@@ -59,10 +59,10 @@ fn name(slot: Option<Slot>) -> String {
 fn status(places: &Places) -> Result<()> {
     let slots = Slots::load(&places.store);
     let versions = engine::versions(&places.store);
-    println!("runs     {}", name(places.booted()));
-    println!("next     {}", name(slots.chosen()));
+    say(format_args!("runs     {}", name(places.booted())));
+    say(format_args!("next     {}", name(slots.chosen())));
     for (slot, version) in Slot::ALL.into_iter().zip(versions) {
-        println!("{slot}   {}, {}", version.as_deref().unwrap_or("nothing"), slots.standing(slot));
+        say(format_args!("{slot}   {}, {}", version.as_deref().unwrap_or("nothing"), slots.standing(slot)));
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ fn install(places: &Places, file: &Path) -> Result<()> {
 
     let before = places.booted();
     let was_degraded = service::ask(UNIT)?.state() == "degraded";
-    println!("{}: version {} over {}", file.display(), info.version, name(before));
+    say(format_args!("{}: version {} over {}", file.display(), info.version, name(before)));
     // It learns when it starts which slot runs.
     service::control("restart", ENGINE, true)?;
     engine::install(file)
@@ -102,7 +102,7 @@ fn install(places: &Places, file: &Path) -> Result<()> {
     switch(places, target).with_context(|| {
         format!("version {} did not work here; journalctl -u {UNIT} says why", info.version)
     })?;
-    println!("version {} runs in {target} and is good", info.version);
+    say(format_args!("version {} runs in {target} and is good", info.version));
     Ok(())
 }
 
@@ -116,14 +116,14 @@ fn back(places: &Places) -> Result<()> {
     let next = slots.chosen();
     service::control("restart", UNIT, true)?;
     ensure!(places.booted() == next, "{} runs, not {}", name(places.booted()), name(next));
-    println!("{} runs again", name(next));
+    say(format_args!("{} runs again", name(next)));
     Ok(())
 }
 
 /// Starts the target and waits until it is found good, or something else runs.
 fn switch(places: &Places, target: Slot) -> Result<()> {
     let start = Instant::now();
-    println!("starting {target}; it is kept when it has scored a window");
+    say(format_args!("starting {target}; it is kept when it has scored a window"));
     service::control("restart", UNIT, false)?;
     loop {
         thread::sleep(Duration::from_millis(200));

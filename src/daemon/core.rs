@@ -15,7 +15,7 @@ use super::{
     timer::Timer,
 };
 use crate::{
-    backend::Lost,
+    backend::{Halt, Lost},
     config::Explain,
     cues::{
         Ground,
@@ -78,6 +78,8 @@ struct State<'a> {
     stop: Arc<AtomicBool>,
     gate: Arc<Gate>,
     infer: &'a mut dyn Infer,
+    /// The run is to end, or a mute has begun: what the model says then is thrown away.
+    halt: Halt,
     timer: Timer,
     /// What was measured of voices and faces.
     ledger: Box<Ledger>,
@@ -115,7 +117,8 @@ struct Writing {
 impl<'a> Core<'a> {
     /// Ends what an earlier run left: `left` are the begins that its sinks told and did not end.
     pub fn new(plan: &'a Plan, links: Links, infer: &'a mut dyn Infer, left: &[Told]) -> Core<'a> {
-        infer.halt_when(Arc::clone(&links.stop));
+        let halt = Halt::from([Arc::clone(&links.stop), Arc::clone(links.gate.fell())]);
+        infer.halt_when(halt.clone());
         let timer = Timer::default();
         if plan.pace != Pace::Fast {
             infer.observe(Some(Box::new(timer.clone())));
@@ -133,6 +136,7 @@ impl<'a> Core<'a> {
             stop: links.stop,
             gate: links.gate,
             infer,
+            halt,
             timer,
             ledger: Box::default(),
             policy: Policy::new(plan.policy.clone(), plan.speaker.labels.len(), seq),
@@ -158,18 +162,18 @@ impl<'a> Core<'a> {
     /// Takes readings until the recording is over or the run is stopped; what holds then is ended.
     pub fn attend(&mut self, readings: &Inbox) -> Result<()> {
         let mut left = self.plan.gives();
-        let mut muted = false;
+        let mut muted;
         let (cause, outcome) = loop {
             if self.state.stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
             }
-            if self.state.gate.muted() != muted {
-                muted = !muted;
-                if muted {
-                    self.state.give_reason_up();
-                    self.state.close(Cause::Muted);
-                    self.forget(readings);
-                }
+            // A mute that is over already counts as well.
+            muted = self.state.gate.muted();
+            if self.state.gate.fell().load(Ordering::Acquire) {
+                self.state.give_reason_up();
+                self.state.close(Cause::Muted);
+                self.forget(readings);
+                continue;
             }
             let wait = if self.state.writing.is_some() { Duration::ZERO } else { WAIT };
             let (reading, facts) = match readings.pop(wait) {
@@ -207,6 +211,7 @@ impl<'a> Core<'a> {
         *self.state.ledger = Ledger::default();
         readings.forget();
         self.pool.wipe();
+        self.state.gate.fell().store(false, Ordering::Release);
         if let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true) {
             log::error!("the model was not shown a grey window after the mute: {error:#}");
         }
@@ -217,7 +222,8 @@ impl<'a> Core<'a> {
             Some(windows) => windows,
             none => {
                 let plan = self.plan;
-                none.insert(Windows::new(plan.window, plan.frames, plan.gives(), self.pool.clone())?)
+                let windows = Windows::new(plan.window, plan.frames, plan.gives(), self.pool.clone())?;
+                none.insert(windows.fit_to(plan.side))
             }
         };
         let state = &mut self.state;
@@ -269,7 +275,7 @@ impl State<'_> {
         self.count(nobody, present, scores.is_some(), took);
         self.status.set_stages(self.timer.take());
         // What a halted model says means nothing, and nothing is told of a window that a mute came upon.
-        if self.stop.load(Ordering::Acquire) || self.gate.muted() {
+        if self.gate.muted() || self.halt.raised() {
             self.status.set_busy(false);
             return Ok(());
         }
@@ -382,7 +388,7 @@ impl State<'_> {
             Err(error) if error.is::<Lost>() => return Err(error),
             Err(error) => format!("{error:#}"),
         };
-        if !self.stop.load(Ordering::Acquire) && !std::mem::replace(&mut self.failing, true) {
+        if !self.halt.raised() && !std::mem::replace(&mut self.failing, true) {
             log::error!("the model fails on windows: {failure}");
         }
         Ok(None)
@@ -430,12 +436,12 @@ impl State<'_> {
         let said = self.infer.reason_on(&mut |_| {});
         self.infer_time += started.elapsed();
         self.status.set_busy(false);
-        if matches!(said, Ok(None)) && !self.stop.load(Ordering::Acquire) {
+        if matches!(said, Ok(None)) && !self.halt.raised() {
             return Ok(());
         }
         let Some(writing) = self.writing.take() else { return Ok(()) };
         match said {
-            _ if self.stop.load(Ordering::Acquire) => Ok(()),
+            _ if self.halt.raised() => Ok(()),
             Ok(Some(said)) => self.finish(writing, said),
             Ok(None) => Ok(()),
             Err(error) => self.without_reason(writing, error),
@@ -445,7 +451,7 @@ impl State<'_> {
     /// A machine that is behind always has a window to score: the reason gets as much time as the last one took.
     fn write_for(&mut self, time: Duration) -> Result<()> {
         let started = Instant::now();
-        while self.writing.is_some() && started.elapsed() < time && !self.stop.load(Ordering::Acquire) {
+        while self.writing.is_some() && started.elapsed() < time && !self.halt.raised() {
             self.write_on()?;
         }
         Ok(())

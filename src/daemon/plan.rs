@@ -32,6 +32,8 @@ pub struct Plan {
     pub window: window::Settings,
     /// Pictures per window.
     pub frames: usize,
+    /// Pixels of a picture as the model sees it, across and down.
+    pub side: usize,
     pub policy: policy::Limits,
     /// Those of the folder's manifest among them.
     pub nets: cues::Nets,
@@ -211,7 +213,7 @@ impl Plan {
             row(
                 "pictures in windows",
                 self.pictures_held().to_string(),
-                Some(self.pictures_held() * memory.picture),
+                Some(memory.picture + self.pictures_held() * memory.picture.min(self.side * self.side * 3)),
             ),
             row("readings queued", self.readings().to_string(), Some(readings)),
             row(

@@ -50,6 +50,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         privacy: config.privacy.clone(),
         window: config.window,
         frames,
+        side: bundle.shape().image,
         policy: config.policy.clone(),
         nets: config::nets(&config.nets)?,
         gate: config.gate,

@@ -5,9 +5,12 @@
 //! ratio is not kept.
 //! Limits: the filters of the last picture size are kept, and made again when the size changes.
 
+use zeroize::Zeroize;
+
 const FRACTION_BITS: u32 = 22;
 
 /// The fixed-point filter of one axis.
+#[derive(Debug)]
 struct Axis {
     /// First source index and number of taps of every output.
     spans: Vec<(usize, usize)>,
@@ -16,13 +19,20 @@ struct Axis {
     stride: usize,
 }
 
-/// Resizes pictures to one square size; keeps its filters and its middle picture between calls.
+/// Resizes pictures to one square size; keeps its filters and its middle picture between calls, and overwrites that in the end.
+#[derive(Debug)]
 pub struct Resizer {
     size: usize,
     source: (usize, usize),
     columns: Axis,
     rows: Axis,
     middle: Vec<u8>,
+}
+
+impl Drop for Resizer {
+    fn drop(&mut self) {
+        self.middle.zeroize();
+    }
 }
 
 impl Resizer {

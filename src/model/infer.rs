@@ -1,11 +1,11 @@
 //! A loaded model as everybody outside sees it: a window in, scores and a reason out.
 
 use crate::{
+    backend::Halt,
     model::{observe::Observer, omni::audio::AudioContext, text::generate::Decoding},
     source::Frame,
 };
 use anyhow::Result;
-use std::sync::{Arc, atomic::AtomicBool};
 
 /// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +71,9 @@ pub trait Infer {
     fn reason_between(&mut self) -> Result<()>;
     /// Ends the reason that was begun where it stands.
     fn cut_reason(&mut self) -> Option<Reason>;
-    /// From the moment that `stop` is raised a call may return soon, with results that mean nothing: whoever raised it throws
-    /// them away.
-    fn halt_when(&mut self, _stop: Arc<AtomicBool>) {}
+    /// While it is raised, a call may return soon, with results that mean nothing: whoever raised it throws them away. Nothing of
+    /// them is left when it is lowered.
+    fn halt_when(&mut self, _halt: Halt) {}
     /// How `reason` generates from now on; refused where the bundle cannot do it.
     fn set_decoding(&mut self, decoding: Decoding) -> Result<()>;
     /// How much sound is encoded from now on; refused where the device cannot. The last window is forgotten.

@@ -99,6 +99,10 @@ impl Settings {
 /// Opens devices, or not.
 pub struct Gate {
     muted: AtomicBool,
+    /// What `muted` said last.
+    was_muted: AtomicBool,
+    /// A mute has begun that nobody has heeded.
+    fell: Arc<AtomicBool>,
     mute_file: PathBuf,
     /// Where there is one, people agree while it exists.
     consent_file: Option<PathBuf>,
@@ -137,6 +141,8 @@ impl Gate {
         let waits = asks && file.is_none();
         let gate = Gate {
             muted: AtomicBool::new(settings.start_muted || waits),
+            was_muted: AtomicBool::new(false),
+            fell: Arc::default(),
             mute_file: settings.mute_file.clone(),
             consent_file: file,
             switches: switches.map(Mutex::new),
@@ -150,10 +156,22 @@ impl Gate {
     }
 
     pub fn muted(&self) -> bool {
-        self.muted.load(Ordering::Acquire)
+        let muted = self.muted.load(Ordering::Acquire)
             || (!self.mute_file.as_os_str().is_empty() && self.mute_file.exists())
             || self.consent_file.as_ref().is_some_and(|file| !file.exists())
-            || self.switched_off()
+            || self.switched_off();
+        if muted && !self.was_muted.swap(muted, Ordering::AcqRel) {
+            self.fell.store(true, Ordering::Release);
+        } else if !muted {
+            self.was_muted.store(false, Ordering::Release);
+        }
+        muted
+    }
+
+    /// Raised when a mute begins; whoever has overwritten what was seen and heard lowers it. A source asks [`Gate::muted`] before each
+    /// reading, so that is soon.
+    pub fn fell(&self) -> &Arc<AtomicBool> {
+        &self.fell
     }
 
     /// Mutes, or takes the mute back; files and pins stand above this.

@@ -166,7 +166,16 @@ const CRATES: [(&str, &[&str]); 43] = [
     ("hyper_util", &["src/sink/page/server.rs"]),
     ("image", &["src/source/recorded/folder.rs"]),
     ("indicatif", &["src/command/"]),
-    ("libc", &["src/source/mic.rs", "src/sink/serial.rs", "src/sink/clock.rs", "src/command/doctor.rs"]),
+    (
+        "libc",
+        &[
+            "src/main.rs",
+            "src/source/mic.rs",
+            "src/sink/serial.rs",
+            "src/sink/clock.rs",
+            "src/command/doctor.rs",
+        ],
+    ),
     ("libm", &["src/bundle/gate.rs"]),
     ("memmap2", &["src/bundle/open.rs", "src/bundle/checkpoint.rs"]),
     ("minijinja", &["src/bundle/template.rs"]),

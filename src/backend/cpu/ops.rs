@@ -13,11 +13,10 @@ use super::{
     rows::{Elements, Highest, LogSum, Means, Taps},
 };
 use crate::{
-    backend::{Act, Backend, Grid, Heads, format::highest},
+    backend::{Act, Backend, Grid, Halt, Heads, format::highest},
     bundle::Tensor,
 };
 use anyhow::Result;
-use std::sync::{Arc, atomic::AtomicBool};
 
 /// Rows up to which attention over the cache takes one row at a time.
 const FEW_ROWS: usize = 4;
@@ -32,8 +31,8 @@ impl Backend for Cpu {
         format!("cpu, {}, {} threads, {:?} attention", self.level.name(), self.threads(), self.precision)
     }
 
-    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
-        self.pool.halt_when(stop);
+    fn halt_when(&mut self, halt: Halt) {
+        self.pool.halt_when(halt);
     }
 
     fn alloc(&self, len: usize) -> Result<Buf> {

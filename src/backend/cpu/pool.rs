@@ -5,6 +5,7 @@
 //! Invariant: which thread computes a piece never changes what it computes; results depend on neither count nor luck.
 //! Limits: a worker looks for the next job for a moment (`SPINS`) after one ends, then parks; an idle pool burns nothing.
 
+use crate::backend::Halt;
 use anyhow::{Context, Result};
 use std::{
     cell::{Cell, UnsafeCell},
@@ -45,7 +46,7 @@ pub struct Pool {
     one_caller: PhantomData<Cell<()>>,
     jobs: Arc<AtomicU64>,
     /// While it is raised, jobs are taken and left undone.
-    halted: Arc<AtomicBool>,
+    halt: Halt,
 }
 
 impl Pool {
@@ -69,7 +70,7 @@ impl Pool {
             workers: Vec::new(),
             one_caller: PhantomData,
             jobs: Arc::default(),
-            halted: Arc::default(),
+            halt: Halt::default(),
         };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
@@ -91,13 +92,13 @@ impl Pool {
     /// A team that leaves every job undone: what is asked for is sized, and nothing is computed or touched.
     pub fn idle() -> Result<Pool> {
         let mut pool = Pool::new(1)?;
-        pool.halted = Arc::new(AtomicBool::new(true));
+        pool.halt = Halt::from([Arc::new(AtomicBool::new(true))]);
         Ok(pool)
     }
 
-    /// Leaves jobs undone from the moment that `stop` is raised.
-    pub fn halt_when(&mut self, stop: Arc<AtomicBool>) {
-        self.halted = stop;
+    /// Leaves jobs undone while it is raised.
+    pub fn halt_when(&mut self, halt: Halt) {
+        self.halt = halt;
     }
 
     /// Jobs so far.
@@ -113,7 +114,7 @@ impl Pool {
     pub fn run(&self, chunks: usize, job: impl Fn(usize, usize) + Sync) {
         let shared = &*self.shared;
         self.jobs.fetch_add(1, Relaxed);
-        if self.halted.load(Relaxed) {
+        if self.halt.raised() {
             return;
         }
         if chunks <= 1 || self.workers.is_empty() {

@@ -4,7 +4,7 @@
 //! `see`.
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Halt},
     bundle::{Bundle, LabelSet, Piece, Prompt, Shape},
     model::{
         infer::{Infer, Input, Reason, Scores},
@@ -24,7 +24,6 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, bail, ensure};
-use std::sync::{Arc, atomic::AtomicBool};
 
 /// Rows of logits at once.
 const PICKS_MIN: usize = 16;
@@ -41,6 +40,7 @@ pub struct Model<B: Backend> {
     limits: Limits,
     observer: Option<Box<dyn Observer>>,
     seen: Option<Seen>,
+    halt: Halt,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,7 @@ impl<B: Backend> Model<B> {
             shape,
             observer: None,
             seen: None,
+            halt: Halt::default(),
         })
     }
 
@@ -97,7 +98,7 @@ impl<B: Backend> Model<B> {
 
     fn encode_checked(&mut self, input: &Input<'_>) -> Result<()> {
         let encoded = self.encode_parts(input);
-        if encoded.is_err() {
+        if encoded.is_err() || self.halt.raised() {
             self.fusion.forget();
         }
         encoded
@@ -182,9 +183,10 @@ impl<B: Backend> Infer for Model<B> {
         session.score(&mut Pass::new(backend, observer.as_deref_mut()), scratch, label_set)
     }
 
-    fn halt_when(&mut self, stop: Arc<AtomicBool>) {
-        self.backend.halt_when(Arc::clone(&stop));
-        self.session.halt_when(stop);
+    fn halt_when(&mut self, halt: Halt) {
+        self.backend.halt_when(halt.clone());
+        self.session.halt_when(halt.clone());
+        self.halt = halt;
     }
 
     fn reason_on(&mut self, say: &mut dyn FnMut(&str)) -> Result<Option<Reason>> {

@@ -3,7 +3,7 @@
 //! Invariant: keys and values of the text that two prompts begin with are computed once.
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Halt},
     bundle::{Generation, LabelSet, Marks, Vocabulary},
     model::{
         infer::{Reason, Scores, Stop},
@@ -19,10 +19,6 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, ensure};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
 
 /// A part of a prompt.
 pub enum Part<'a, B: Backend> {
@@ -61,7 +57,7 @@ pub struct Session<B: Backend> {
     /// The text whose keys and values stand at the first positions.
     prefix: Vec<u32>,
     writing: Option<Writing>,
-    halted: Arc<AtomicBool>,
+    halt: Halt,
 }
 
 /// An answer in the making.
@@ -87,7 +83,7 @@ impl<B: Backend> Session<B> {
             asked: None,
             prefix: Vec::with_capacity(rows_max),
             writing: None,
-            halted: Arc::default(),
+            halt: Halt::default(),
         })
     }
 
@@ -139,7 +135,12 @@ impl<B: Backend> Session<B> {
         let last = decoder.run_for_last(pass, scratch, Span { rows, start: known })?;
         decoder.keep_row(pass, last, &mut self.prompt_row);
         pass.end("prefill", &self.prompt_row)?;
-        self.prefix.extend_from_slice(&opening[known..]);
+        if self.halt.raised() {
+            // What stands at the first positions may be undone work.
+            self.prefix.clear();
+        } else {
+            self.prefix.extend_from_slice(&opening[known..]);
+        }
         self.asked = Some(known + rows);
         Ok(())
     }
@@ -156,9 +157,9 @@ impl<B: Backend> Session<B> {
         self.tally.score(&mut self.decoder, pass, scratch, (&self.prompt_row, prompt_len), set)
     }
 
-    /// An answer in the making ends when `stop` is raised.
-    pub fn halt_when(&mut self, stop: Arc<AtomicBool>) {
-        self.halted = stop;
+    /// An answer in the making ends when it is raised.
+    pub fn halt_when(&mut self, halt: Halt) {
+        self.halt = halt;
     }
 
     /// Takes the memory for answers that wait while other prompts are scored.
@@ -230,7 +231,7 @@ impl<B: Backend> Session<B> {
         writing: &mut Writing,
         say: &mut dyn FnMut(&str),
     ) -> Result<Option<Stop>> {
-        if self.halted.load(Ordering::Relaxed) {
+        if self.halt.raised() {
             return Ok(Some(Stop::Halted));
         }
         let Writing { answer, penalty, position, .. } = writing;
