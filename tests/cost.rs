@@ -224,6 +224,8 @@ fn all_but_the_model_is_cheap_and_prompt() {
     );
     assert!(summary.windows >= 12 && summary.late == 0, "{summary:?}");
     assert!(waits.len() >= 5, "{waits:?}");
+    // Besides the bundle, which a model of a few lines has not.
+    assert!(resident < 20_000_000, "{resident} bytes");
     // The targets are 2 % and 1 ms for the program as it ships; tests are built for a shorter build.
     assert!(share < 0.15, "{share}");
     assert!(median < Duration::from_millis(5), "{waits:?}");
