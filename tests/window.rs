@@ -282,7 +282,7 @@ fn small_pictures_are_those_that_the_model_would_make_and_large_ones_go_back() {
     let mut resizer = Resizer::new(SIDE);
     let (mut made, mut shown) = (Vec::new(), Vec::new());
     // In order, out of order, and better ones for cells that were passed.
-    let times = (0..120).map(|i: u64| i * 100 + if i % 5 == 0 { 350 } else { 0 });
+    let times = (0..120).map(|i: u64| i * 100 + if i.is_multiple_of(5) { 350 } else { 0 });
     for at_ms in times.clone() {
         whole
             .push(picture(at_ms, &Pool::default()), |window| {
