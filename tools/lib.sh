@@ -114,3 +114,18 @@ rust_target_need() {
 kernels_fresh() {
     diff -rq --exclude '*.md' "$root/kernels" "$cache/kernels/sources" >/dev/null 2>&1
 }
+
+# node_red_need: prints the folder of Node-RED, with PostgreSQL's client for its function nodes in pg/.
+node_red_need() {
+    local home=$cache/node-red
+    command -v npm >/dev/null || apt_need nodejs npm
+    if [ ! -f "$home/ready" ]; then
+        say "fetching Node-RED (half a minute, once)"
+        mkdir -p "$home/pg"
+        (cd "$home" && npm install --silent --no-audit --no-fund --omit=dev node-red@4.1.15) >&2
+        echo "{}" >"$home/pg/package.json"
+        (cd "$home/pg" && npm install --silent --no-audit --no-fund --omit=dev pg@8.23.1) >&2
+        touch "$home/ready"
+    fi
+    echo "$home"
+}
