@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`wire`] | the packet on the line, for firmware too (`no_std`) |
 //! | [`outage`], [`kept`], [`machine`], [`update`] | losing and healing of a device; small files that outlive a power cut; what the machine says of itself; which program it starts |
-//! | [`source`], [`window`], [`feature`] | readings; windows of them; pictures and sound as the towers want them |
+//! | [`source`], [`feature`], [`window`] | readings; pictures and sound as the towers want them; windows of them |
 //! | [`bundle`], [`backend`], [`model`] | weights as a file; ops on the CPU and on CUDA; the model over any of them |
 //! | [`cues`], [`eval`], [`report`] | what reasons claim and what is measured of voice and face; sets, answers and figures; pages and drawings |
 //! | [`policy`], [`privacy`], [`sink`] | scores to events; what may run and what may leave; serial line, MQTT, standard output, status page |
@@ -47,10 +47,10 @@ pub mod update;
 pub mod source;
 
 #[cfg(feature = "std")]
-pub mod window;
+pub mod feature;
 
 #[cfg(feature = "std")]
-pub mod feature;
+pub mod window;
 
 #[cfg(feature = "std")]
 pub mod bundle;

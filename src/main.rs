@@ -3,7 +3,11 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use mien::bundle::Damaged;
 use mien::command::{self, Refused};
-use std::process::ExitCode;
+use signal_hook::{consts::SIGPIPE, flag};
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 fine, 78 bad config or bundle, 1 the rest.";
 
@@ -45,12 +49,12 @@ enum Command {
 
 /// A reader that leaves, as `| head` does, ends the command without a word, as it ends other programs.
 fn end_with_the_reader() {
-    // SAFETY: sets a signal back to its default before any thread is started.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // Where it cannot be had, a broken pipe is an error like others.
+    let _ = flag::register_conditional_default(SIGPIPE, Arc::new(AtomicBool::new(true)));
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    command::logging::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -21,6 +21,7 @@ pub mod eval;
 pub mod health;
 pub mod infer;
 pub mod inspect;
+pub mod logging;
 pub mod manual;
 pub mod notice;
 #[cfg(feature = "pack")]

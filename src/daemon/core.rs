@@ -117,7 +117,7 @@ struct Writing {
 impl<'a> Core<'a> {
     /// Ends what an earlier run left: `left` are the begins that its sinks told and did not end.
     pub fn new(plan: &'a Plan, links: Links, infer: &'a mut dyn Infer, left: &[Told]) -> Core<'a> {
-        let halt = Halt::from([Arc::clone(&links.stop), Arc::clone(links.gate.fell())]);
+        let halt = Halt::from([Arc::clone(&links.stop), Arc::clone(links.gate.mute_began())]);
         infer.halt_when(halt.clone());
         let timer = Timer::default();
         if plan.pace != Pace::Fast {
@@ -162,14 +162,13 @@ impl<'a> Core<'a> {
     /// Takes readings until the recording is over or the run is stopped; what holds then is ended.
     pub fn attend(&mut self, readings: &Inbox) -> Result<()> {
         let mut left = self.plan.gives();
-        let mut muted;
         let (cause, outcome) = loop {
             if self.state.stop.load(Ordering::Acquire) {
                 break (Cause::Shutdown, Ok(()));
             }
             // A mute that is over already counts as well.
-            muted = self.state.gate.muted();
-            if self.state.gate.fell().load(Ordering::Acquire) {
+            let muted = self.state.gate.muted();
+            if self.state.gate.mute_began().load(Ordering::Acquire) {
                 self.state.give_reason_up();
                 self.state.close(Cause::Muted);
                 self.forget(readings);
@@ -211,7 +210,7 @@ impl<'a> Core<'a> {
         *self.state.ledger = Ledger::default();
         readings.forget();
         self.pool.wipe();
-        self.state.gate.fell().store(false, Ordering::Release);
+        self.state.gate.mute_began().store(false, Ordering::Release);
         if let Err(error) = rehearsal::rehearse(self.state.plan, self.state.infer, true) {
             log::error!("the model was not shown a grey window after the mute: {error:#}");
         }

@@ -102,7 +102,7 @@ pub struct Gate {
     /// What `muted` said last.
     was_muted: AtomicBool,
     /// A mute has begun that nobody has heeded.
-    fell: Arc<AtomicBool>,
+    began: Arc<AtomicBool>,
     mute_file: PathBuf,
     /// Where there is one, people agree while it exists.
     consent_file: Option<PathBuf>,
@@ -142,7 +142,7 @@ impl Gate {
         let gate = Gate {
             muted: AtomicBool::new(settings.start_muted || waits),
             was_muted: AtomicBool::new(false),
-            fell: Arc::default(),
+            began: Arc::default(),
             mute_file: settings.mute_file.clone(),
             consent_file: file,
             switches: switches.map(Mutex::new),
@@ -161,7 +161,7 @@ impl Gate {
             || self.consent_file.as_ref().is_some_and(|file| !file.exists())
             || self.switched_off();
         if muted && !self.was_muted.swap(muted, Ordering::AcqRel) {
-            self.fell.store(true, Ordering::Release);
+            self.began.store(true, Ordering::Release);
         } else if !muted {
             self.was_muted.store(false, Ordering::Release);
         }
@@ -170,8 +170,8 @@ impl Gate {
 
     /// Raised when a mute begins; whoever has overwritten what was seen and heard lowers it. A source asks [`Gate::muted`] before each
     /// reading, so that is soon.
-    pub fn fell(&self) -> &Arc<AtomicBool> {
-        &self.fell
+    pub fn mute_began(&self) -> &Arc<AtomicBool> {
+        &self.began
     }
 
     /// Mutes, or takes the mute back; files and pins stand above this.
