@@ -16,7 +16,7 @@ pub fn config(settings: &Settings, prefix: &str, speaker: &Speaker) -> (String, 
     for Entity { name, platform, from, template, more } in entities(settings, prefix, speaker) {
         let mut entity = json!({
             "platform": platform, "unique_id": format!("{id}_{name}"), "name": name,
-            "state_topic": format!("{prefix}/{from}"), "value_template": template,
+            "state_topic": format!("{prefix}/{from}"), "value_template": template, "qos": 1,
         });
         merge(&mut entity, more);
         // Counts come with the health; without it for so long they are unavailable.
@@ -34,7 +34,6 @@ pub fn config(settings: &Settings, prefix: &str, speaker: &Speaker) -> (String, 
         },
         "origin": {"name": "mien", "sw_version": env!("CARGO_PKG_VERSION")},
         "availability_topic": format!("{prefix}/availability"),
-        "qos": 1,
         "components": components,
     });
     (format!("device/{id}/config"), said)
@@ -56,7 +55,7 @@ fn entities(settings: &Settings, prefix: &str, speaker: &Speaker) -> Vec<Entity>
     let label = json!({"device_class": "enum", "options": labels, "icon": "mdi:emoticon-outline",
                        "json_attributes_topic": format!("{prefix}/state")});
     let percent = json!({"unit_of_measurement": "%", "state_class": "measurement"});
-    let event = "{\"event_type\": \"{{ value_json.event }}\", \"label\": \"{{ value_json.label }}\", \
+    let event = "{\"event_type\": \"{{ value_json.event }}\", \"label\": \"{{ value_json.label | default('unknown') }}\", \
                  \"confidence\": {{ value_json.confidence }}, \"episode\": {{ value_json.episode }}}";
     let events = json!({"event_types": Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>()});
     let health: Vec<&str> = Health::ALL.iter().map(|health| health.name()).collect();
