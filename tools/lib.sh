@@ -129,3 +129,13 @@ node_red_need() {
     fi
     echo "$home"
 }
+
+# broker_start FOLDER PORT: a mosquitto that listens on this machine, its number in $broker; by FOLDER/broker.conf where that is there.
+broker_start() {
+    [ -f "$1/broker.conf" ] || printf 'listener %s 127.0.0.1\nallow_anonymous true\n' "$2" >"$1/broker.conf"
+    PATH=$PATH:/usr/sbin mosquitto -c "$1/broker.conf" >>"$1/broker.log" 2>&1 &
+    # shellcheck disable=SC2034
+    broker=$!
+    for _ in $(seq 100); do ! mosquitto_pub -p "$2" -t trial -n 2>/dev/null || return 0; sleep 0.1; done
+    die "mosquitto does not start: $(tail -n1 "$1/broker.log")"
+}

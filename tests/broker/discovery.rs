@@ -4,7 +4,7 @@ use super::{Broker, PREFIX, tick};
 use crate::{event, setup};
 use mien::{
     sink::{EpisodeReason, Message, Sink, mqtt::Mqtt, mqtt::Settings},
-    wire::{Cause, Health, Heartbeat, Kind},
+    wire::{Cause, Health, Heartbeat, Kind, NO_LABEL},
 };
 use serde_json::Value;
 use std::{process::Command, sync::Arc};
@@ -18,9 +18,12 @@ fn publish(broker: &Broker, topic: &str, text: &str) {
 /// Each entity's template gives what the entity takes, over what was last said on its topic.
 fn check_entities(components: &serde_json::Map<String, Value>, last: impl Fn(&str) -> Option<String>) {
     let mut templates = minijinja::Environment::new();
-    templates.set_undefined_behavior(minijinja::UndefinedBehavior::Chainable);
+    // What is not there would be a warning in Home Assistant's log at every message.
+    templates.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     let (mut unique, mut seen) = (Vec::new(), Vec::new());
     for (name, entity) in components {
+        // 2024.11 does not hand the device's own on.
+        assert_eq!(entity["qos"], 1, "{name}");
         let said = last(entity["state_topic"].as_str().unwrap())
             .unwrap_or_else(|| panic!("{name}: nothing is said there"));
         let value: Value = serde_json::from_str(&said).unwrap();
@@ -98,7 +101,12 @@ fn home_assistant_is_told_what_it_can_use_and_again_after_its_birth() {
     assert_eq!(topic, format!("homeassistant/device/{id}/config"));
     assert!(config["origin"]["name"].is_string());
     assert_eq!(last(config["availability_topic"].as_str().unwrap()).unwrap(), "online");
-    check_entities(config["components"].as_object().unwrap(), last);
+    let components = config["components"].as_object().unwrap();
+    check_entities(components, last);
+    // An event without a label.
+    sink.send(&event(4, Kind::Unknown, NO_LABEL, Cause::Shutdown));
+    tick(&mut sink, "an unknown", || last(&format!("{PREFIX}/event")).unwrap().contains("unknown"));
+    check_entities(components, last);
 
     let online = || heard.of(&format!("{PREFIX}/availability")).len();
     let before = online();

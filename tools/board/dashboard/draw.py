@@ -1,6 +1,6 @@
 """Draws the panels of board/fleet/grafana.json from a database: each panel's own query, where the dashboard has it. This is no Grafana.
 
-usage: fleet_draw.py SOCKET_FOLDER FILE.png
+usage: draw.py SOCKET_FOLDER FILE.png
 """
 import csv
 import io
@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.dates as dates
 import matplotlib.pyplot as plt
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "board/fleet/grafana.json"
+DASHBOARD = Path(__file__).resolve().parents[3] / "board/fleet/grafana.json"
 STEP = "2 s"
 COLUMNS, ROW_INCHES = 24, 0.42
 
