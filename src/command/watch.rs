@@ -339,7 +339,7 @@ fn subscribe(args: &Args, scheme: &str, rest: &str, watch: &mut Watch) -> Result
         let Some(Publication { topic, payload }) = listener.next(WAIT)? else { continue };
         let going = if topic.ends_with("/event/compact") {
             watch.packets(&mut decoder, &payload)
-        } else if topic.ends_with("/availability") {
+        } else if topic.ends_with("/availability") || topic.ends_with("/update") {
             writeln!(io::stderr(), "{topic}: {}", String::from_utf8_lossy(&payload)).is_ok()
         } else {
             match serde_json::from_slice::<Line>(&payload) {

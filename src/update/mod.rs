@@ -5,6 +5,7 @@
 //! mounted under [`STAGE`], where `current` leads to it, or to `/usr` where the package's program runs.
 
 pub mod engine;
+pub mod offer;
 pub mod service;
 pub mod slots;
 pub mod stage;
