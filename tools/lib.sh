@@ -102,6 +102,32 @@ foreign_need() {
         die "this machine cannot start programs for $1: its kernel has no binfmt_misc"
 }
 
+# debian_of ARCH: what Debian calls it.
+debian_of() {
+    case $1 in
+        x86_64) echo amd64 ;;
+        aarch64) echo arm64 ;;
+        *) die "no packages for '$1'; there are x86_64 and aarch64" ;;
+    esac
+}
+
+# sysroot_need ARCH: headers and libasound of an architecture in .cache/sysroot-ARCH, beside the system's: nothing is installed.
+sysroot_need() {
+    local debian folder=$cache/sysroot-$1
+    debian=$(debian_of "$1")
+    [ ! -f "$folder/ready" ] || return 0
+    say "fetching libasound for $debian"
+    mkdir -p "$folder/lists/partial" "$folder/debs/partial"
+    local apt=(-oAPT::Architecture="$debian" -oAPT::Architectures="$debian" -oDir::State::Lists="$folder/lists" -oDir::Cache::archives="$folder/debs")
+    apt-get "${apt[@]}" update -q >&2
+    (cd "$folder/debs" && apt-get "${apt[@]}" download -q libasound2 libasound2-dev linux-libc-dev libc6-dev >&2)
+    local package
+    for package in "$folder"/debs/*.deb; do dpkg -x "$package" "$folder"; done
+    # Of glibc the headers alone: zig brings the library.
+    find "$folder/usr/lib" \( -name '*.so' -o -name '*.a' -o -name '*.o' \) ! -name 'libasound*' -delete
+    touch "$folder/ready"
+}
+
 # rust_target_need TRIPLE: the Rust library of another target.
 rust_target_need() {
     [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0
