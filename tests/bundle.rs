@@ -1,7 +1,7 @@
 //! The model file: what was written comes back, and whatever is wrong with a file is refused by name.
 
 use mien::bundle::synthetic::{self, Preset};
-use mien::bundle::{Bundle, Kind, Piece};
+use mien::bundle::{Bundle, Kind, Piece, Recipe, shape};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::Command;
@@ -120,4 +120,63 @@ fn inspect_shows_what_matters() {
     let (code, _, err) = inspect(&[], &flipped);
     assert_eq!(code, Some(78));
     assert!(err.contains("flipped.gguf") && err.contains("SHA-256"), "{err}");
+}
+
+#[test]
+fn q4_spares_the_decoder_its_bytes_and_the_towers_their_errors() {
+    let header = synthetic::header(synthetic::Preset::R1Omni05B, 1, Recipe::Q4).unwrap();
+    let specs = shape::tensors(&header.shape, false);
+    let kind = |name: &str| specs.iter().find(|spec| spec.name == name).unwrap().kind(Recipe::Q4);
+    for (name, wanted) in [
+        ("audio.3.fc1.weight", Kind::Q8_0),
+        ("vision.0.attn_q.weight", Kind::Q8_0),
+        ("fusion.audio.fc2.weight", Kind::Q8_0),
+        ("decoder.embed.weight", Kind::Q4_0),
+        ("decoder.11.ffn_down.weight", Kind::Q4_0),
+        ("decoder.0.attn_q.weight", Kind::Q4_0),
+        ("decoder.0.attn_norm.weight", Kind::F32),
+        ("audio.position.weight", Kind::F32),
+    ] {
+        assert_eq!(kind(name), wanted, "{name}");
+    }
+    let bytes = |recipe: Recipe| specs.iter().map(|spec| spec.entry(recipe).bytes()).sum::<usize>();
+    let of = |name: &str| bytes(Recipe::from_name(name).unwrap());
+    let (q4_0, q4, q8_0) = (of("q4_0"), of("q4"), of("q8_0"));
+    assert!(q4_0 < q4 && q4 < q8_0, "{q4_0} {q4} {q8_0}");
+}
+
+#[test]
+fn a_bundle_is_stored_anew_as_if_it_had_been_packed_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    synthetic::write_file(&path("f32"), Preset::Tiny, 7, Kind::F32, &mut |_| ()).unwrap();
+    let pack = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_mien"))
+            .current_dir(folder.path())
+            .arg("pack")
+            .args(args)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for name in ["q8_0", "q4_0", "q4"] {
+        let (code, said) = pack(&["f32", "-o", name, "--quant", name, "--no-self-test"]);
+        assert_eq!(code, Some(0), "{said}");
+        let recipe = Recipe::from_name(name).unwrap();
+        let (stored, packed) =
+            (Bundle::open(&path(name)).unwrap(), synthetic::bundle(Preset::Tiny, 7, recipe).unwrap());
+        stored.verify().unwrap();
+        assert_eq!(stored.header(), packed.header(), "{name}");
+        assert!(stored.tensor_bytes() == packed.tensor_bytes(), "{name}");
+    }
+    for (wrong, part) in [
+        (&["f32", "-o", "x", "--quant", "q5"][..], "q4_0 or q4"),
+        (&["f32", "-o", "x", "--quant", "q4", "--labels", "mood=a,b"], "prompts and labels stay"),
+        (&["f32", "-o", "x", "--no-self-test"], "prompts and labels stay"),
+        (&["q4", "-o", "no/folder/x", "--quant", "q4_0"], "does not exist"),
+    ] {
+        let (code, said) = pack(wrong);
+        assert!(code != Some(0) && said.contains(part), "{wrong:?}: {said}");
+        assert!(!path("x").exists(), "{wrong:?}");
+    }
 }

@@ -61,7 +61,7 @@ fn scores<B: Backend>(backend: B, bundle: &Bundle, frames: &[Frame], samples: &[
 #[test]
 fn scores_are_as_near_to_the_reference_as_doctor_says() {
     let bundle = Bundle::open(&here("models/default.gguf")).unwrap();
-    let quant = bundle.header().quant;
+    let quant = bundle.header().quant.products();
     let (frames, samples) = demo();
     let exact = scores(Scalar, &bundle, &frames, &samples);
     assert!(exact.len() > 10, "{} windows", exact.len());

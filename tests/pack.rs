@@ -147,7 +147,7 @@ fn kinds_are_those_of_the_block_formats() {
     let checkpoint = Checkpoint::small();
     let root = written(&checkpoint);
     for quant in [Kind::F16, Kind::Q8_0, Kind::Q4_0] {
-        let bundle = packed(root.path(), |o| o.quant = quant).unwrap();
+        let bundle = packed(root.path(), |o| o.quant = quant.into()).unwrap();
         let mut wanted = Vec::new();
         block::encode(quant, &expected(&checkpoint, "decoder.0.ffn_down.weight"), &mut wanted).unwrap();
         let tensor = bundle.tensor("decoder.0.ffn_down.weight").unwrap();

@@ -1,8 +1,10 @@
-//! A bundle beside a full reference dump, or beside itself on another device, stage by stage: the parity lanes and `tools/gpu`.
+//! A bundle beside a full reference dump, beside itself on another device, or against another bundle of the same model, stage by stage: the
+//! lanes of parity, `tools/test quant` and `tools/gpu`.
 //!
 //! `cargo test --test parity_lane -- --bundle B.gguf --dump DIR [--frames F.npy] [--pcm P.npy] [--device scalar|cpu|cuda|auto]
 //! [--limit 1e-4] [--tokens 32]`, with `DIR` one `.npy` per stage, channels last. `--beside DEVICE [--steps 32]` takes the place of
-//! `--dump`, with a clip that is made here and as many greedy tokens. Exit 1 when an error is above `--limit` or fewer than `--tokens` greedy tokens agree.
+//! `--dump`, with a clip that is made here and as many greedy tokens; so does `--against BUNDLE`, with the clip that is named. `--audio-context
+//! speech` is for the bundle alone, and `--heard N` compares the first N audio tokens. Exit 1 when an error is above `--limit` or fewer than `--tokens` greedy tokens agree.
 
 mod stages;
 
@@ -26,9 +28,11 @@ fn main() -> ExitCode {
     let path = |name: &str| option(name).map(PathBuf::from);
     let (bundle, dump) = (path("--bundle"), path("--dump"));
     let beside = option("--beside").map(|d| d.parse::<Device>().expect("a device"));
-    let (Some(bundle), true) = (bundle, dump.is_some() != beside.is_some()) else {
+    let against = path("--against");
+    let references = [dump.is_some(), beside.is_some(), against.is_some()];
+    let (Some(bundle), 1) = (bundle, references.into_iter().filter(|&there| there).count()) else {
         eprintln!(
-            "--bundle FILE (--dump FOLDER | --beside DEVICE) [--frames FILE] [--pcm FILE] [--device NAME] [--limit E] [--tokens N]"
+            "--bundle FILE (--dump FOLDER | --beside DEVICE | --against BUNDLE) [--frames FILE] [--pcm FILE] [--device NAME] [--limit E] [--tokens N]"
         );
         return ExitCode::FAILURE;
     };
@@ -36,20 +40,38 @@ fn main() -> ExitCode {
     let limit: f64 = option("--limit").map_or(f64::INFINITY, |l| l.parse().expect("a number"));
     let tokens: usize = option("--tokens").map_or(0, |n| n.parse().expect("a number"));
 
-    let (clip, reference, steps, mut failed) = match &dump {
+    let (clip, mut reference, steps, mut failed) = match &dump {
         Some(dump) => {
             dumped(&bundle, dump, stages::clip(path("--frames").as_deref(), path("--pcm").as_deref()))
         }
         None => {
-            let clip = made_clip();
+            let clip = match &against {
+                Some(_) => stages::clip(path("--frames").as_deref(), path("--pcm").as_deref()),
+                None => made_clip(),
+            };
             let steps = option("--steps").map_or(32, |n| n.parse().expect("a number"));
-            let reference = answered(&bundle, beside.expect("one of the two"), &clip, steps);
+            let other = against.as_deref().unwrap_or(&bundle);
+            let reference = answered(other, beside.unwrap_or(device), &clip, steps);
             (clip, reference, steps, false)
         }
     };
     let (bundle, mut model) = stages::open(&bundle, device);
     println!("{}", model.describe());
-    let ours = stages::run(&mut *model, bundle.shape().frames, &clip, steps);
+    if let Some(context) = option("--audio-context") {
+        model
+            .set_audio_context(context.parse().expect("whole or speech"))
+            .expect("a context that this bundle can do");
+    }
+    let mut ours = stages::run(&mut *model, bundle.shape().frames, &clip, steps);
+    if let (Some(rows), Some(tapped)) = (option("--heard"), ours.get_mut("audio_tokens")) {
+        let rows: usize = rows.parse().expect("a number");
+        let values = rows * tapped.cols;
+        (tapped.rows, tapped.values) = (rows, tapped.values[..values].to_vec());
+        let expected = reference.get_mut("audio_tokens").expect("a reference with sound");
+        (expected.len, expected.values) = (values, expected.values[..values].to_vec());
+        // Of a shorter context the other stages of sound have other rows.
+        reference.retain(|stage, _| stage == "audio_tokens" || stage == "tokens");
+    }
     let rows = stages::compare(&reference, &ours);
     print!("{}", stages::table(&rows));
     let (same, of) = stages::same_tokens(&reference, &ours);

@@ -4,8 +4,8 @@
 # Where the reference programs are, when this machine has them.
 reference=${MIEN_REFERENCE:-$root/../shared/reference}
 
-# python_need: a virtual environment with what the reference programs import, in .cache/reference.
-python_need() {
+# reference_need: a virtual environment with what the reference programs import, in .cache/reference.
+reference_need() {
     python=${MIEN_PYTHON:-$cache/reference/bin/python}
     "$python" -c 'import torch, transformers, timm, PIL, safetensors' 2>/dev/null && return
     [ -z "${MIEN_PYTHON:-}" ] || die "$MIEN_PYTHON cannot import torch, transformers, timm, PIL and safetensors"

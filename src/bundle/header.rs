@@ -7,7 +7,7 @@
 //! | `general.architecture`, `.name`, `.description`, `.license` | texts; the architecture is `r1-omni` |
 //! | `general.alignment` | 32 |
 //! | `r1-omni.trained` (bool) | false: random weights, for tests and demonstrations only |
-//! | `r1-omni.quant` | kind of the matrices |
+//! | `r1-omni.quant` | kinds of the matrices (`recipe.rs`) |
 //! | `r1-omni.sources` | `sha256  folder/file` of every file that was packed |
 //! | `r1-omni.header.sha256`, `r1-omni.tensors.sha256` (texts) | see `digest`; written last, not part of a `Header` |
 //! | `r1-omni.generation.eos` (i32 array), `.repetition_penalty` (f32), `.max_new_tokens` | |
@@ -28,8 +28,8 @@
 //!
 //! Invariant: what `read` returns was checked: token ids lie in the vocabulary, weights are finite, names are unique.
 
-use super::block::Kind;
 use super::gguf::{self, Value};
+use super::recipe::Recipe;
 use super::shape::{self, ARCHITECTURE, Shape};
 use super::vocabulary::Vocabulary;
 use anyhow::{Context, Result, bail, ensure};
@@ -103,8 +103,8 @@ pub struct Header {
     pub license: String,
     /// False for random weights.
     pub trained: bool,
-    /// Kind of the matrices.
-    pub quant: Kind,
+    /// Kinds of the matrices.
+    pub quant: Recipe,
     /// `sha256  folder/file`, one per packed file.
     pub sources: Vec<String>,
     pub shape: Shape,
@@ -200,7 +200,8 @@ impl Header {
         );
         let tokens = |key: &str| keys.tokens(key, shape.vocab);
         let quant = keys.text(&own("quant"))?;
-        let quant = Kind::from_name(quant).with_context(|| format!("key `{}` is `{quant}`", own("quant")))?;
+        let quant =
+            Recipe::from_name(quant).with_context(|| format!("key `{}` is `{quant}`", own("quant")))?;
         let header = Header {
             name: keys.text("general.name")?.to_owned(),
             description: keys.text("general.description")?.to_owned(),

@@ -23,6 +23,7 @@ pub mod header;
 pub mod import;
 mod open;
 pub mod prompt;
+mod recipe;
 pub mod shape;
 pub mod synthetic;
 #[cfg(feature = "pack")]
@@ -37,6 +38,7 @@ pub use block::Kind;
 pub use digest::hex;
 pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest};
 pub use open::{Bundle, Damaged};
+pub use recipe::Recipe;
 pub use shape::{Shape, Stack};
 pub use tensor::Tensor;
 pub use vocabulary::Vocabulary;

@@ -41,6 +41,7 @@
 
 use super::block::Kind;
 use super::gguf::{Entry, Value};
+use super::recipe::Recipe;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 
@@ -128,16 +129,17 @@ pub struct Spec {
 
 impl Spec {
     /// The kind it is stored in when the bundle is packed as `quant`.
-    pub fn kind(&self, quant: Kind) -> Kind {
+    pub fn kind(&self, quant: Recipe) -> Kind {
+        let kind = quant.kind(&self.name);
         match self.role {
             Role::Vector | Role::Table => Kind::F32,
-            Role::Matrix if self.cols.is_multiple_of(quant.block().0) => quant,
+            Role::Matrix if self.cols.is_multiple_of(kind.block().0) => kind,
             Role::Matrix => Kind::F16,
         }
     }
 
     /// The entry of a file to be written; its offset is set later.
-    pub fn entry(&self, quant: Kind) -> Entry {
+    pub fn entry(&self, quant: Recipe) -> Entry {
         Entry {
             name: self.name.clone(),
             kind: self.kind(quant),

@@ -3,10 +3,10 @@
 //! Values are scaled so that activations stay of order one and scores differ from window to window; they mean nothing. A value depends
 //! on the seed, its tensor, its row and its column only, so that bundles of different kinds hold the same model.
 
-use super::block::Kind;
 use super::header::{Generation, Header, LabelSet};
 use super::open::Bundle;
 use super::prompt::{self, Encode, Template};
+use super::recipe::Recipe;
 use super::shape::{Role, Shape, Spec, Stack};
 use super::vocabulary::{Token, Vocabulary};
 use super::write::{self, Progress, Values};
@@ -91,7 +91,7 @@ const WORDS: [&str; 67] = [
 ];
 
 /// Everything but the weights.
-pub fn header(preset: Preset, seed: u64, quant: Kind) -> Result<Header> {
+pub fn header(preset: Preset, seed: u64, quant: impl Into<Recipe>) -> Result<Header> {
     let shape = preset.shape();
     let words = Words::new();
     let mut tokens: Vec<Token> = (0..=255).map(|byte| Token::Bytes(vec![byte])).collect();
@@ -127,7 +127,7 @@ pub fn header(preset: Preset, seed: u64, quant: Kind) -> Result<Header> {
         ),
         license: "MIT OR Apache-2.0".to_owned(),
         trained: false,
-        quant,
+        quant: quant.into(),
         sources: vec![format!("synthetic {} seed {seed}", preset.name())],
         generation: Generation {
             eos: vec![special(2), special(0)],
@@ -148,7 +148,7 @@ pub fn write_file(
     path: &Path,
     preset: Preset,
     seed: u64,
-    quant: Kind,
+    quant: impl Into<Recipe>,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<u64> {
     let header = header(preset, seed, quant)?;
@@ -159,7 +159,7 @@ pub fn write_file(
 
 /// A synthetic bundle for this process only: in memory where it is small, else in a file of the temporary folder that is gone
 /// when the bundle is dropped.
-pub fn bundle(preset: Preset, seed: u64, quant: Kind) -> Result<Bundle> {
+pub fn bundle(preset: Preset, seed: u64, quant: impl Into<Recipe>) -> Result<Bundle> {
     match preset {
         Preset::Tiny => {
             let header = header(preset, seed, quant)?;
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn at_the_published_size_a_prompt_is_as_long_as_the_published_one() {
-        let header = header(Preset::R1Omni05B, 1, Kind::Q8_0).unwrap();
+        let header = header(Preset::R1Omni05B, 1, crate::bundle::Kind::Q8_0).unwrap();
         let length = |piece: &Piece| match piece {
             Piece::Text(ids) => ids.len(),
             Piece::Video => header.shape.visual_tokens(),

@@ -3,7 +3,7 @@
 //! Invariant: the same header and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
-use super::block::{self, Unfit};
+use super::block::{self, Kind, Unfit};
 use super::digest::{self, Running};
 use super::gguf::{self, Entry, Value};
 use super::header::Header;
@@ -43,6 +43,18 @@ pub fn write_file(
     let file_bytes = plan.file_bytes;
     replace(path, file_bytes, |file| plan.write(file, values, tell))?;
     Ok(file_bytes)
+}
+
+/// Values of a bundle that is there already: what it stored is what is stored anew.
+pub struct Stored<'a>(pub &'a Bundle);
+
+impl Values for Stored<'_> {
+    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+        let tensor = self.0.tensor(&spec.name)?;
+        let row_bytes = tensor.kind.row_bytes(tensor.cols);
+        block::decode(tensor.kind, &tensor.data[first * row_bytes..(first + rows) * row_bytes], out);
+        Ok(())
+    }
 }
 
 /// Writes a bundle with another header and the tensors of `bundle`, byte for byte, under the digests that it states; `path` may be
@@ -105,6 +117,8 @@ struct Plan {
     /// The header as bytes, before its digests are known.
     start: Vec<u8>,
     file_bytes: u64,
+    /// Scales of 4-bit blocks are searched.
+    searches: bool,
 }
 
 impl Plan {
@@ -118,7 +132,7 @@ impl Plan {
         let unknown = vec![digest::UNKNOWN.to_owned(); entries.len()];
         keys.push((digest::TENSORS.to_owned(), Value::Texts(unknown)));
         let (start, file_bytes) = gguf::header(&keys, &mut entries);
-        Ok(Plan { keys, specs, entries, start, file_bytes })
+        Ok(Plan { keys, specs, entries, start, file_bytes, searches: header.quant.searches() })
     }
 
     /// The header as bytes, with the digests of the tensors and its own.
@@ -144,7 +158,7 @@ impl Plan {
         for (spec, entry) in self.specs.iter().zip(&self.entries) {
             let mut digest = Running::default();
             let from = done;
-            encode(spec, entry, values, &mut |bytes| {
+            encode(spec, entry, self.searches, values, &mut |bytes| {
                 digest.update(bytes);
                 out.write_all(bytes)?;
                 done += bytes.len() as u64;
@@ -171,6 +185,7 @@ impl Plan {
 fn encode(
     spec: &Spec,
     entry: &Entry,
+    searches: bool,
     values: &mut dyn Values,
     put: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
@@ -182,8 +197,11 @@ fn encode(
         values.rows(spec, first, rows, &mut run).with_context(|| format!("in tensor `{}`", spec.name))?;
         assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
         bytes.clear();
-        block::encode(entry.kind, &run, &mut bytes)
-            .map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
+        let encoded = match entry.kind {
+            Kind::Q4_0 if searches => block::encode_searched(&run, &mut bytes),
+            kind => block::encode(kind, &run, &mut bytes),
+        };
+        encoded.map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
         put(&bytes)?;
     }
     Ok(())

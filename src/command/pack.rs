@@ -3,7 +3,7 @@
 use crate::bundle::import::{self, Options, Towers};
 use crate::bundle::synthetic::{self, Preset};
 use crate::bundle::write::Progress;
-use crate::bundle::{Header, Kind, write};
+use crate::bundle::{Header, Kind, Recipe, write};
 use crate::command::{Refused, open_bundle};
 use crate::model::{self, Device, self_test};
 use anyhow::{Context, Result, ensure};
@@ -17,15 +17,17 @@ use std::{
 /// Make a bundle from a published checkpoint.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folder R1-Omni-0.5B, or the folder that holds it and the towers; or a bundle, to measure its self-test anew.
+    /// Folder R1-Omni-0.5B, or the folder that holds it and the towers; or a bundle, to measure its self-test anew, or to store its matrices
+    /// as another --quant.
     #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
     checkpoint: Option<PathBuf>,
     /// File to write.
     #[arg(short, long)]
     output: PathBuf,
-    /// Kind of the matrices: f32, f16, q8_0 or q4_0; q8_0 where it is not said.
-    #[arg(long, value_parser = Kind::from_name)]
-    quant: Option<Kind>,
+    /// Kind of the matrices: f32, f16, q8_0 or q4_0; or q4, which is q4_0 in the decoder and q8_0 in everything else. q8_0 where it
+    /// is not said.
+    #[arg(long, value_parser = Recipe::from_name)]
+    quant: Option<Recipe>,
     /// Copies of the towers to pack: those beside the checkpoint, those inside it, or beside where they are there.
     #[arg(long, value_parser = towers)]
     towers: Option<Towers>,
@@ -87,12 +89,11 @@ impl Args {
     /// Something that only packing a checkpoint can do.
     fn asks_for_more(&self) -> bool {
         let texts = [&self.system, &self.name, &self.license];
-        self.quant.is_some()
-            || self.towers.is_some()
+        self.towers.is_some()
+            || self.no_self_test && self.quant.is_none()
             || self.gate.is_some()
             || self.bert_vocab.is_some()
             || self.untrained
-            || self.no_self_test
             || !self.prompts.is_empty()
             || !self.labels.is_empty()
             || texts.into_iter().any(Option::is_some)
@@ -114,17 +115,26 @@ fn with_self_test(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-pub fn run(args: Args) -> Result<()> {
-    if let Some(bundle) = args.checkpoint.as_deref().filter(|path| path.is_file()) {
-        ensure!(
-            !args.asks_for_more(),
-            "{} is a bundle, and its weights, prompts and labels stay as they are: name nothing but --output, or pack its checkpoint",
-            bundle.display()
-        );
-        with_self_test(bundle, &args.output)?;
-        println!("{}: written with a self-test, weights unchanged", args.output.display());
-        return Ok(());
+/// The same for what was just packed, where this machine can: one that packs need not be one that can run what it packed. Its length.
+fn tested(path: &Path, file_bytes: u64) -> Result<u64> {
+    match with_self_test(path, path) {
+        Ok(()) => Ok(fs::metadata(path)?.len()),
+        Err(error) => {
+            log::warn!("packed without a self-test: {error:#}");
+            Ok(file_bytes)
+        }
     }
+}
+
+/// The matrices of a bundle as other kinds; what it lost when it was packed stays lost. Its length.
+fn store_anew(from: &Path, to: &Path, quant: Recipe, tell: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
+    let bundle = open_bundle(from)?;
+    bundle.verify().with_context(|| Refused(format!("cannot use the bundle {}", from.display())))?;
+    let header = Header { quant, self_test: None, ..bundle.header().clone() };
+    write::write_file(to, &header, bundle.has("decoder.head.weight"), &mut write::Stored(&bundle), tell)
+}
+
+pub fn run(args: Args) -> Result<()> {
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{msg:32!} {wide_bar} {percent:>3} %  {eta}")
             .context("drawing progress")?,
@@ -134,10 +144,29 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_position(at.done_bytes);
         bar.set_message(at.doing.to_owned());
     };
+    if let Some(path) = args.checkpoint.as_deref().filter(|path| path.is_file()) {
+        ensure!(
+            !args.asks_for_more(),
+            "{} is a bundle, and its prompts and labels stay as they are: name nothing but --output and --quant, or pack its checkpoint",
+            path.display()
+        );
+        let Some(quant) = args.quant else {
+            with_self_test(path, &args.output)?;
+            println!("{}: written with a self-test, weights unchanged", args.output.display());
+            return Ok(());
+        };
+        let mut file_bytes = store_anew(path, &args.output, quant, &mut tell)?;
+        bar.finish_and_clear();
+        if !args.no_self_test {
+            file_bytes = tested(&args.output, file_bytes)?;
+        }
+        println!("{}: {file_bytes} bytes, {}", args.output.display(), quant.name());
+        return Ok(());
+    }
     let output = args.output.clone();
-    let kind = args.quant.unwrap_or(Kind::Q8_0);
+    let kind = args.quant.unwrap_or(Kind::Q8_0.into());
     let quant = kind.name();
-    let tested = args.synthetic.is_none() && !args.no_self_test;
+    let tests = args.synthetic.is_none() && !args.no_self_test;
     let mut file_bytes = match (args.synthetic, args.checkpoint) {
         (Some(preset), _) => synthetic::write_file(&output, preset, args.seed, kind, &mut tell)?,
         (None, Some(checkpoint)) => {
@@ -160,12 +189,8 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => anyhow::bail!("name a checkpoint to pack, or --synthetic tiny"),
     };
     bar.finish_and_clear();
-    if tested {
-        // A machine that packs need not be one that can run what it packed.
-        match with_self_test(&output, &output) {
-            Ok(()) => file_bytes = fs::metadata(&output)?.len(),
-            Err(error) => log::warn!("packed without a self-test: {error:#}"),
-        }
+    if tests {
+        file_bytes = tested(&output, file_bytes)?;
     }
     println!("{}: {file_bytes} bytes, {quant}", output.display());
     Ok(())

@@ -23,7 +23,7 @@ const AT_WORK: usize = 2 << 20;
 /// Bytes that a run of `plan` holds besides its queues; its bundle was just opened.
 pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
     let own = machine::resident().own;
-    let mut model = Model::load(Cpu::planning(Precision::of(bundle.header().quant))?, bundle)
+    let mut model = Model::load(Cpu::planning(Precision::of(bundle.header().quant.products()))?, bundle)
         .context("laying out the model")?;
     plan.model.apply(&mut model)?;
     rehearsal::rehearse(plan, &mut model, true)?;

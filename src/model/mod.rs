@@ -65,7 +65,7 @@ pub fn without_cuda() -> anyhow::Error {
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Auto => match Cuda::open(bundle.header().quant) {
+        Device::Auto => match Cuda::open(bundle.header().quant.products()) {
             Ok(cuda) => Ok(Box::new(Model::load(cuda, bundle)?)),
             Err(why) => {
                 log::warn!("backend=cpu cuda=\"{why:#}\"");
@@ -73,13 +73,13 @@ pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn I
             }
         },
         #[cfg(feature = "cuda")]
-        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.header().quant)?, bundle)?)),
+        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.header().quant.products())?, bundle)?)),
         #[cfg(not(feature = "cuda"))]
         Device::Auto => load(bundle, Device::Cpu, threads),
         #[cfg(not(feature = "cuda"))]
         Device::Cuda => Err(without_cuda()),
         Device::Cpu => {
-            let cpu = Cpu::new(threads, Precision::of(bundle.header().quant))?;
+            let cpu = Cpu::new(threads, Precision::of(bundle.header().quant.products()))?;
             Ok(Box::new(Model::load(cpu, bundle)?))
         }
         Device::Scalar => Ok(Box::new(Model::load(Scalar, bundle)?)),

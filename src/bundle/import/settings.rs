@@ -2,7 +2,7 @@
 
 use super::numbers::{count, real};
 use super::towers::{Folders, Towers};
-use crate::bundle::block::Kind;
+use crate::bundle::Recipe;
 use crate::bundle::checkpoint::{Weights, read_json, read_small};
 use crate::bundle::gate::{self, BertConfig, WordPieces};
 use crate::bundle::header::{self, Generation};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub struct Options {
     /// `R1-Omni-0.5B`, or the folder that holds it.
     pub checkpoint: PathBuf,
-    pub quant: Kind,
+    pub quant: Recipe,
     pub towers: Towers,
     /// Name and instruction, besides `reason` and `label`.
     pub prompts: Vec<(String, String)>,
@@ -37,10 +37,10 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn new(checkpoint: &Path, quant: Kind) -> Options {
+    pub fn new(checkpoint: &Path, quant: impl Into<Recipe>) -> Options {
         Options {
             checkpoint: checkpoint.to_owned(),
-            quant,
+            quant: quant.into(),
             towers: Towers::Auto,
             prompts: Vec::new(),
             label_sets: Vec::new(),

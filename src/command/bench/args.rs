@@ -1,7 +1,7 @@
 //! Arguments of `mien bench`.
 
 use crate::{
-    bundle::{Kind, synthetic::Preset},
+    bundle::{Recipe, synthetic::Preset},
     model::{AudioContext, Device},
 };
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
     pub synthetic: Option<Preset>,
     /// How the random weights are stored: f32, f16, q8_0 or q4_0.
-    #[arg(long, default_value = "q8_0", value_parser = Kind::from_name)]
-    pub quant: Kind,
+    #[arg(long, default_value = "q8_0", value_parser = Recipe::from_name)]
+    pub quant: Recipe,
     /// Threads; 0 takes one for each processor.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -52,7 +52,7 @@ impl Args {
             bundle: None,
             nets: None,
             synthetic: Some(preset),
-            quant: Kind::Q8_0,
+            quant: crate::bundle::Kind::Q8_0.into(),
             threads: 0,
             backend: Device::Cpu,
             windows: 1,

@@ -117,7 +117,7 @@ fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<R
         AudioContext::Speech => bench.error_of_speech()?,
     };
     let ceilings = bench.ceilings()?;
-    let product_per_s = B::product_ceiling(&ceilings, quant);
+    let product_per_s = B::product_ceiling(&ceilings, quant.products());
     let (stages, hop) = (rows(&windows), rows(&hops));
     Ok(Report {
         device,

@@ -1,13 +1,13 @@
 //! A bench as a table and as JSON.
 
 use super::meter::{Products, Row, ms, total_ms};
-use crate::{backend::Ceilings, bundle::Kind, model::Cost};
+use crate::{backend::Ceilings, bundle::Recipe, model::Cost};
 use serde_json::json;
 use std::time::Duration;
 
 pub struct Report {
     pub device: String,
-    pub quant: Kind,
+    pub quant: Recipe,
     pub file_bytes: usize,
     pub open: Duration,
     pub load: Duration,

@@ -8,7 +8,7 @@ use crate::{
         Backend, Ceilings,
         cpu::{Cpu, Precision},
     },
-    bundle::{Bundle, Kind},
+    bundle::{Bundle, Kind, Recipe},
     model::{AudioContext, Decoding, Infer, Input, Model, Taps},
     source::Frame,
 };
@@ -109,7 +109,7 @@ pub struct Bench<'a, B: Measured> {
     pub prompt: String,
     pub labels: String,
     pub frames: usize,
-    pub quant: Kind,
+    pub quant: Recipe,
     pub samples_max: usize,
 }
 
@@ -119,7 +119,7 @@ impl<'a, B: Measured> Bench<'a, B> {
         let prompt = bundle.prompts().iter().find(|p| p.name == "reason").or(bundle.prompts().first());
         let prompt = prompt.context("the bundle has no prompt")?.name.clone();
         let labels = bundle.label_sets().first().context("the bundle has no label set")?.name.clone();
-        let device = B::open(args, quant)?;
+        let device = B::open(args, quant.products())?;
         let meter = Meter::new(device.launches());
         let mut model = Model::load(device, bundle)?;
         model.observe(Some(Box::new(meter.clone())));
@@ -189,7 +189,7 @@ impl<'a, B: Measured> Bench<'a, B> {
     }
 
     pub fn ceilings(&self) -> Result<Ceilings> {
-        B::open(self.args, self.quant)?.ceilings()
+        B::open(self.args, self.quant.products())?.ceilings()
     }
 }
 
