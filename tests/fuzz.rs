@@ -25,7 +25,6 @@ use mien::{
     },
     wire::{self, Decoder},
 };
-use stages::Of;
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -231,7 +230,7 @@ fn whole_bundles() {
         let mut header = bundle.header().clone();
         header.description = String::from_utf8_lossy(bytes).into_owned();
         header.name = header.description.chars().rev().collect();
-        write::write_bytes(&header, false, &mut Of(&bundle))
+        write::write_bytes(&header, false, &mut write::Stored(&bundle))
             .is_ok_and(|bytes| Bundle::from_bytes(bytes).is_ok())
     });
 }

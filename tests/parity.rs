@@ -9,7 +9,7 @@ use mien::{
     source::Frame,
 };
 use stages::{
-    Clip, Expected, Of,
+    Clip, Expected,
     fixture::{self, Layout},
     reason_between,
 };
@@ -234,7 +234,7 @@ fn changed(change: impl FnOnce(&mut Header)) -> Bundle {
     let mut head = bundle().header().clone();
     change(&mut head);
     let own_head = bundle().has("decoder.head.weight");
-    Bundle::from_bytes(write::write_bytes(&head, own_head, &mut Of(bundle())).unwrap()).unwrap()
+    Bundle::from_bytes(write::write_bytes(&head, own_head, &mut write::Stored(bundle())).unwrap()).unwrap()
 }
 
 #[test]

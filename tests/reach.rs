@@ -10,7 +10,7 @@ use mien::{
     },
     model::{self, Device, Input, Taps},
 };
-use stages::{Of, fixture};
+use stages::fixture;
 use std::{fs, path::Path, process::Command};
 
 const POSITIONS: usize = 200;
@@ -20,12 +20,12 @@ fn short() -> Bundle {
     let whole = synthetic::bundle(Preset::Tiny, 1, Kind::F32).unwrap();
     let mut head = whole.header().clone();
     head.shape.audio_positions = POSITIONS;
-    Bundle::from_bytes(write::write_bytes(&head, false, &mut Of(&whole)).unwrap()).unwrap()
+    Bundle::from_bytes(write::write_bytes(&head, false, &mut write::Stored(&whole)).unwrap()).unwrap()
 }
 
 fn write_short(path: &Path) {
     let bundle = short();
-    write::write_file(path, bundle.header(), false, &mut Of(&bundle), &mut |_| ()).unwrap();
+    write::write_file(path, bundle.header(), false, &mut write::Stored(&bundle), &mut |_| ()).unwrap();
 }
 
 #[test]

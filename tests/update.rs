@@ -231,7 +231,8 @@ fn a_file_that_was_cut_off_is_fetched_to_its_end_and_a_wrong_one_is_deleted() {
     // What is whole is not fetched again; what is not the offer's goes.
     assert_eq!(offer::fetch(&offered("http://127.0.0.1:1/".into()), store).unwrap(), path);
     let other = Offer { sha256: "00".repeat(32), ..offered("http://127.0.0.1:1/".into()) };
-    let error = offer::fetch(&other, store).unwrap_err().to_string();
+    offer::check(&offered("http://127.0.0.1:1/".into()), store).unwrap();
+    let error = offer::check(&other, store).unwrap_err().to_string();
     assert!(error.contains("is not the file that was offered") && !path.exists(), "{error}");
     let error = offer::fetch(&offered("http://127.0.0.1:1/".into()), store).unwrap_err().to_string();
     assert!(error.contains("http://127.0.0.1:1/"), "{error}");

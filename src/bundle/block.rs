@@ -72,6 +72,22 @@ pub const BLOCK: usize = 32;
 
 /// Appends the stored form of `values` to `out`. Panics where `values` does not fill its last block.
 pub fn encode(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
+    encode_scaled(kind, values, out, usual)
+}
+
+/// The same with Q4_0 blocks whose scales have the least squared error of 38 that are tried: the usual one, others that let the largest value
+/// be cut or leave room, and the least-squares scale of each of their roundings.
+pub fn encode_searched(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
+    encode_scaled(kind, values, out, searched)
+}
+
+/// `scale` finds that of a Q4_0 block.
+fn encode_scaled(
+    kind: Kind,
+    values: &[f32],
+    out: &mut Vec<u8>,
+    scale: fn(&[f32]) -> f32,
+) -> Result<(), Unfit> {
     let (per_block, bytes) = kind.block();
     assert_eq!(values.len() % per_block, 0, "{} values do not fill blocks of {per_block}", values.len());
     if let Some(at) = values.iter().position(|v| !v.is_finite()) {
@@ -96,7 +112,7 @@ pub fn encode(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit
         }
         Kind::Q4_0 => {
             for (index, block) in values.chunks_exact(BLOCK).enumerate() {
-                encode_q4_0(block, out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
+                encode_q4_0(block, scale(block), out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
             }
         }
     }
@@ -166,39 +182,27 @@ fn encode_q8_0(block: &[f32], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-fn encode_q4_0(block: &[f32], out: &mut Vec<u8>) -> Option<()> {
-    push_q4_0(block, largest(block) / -8.0, out)
-}
-
 /// The value furthest from zero.
 fn largest(block: &[f32]) -> f32 {
     block.iter().fold(0.0f32, |most, &v| if v.abs() > most.abs() { v } else { most })
 }
 
-/// Appends Q4_0 blocks of `values` whose scales have the least squared error of 38 that are tried: the usual one, others that let the
-/// largest value be cut or leave room, and the least-squares scale of each of their roundings.
-pub fn encode_searched(values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
-    assert_eq!(values.len() % BLOCK, 0, "{} values do not fill blocks of {BLOCK}", values.len());
-    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-        return Err(Unfit::NotFinite { at });
-    }
-    for (index, block) in values.chunks_exact(BLOCK).enumerate() {
-        push_q4_0(block, searched(block), out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
-    }
-    Ok(())
+/// The largest value becomes the lowest level.
+fn usual(block: &[f32]) -> f32 {
+    largest(block) / -8.0
 }
 
 fn searched(block: &[f32]) -> f32 {
     let largest = largest(block);
-    let usual = largest / -8.0;
-    let mut best = (error(block, usual), usual);
+    let mut best = (error(block, usual(block)), usual(block));
     for step in -9..=9 {
         let scale = largest / (-8.0 + 0.1 * step as f32);
+        let inverse = inverse(scale);
         let (mut products, mut squares) = (0.0f32, 0.0f32);
         for &v in block {
-            let q = quantised(v, scale);
-            products += v * q;
-            squares += q * q;
+            let level = f32::from(level(v, inverse)) - 8.0;
+            products += v * level;
+            squares += level * level;
         }
         for scale in [scale, products / squares] {
             let error = error(block, scale);
@@ -212,20 +216,20 @@ fn searched(block: &[f32]) -> f32 {
 
 /// Squared error of a block at a scale as it is stored; no number where there is none.
 fn error(block: &[f32], scale: f32) -> f32 {
-    let stored = f16::from_f32(scale).to_f32();
-    block.iter().map(|&v| (v - stored * quantised(v, scale)).powi(2)).sum()
+    let (stored, inverse) = (f16::from_f32(scale).to_f32(), inverse(scale));
+    block.iter().map(|&v| (v - stored * (f32::from(level(v, inverse)) - 8.0)).powi(2)).sum()
 }
 
-/// From -8 to 7.
-fn quantised(v: f32, scale: f32) -> f32 {
-    f32::from(((v * inverse(scale) + 8.5) as u8).min(15)) - 8.0
+/// From 0 to 15; 8 stands for zero.
+fn level(v: f32, inverse: f32) -> u8 {
+    ((v * inverse + 8.5) as u8).min(15)
 }
 
-fn push_q4_0(block: &[f32], scale: f32, out: &mut Vec<u8>) -> Option<()> {
+fn encode_q4_0(block: &[f32], scale: f32, out: &mut Vec<u8>) -> Option<()> {
     let inverse = inverse(scale);
     push_scale(scale, out)?;
-    let quant = |v: f32| ((v * inverse + 8.5) as u8).min(15);
-    out.extend((0..BLOCK / 2).map(|i| quant(block[i]) | quant(block[i + BLOCK / 2]) << 4));
+    let level = |i: usize| level(block[i], inverse);
+    out.extend((0..BLOCK / 2).map(|i| level(i) | level(i + BLOCK / 2) << 4));
     Some(())
 }
 
@@ -257,7 +261,7 @@ mod tests {
             let values: Vec<f32> = (0..BLOCK).map(|_| (0..6).map(|_| next()).sum()).collect();
             let (mut plain, mut searched) = (Vec::new(), Vec::new());
             encode(Kind::Q4_0, &values, &mut plain).unwrap();
-            encode_searched(&values, &mut searched).unwrap();
+            encode_searched(Kind::Q4_0, &values, &mut searched).unwrap();
             let (plain, searched) = (squared(&values, &plain), squared(&values, &searched));
             assert!(searched <= plain * 1.0001, "{searched} {plain}");
             plain_sum += plain;
@@ -272,13 +276,13 @@ mod tests {
         let values: Vec<f32> = (0..BLOCK).map(|i| (i % 15) as f32 * 0.25 - 1.75).collect();
         let (mut plain, mut searched) = (Vec::new(), Vec::new());
         encode(Kind::Q4_0, &values, &mut plain).unwrap();
-        encode_searched(&values, &mut searched).unwrap();
+        encode_searched(Kind::Q4_0, &values, &mut searched).unwrap();
         assert!(squared(&values, &plain) > 0.01);
         assert_eq!(squared(&values, &searched), 0.0);
         let mut zeros = Vec::new();
-        encode_searched(&[0.0; BLOCK], &mut zeros).unwrap();
+        encode_searched(Kind::Q4_0, &[0.0; BLOCK], &mut zeros).unwrap();
         assert_eq!(squared(&[0.0; BLOCK], &zeros), 0.0);
-        let unfit = |value: f32| encode_searched(&[value; BLOCK], &mut Vec::new()).unwrap_err();
+        let unfit = |value: f32| encode_searched(Kind::Q4_0, &[value; BLOCK], &mut Vec::new()).unwrap_err();
         assert_eq!(unfit(f32::NAN), Unfit::NotFinite { at: 0 });
         assert_eq!(unfit(1e30), Unfit::TooLarge { at: 0 });
     }

@@ -3,7 +3,7 @@
 //! Invariant: the same header and values make the same bytes. Under the final name there is a whole bundle or what was there before.
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
-use super::block::{self, Kind, Unfit};
+use super::block::{self, Unfit};
 use super::digest::{self, Running};
 use super::gguf::{self, Entry, Value};
 use super::header::Header;
@@ -197,11 +197,8 @@ fn encode(
         values.rows(spec, first, rows, &mut run).with_context(|| format!("in tensor `{}`", spec.name))?;
         assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
         bytes.clear();
-        let encoded = match entry.kind {
-            Kind::Q4_0 if searches => block::encode_searched(&run, &mut bytes),
-            kind => block::encode(kind, &run, &mut bytes),
-        };
-        encoded.map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
+        let encode = if searches { block::encode_searched } else { block::encode };
+        encode(entry.kind, &run, &mut bytes).map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
         put(&bytes)?;
     }
     Ok(())

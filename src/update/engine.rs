@@ -66,6 +66,23 @@ pub fn compatible() -> Result<String> {
     Ok(line.with_context(|| format!("{CONFIG} names no `compatible`"))?.trim().to_string())
 }
 
+/// There are so many bytes on the disk of this folder, and some to spare.
+pub fn free_for(what: &str, store: &Path, bytes: u64) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let disk = rustix::fs::statvfs(store).with_context(|| store.display().to_string())?;
+    let (free, need) = (disk.f_bavail * disk.f_frsize, bytes + SPARE);
+    ensure!(
+        free >= need,
+        "{} has {} MB free, and {what} need {} MB: make room, then try again",
+        store.display(),
+        free / 1_000_000,
+        need / 1_000_000
+    );
+    Ok(())
+}
+
 /// Makes both slots large enough for an image, or says by how much the disk is too small.
 pub fn make_room(store: &Path, bytes: u64) -> Result<()> {
     let mut wanted = 0;
@@ -74,16 +91,7 @@ pub fn make_room(store: &Path, bytes: u64) -> Result<()> {
         wanted += bytes.saturating_sub(length);
     }
     fs::create_dir_all(store).with_context(|| format!("cannot make {}", store.display()))?;
-    let disk = rustix::fs::statvfs(store).with_context(|| store.display().to_string())?;
-    let free = disk.f_bavail * disk.f_frsize;
-    let need = if wanted == 0 { 0 } else { wanted + SPARE };
-    ensure!(
-        free >= need,
-        "{} has {} MB free, and two slots for this image need {} MB: make room, then try again",
-        store.display(),
-        free / 1_000_000,
-        need / 1_000_000
-    );
+    free_for("two slots for this image", store, wanted)?;
     for slot in Slot::ALL {
         let path = store.join(slot.file());
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);

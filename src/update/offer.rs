@@ -3,6 +3,7 @@
 //! A device decides by itself whether the offer is for it: for its kind of board, newer than any that it has seen, not tried before, and
 //! for as many devices of a hundred as it says. An offer names a file and its hash, never a command. It is CMS in PEM (RFC 5652) around JSON.
 
+use super::engine;
 use crate::{
     kept::{self, Durable, Kept},
     machine,
@@ -26,8 +27,6 @@ const FILE: &str = "offer.json";
 const DOWNLOAD: &str = "offer.raucb";
 /// Of an update file, in bytes: two of R1-Omni's bundles.
 const BYTES_MAX: u64 = 4 << 30;
-/// Left free on the disk, in bytes.
-const SPARE: u64 = 16 << 20;
 
 /// A version that devices may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +95,7 @@ impl Offer {
     }
 }
 
-/// How an offer was ended.
+/// How an offer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum End {
@@ -106,6 +105,17 @@ pub enum End {
     Back,
     /// It cannot be installed here.
     Refused,
+}
+
+impl End {
+    /// As the broker is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Good => "good",
+            End::Back => "back",
+            End::Refused => "refused",
+        }
+    }
 }
 
 /// The last offer that this board took.
@@ -134,12 +144,13 @@ impl Taken {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// This offer is tried once more.
-    pub fn begin(&mut self, offer: &Offer) {
-        if self.sha256 != offer.sha256 {
+    /// This offer's file is wanted now. True: another one's was before, and what came of it is of no use.
+    pub fn turn_to(&mut self, offer: &Offer) -> bool {
+        let other = self.sha256 != offer.sha256;
+        if other {
             *self = Taken { made: self.made, sha256: offer.sha256.clone(), ..Taken::default() };
         }
-        self.tries += 1;
+        other
     }
 }
 
@@ -163,58 +174,45 @@ pub fn answer(offer: &Offer, taken: &Taken, compatible: &str, place: u8) -> Answ
         _ if offer.made < taken.made => Answer::Old,
         _ if offer.compatible != compatible => Answer::OtherBoard,
         Some(end) if same => Answer::Over(end),
-        // A power cut each time, or a file that never comes whole.
+        // A power cut each time, or a file that is another one.
         None if same && taken.tries >= TRIES => Answer::Over(End::Refused),
         _ if place >= offer.percent => Answer::Waits,
         _ => Answer::Take,
     }
 }
 
-/// Fetches the file of an offer into this folder, going on where an earlier try was cut off; its path. What is not the offer's is deleted.
+/// Fetches the file of an offer into this folder, going on where an earlier try was cut off; its path. Whether it is the offer's is not looked
+/// at: see [`check`].
 pub fn fetch(offer: &Offer, store: &Path) -> Result<PathBuf> {
     let path = store.join(DOWNLOAD);
     let length = || fs::metadata(&path).map_or(0, |facts| facts.len());
     if length() > offer.bytes {
         forget(store);
     }
-    let disk = rustix::fs::statvfs(store).with_context(|| store.display().to_string())?;
-    let (free, need) = (disk.f_bavail * disk.f_frsize, offer.bytes - length() + SPARE);
-    ensure!(
-        free >= need,
-        "{} has {} MB free, and the file needs {} MB: make room",
-        store.display(),
-        free / 1_000_000,
-        need / 1_000_000
-    );
+    engine::free_for("the rest of the file would", store, offer.bytes - length())?;
     if length() < offer.bytes {
         let output = Command::new("curl")
             .args(["--fail", "--silent", "--show-error", "--location", "--proto", "=http,https"])
-            .args([
-                "--connect-timeout",
-                "20",
-                "--speed-time",
-                "60",
-                "--speed-limit",
-                "100",
-                "--continue-at",
-                "-",
-            ])
-            .arg("--max-filesize")
-            .arg(offer.bytes.to_string())
-            .arg("--output")
+            .args(["--connect-timeout", "20", "--speed-time", "60", "--speed-limit", "100"])
+            .args(["--continue-at", "-", "--max-filesize", &offer.bytes.to_string(), "--output"])
             .arg(&path)
-            .arg("--")
-            .arg(&offer.url)
+            .args(["--", &offer.url])
             .output()
             .context("curl cannot be started: install the package curl")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{}: {}", offer.url, said.trim());
     }
+    Ok(path)
+}
+
+/// What was fetched is the offer's file; another is deleted.
+pub fn check(offer: &Offer, store: &Path) -> Result<()> {
+    let path = store.join(DOWNLOAD);
     if hash(&path).with_context(|| path.display().to_string())? != offer.sha256 {
         forget(store);
         bail!("{} is not the file that was offered", offer.url);
     }
-    Ok(path)
+    Ok(())
 }
 
 /// SHA-256 of a file, in hexadecimal.
@@ -271,20 +269,21 @@ mod tests {
         let mut taken = Taken { made: 1_000, ..Taken::default() };
         let later = Offer { percent: 100, made: 2_000, ..offer() };
         for end in [End::Good, End::Back, End::Refused] {
-            taken.begin(&offer());
+            taken.turn_to(&offer());
             taken.end = Some(end);
             assert_eq!(answer(&later, &taken, "mien-arm64", 0), Answer::Over(end));
             let next = Offer { version: "4".into(), sha256: "cd".repeat(32), ..later.clone() };
             assert_eq!(answer(&next, &taken, "mien-arm64", 0), Answer::Take, "another file is another try");
         }
         let mut cut = Taken::default();
-        for _ in 0..TRIES {
+        for n in 0..TRIES {
             assert_eq!(answer(&offer(), &cut, "mien-arm64", 0), Answer::Take);
-            cut.begin(&offer());
+            assert_eq!(cut.turn_to(&offer()), n == 0);
+            cut.tries += 1;
         }
         assert_eq!(answer(&offer(), &cut, "mien-arm64", 0), Answer::Over(End::Refused));
-        cut.begin(&Offer { sha256: "cd".repeat(32), ..offer() });
-        assert_eq!((cut.tries, cut.end), (1, None));
+        assert!(cut.turn_to(&Offer { sha256: "cd".repeat(32), ..offer() }));
+        assert_eq!((cut.tries, cut.end), (0, None));
     }
 
     #[test]
@@ -324,7 +323,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("new");
         let mut taken = Taken { made: 7, ..Taken::default() };
-        taken.begin(&offer());
+        taken.turn_to(&offer());
         taken.store(&store).unwrap();
         assert_eq!(Taken::load(&store), taken);
         fs::write(store.join(FILE), "{").unwrap();

@@ -7,7 +7,7 @@
 pub mod fixture;
 
 use mien::{
-    bundle::{Bundle, shape::Spec, write},
+    bundle::Bundle,
     feature::{image::Resizer, sample_frames},
     model::{self, Decoding, Device, Infer, Input, Reason, Taps, observe::Tapped},
     source::Frame,
@@ -214,16 +214,6 @@ pub fn open(bundle: &Path, device: Device) -> (Bundle, Box<dyn Infer>) {
     let bundle = Bundle::open(bundle).unwrap_or_else(|e| panic!("{}: {e:#}", bundle.display()));
     let model = model::load(&bundle, device, 0).unwrap_or_else(|e| panic!("{e:#}"));
     (bundle, model)
-}
-
-/// Tensors of a bundle, for another one with the same or fewer rows.
-pub struct Of<'a>(pub &'a Bundle);
-
-impl write::Values for Of<'_> {
-    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> anyhow::Result<()> {
-        out.extend_from_slice(&self.0.vector(&spec.name)?[first * spec.cols..(first + rows) * spec.cols]);
-        Ok(())
-    }
 }
 
 /// An array as numpy stores it, little-endian, rows first.

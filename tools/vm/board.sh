@@ -7,6 +7,7 @@ port=2297
 work=$(mktemp -d /tmp/mien.XXXXXX)
 disk=$work/board.img
 board='' pids=()
+login=(-q -i "$work/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null)
 leave() {
     local code=$?
     [ -z "$board" ] || kill -KILL "$board" 2>/dev/null || true
@@ -83,7 +84,6 @@ listen() {
     pids+=($!)
 }
 
-login() { printf '%s\n' -q -i "$work/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null; }
 power_on() {
     tools/vm/run "$disk" "$seen/console.log" "$work/inside" --ssh $port ${broker_port:+--reach "$broker_port" "$web_port"} \
         ${beside:+--beside "$beside"} >>"$seen/qemu.log" 2>&1 &
@@ -95,8 +95,7 @@ cut_power() {
     board=''
 }
 on() { # COMMAND...
-    # shellcheck disable=SC2046
-    ssh -n $(login) -o ConnectTimeout=5 -o ServerAliveInterval=5 -p $port root@127.0.0.1 "$@"
+    ssh -n "${login[@]}" -o ConnectTimeout=5 -o ServerAliveInterval=5 -p $port root@127.0.0.1 "$@"
 }
 up() {
     local i
@@ -105,8 +104,7 @@ up() {
     die "the board does not answer after $i tries"
 }
 bring() { # FILE...
-    # shellcheck disable=SC2046
-    scp $(login) -P $port "$@" root@127.0.0.1:/root/
+    scp "${login[@]}" -P $port "$@" root@127.0.0.1:/root/
 }
 
 mark=0

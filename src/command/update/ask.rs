@@ -25,12 +25,6 @@ use std::{
 const BROKER_WAIT: Duration = Duration::from_secs(10);
 const OFFER_WAIT: Duration = Duration::from_secs(3);
 
-/// What the broker is told, retained, under the device's topic `update`.
-struct Report<'a> {
-    state: &'a str,
-    why: String,
-}
-
 pub fn run(places: &Places, config: &Path, topic: &str) -> Result<()> {
     certified()?;
     let config = config::read(config)
@@ -48,32 +42,31 @@ pub fn run(places: &Places, config: &Path, topic: &str) -> Result<()> {
         .with_context(|| Refused(format!("the offer at {topic} is refused")))?;
     say(format_args!("{}: version {} for {} % of {}", topic, offer.version, offer.percent, offer.compatible));
     let place = offer.place(&machine::id());
-    let tell = |report: &Report<'_>| tell(&config, settings, &offer, place, report, places);
+    let tell = |state: &str, why: &str| tell(&config, settings, &offer, place, state, why, places);
     let mut taken = Taken::load(&places.store);
-    let on_trial = Slot::ALL.iter().any(|&slot| {
-        places.booted() == Some(slot)
-            && matches!(Slots::load(&places.store).standing(slot), Standing::Trial(_))
-    });
+    let slots = Slots::load(&places.store);
+    let on_trial = places.booted().is_some_and(|slot| matches!(slots.standing(slot), Standing::Trial(_)));
     ensure!(!on_trial, "a version is on trial here: ask again when it is settled");
 
-    let answer = match running(places).as_deref() == Some(offer.version.as_str()) {
-        true if offer.made >= taken.made && offer.compatible == engine::compatible()? => {
-            Answer::Over(End::Good)
-        }
-        _ => offer::answer(&offer, &taken, &engine::compatible()?, place),
-    };
+    let compatible = engine::compatible()?;
+    let mut answer = offer::answer(&offer, &taken, &compatible, place);
+    if matches!(answer, Answer::Over(_) | Answer::Waits | Answer::Take)
+        && running(places).as_ref() == Some(&offer.version)
+    {
+        answer = Answer::Over(End::Good);
+    }
     if answer == Answer::Old {
         return Err(Error::msg("a newer one was seen before").context(Refused("the offer is refused".into())));
     }
     if answer == Answer::OtherBoard {
-        say(format_args!("it is not for this board, which is {}", engine::compatible()?));
+        say(format_args!("it is not for this board, which is {compatible}"));
         return Ok(());
     }
     taken.made = offer.made;
     taken.store(&places.store)?;
     match answer {
-        Answer::Waits => tell(&Report { state: "waiting", why: format!("its place is {place} of 100") }),
-        Answer::Over(end) => tell(&Report { state: word(end), why: String::new() }),
+        Answer::Waits => tell("waiting", &format!("its place is {place} of 100")),
+        Answer::Over(end) => tell(end.name(), ""),
         _ => take(places, &offer, taken, &tell),
     }
 }
@@ -98,72 +91,72 @@ fn running(places: &Places) -> Option<String> {
     .filter(|_| good)
 }
 
-fn word(end: End) -> &'static str {
-    match end {
-        End::Good => "good",
-        End::Back => "back",
-        End::Refused => "refused",
-    }
-}
-
 fn take(
     places: &Places,
     offer: &Offer,
     mut taken: Taken,
-    tell: &dyn Fn(&Report<'_>) -> Result<()>,
+    tell: &dyn Fn(&str, &str) -> Result<()>,
 ) -> Result<()> {
-    tell(&Report { state: "fetching", why: String::new() })?;
+    if taken.turn_to(offer) {
+        offer::forget(&places.store);
+        taken.store(&places.store)?;
+    }
+    tell("fetching", "")?;
     say(format_args!("fetching {}, {} bytes", offer.url, offer.bytes));
-    let file = match offer::fetch(offer, &places.store) {
+    let fetched = offer::fetch(offer, &places.store);
+    // What never came whole may come another time; what did is tried so often and no more.
+    if fetched.is_ok() {
+        taken.tries += 1;
+        taken.store(&places.store)?;
+    }
+    let file = match fetched.and_then(|file| offer::check(offer, &places.store).map(|()| file)) {
         Ok(file) => file,
         Err(error) => {
-            tell(&Report { state: "waiting", why: format!("{error:#}") })?;
+            tell("waiting", &format!("{error:#}"))?;
             return Err(error);
         }
     };
-    taken.begin(offer);
-    taken.store(&places.store)?;
-    tell(&Report { state: "installing", why: String::new() })?;
+    tell("installing", "")?;
     let done = install(places, &file);
-    let end = match &done {
+    taken.end = match &done {
         Ok(()) => Some(End::Good),
         Err(error) if error.downcast_ref::<Left>().is_some() => Some(End::Back),
         Err(error) if error.downcast_ref::<Refused>().is_some() => Some(End::Refused),
         // Another try may help: a disk that is full, an engine that is busy.
         Err(_) => None,
     };
-    taken.end = end;
     taken.store(&places.store)?;
-    if end.is_some() {
+    if taken.end.is_some() {
         offer::forget(&places.store);
     }
     let why = done.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
     // The next time it asks, it says so again.
-    if let Err(error) = tell(&Report { state: end.map_or("waiting", word), why }) {
+    if let Err(error) = tell(taken.end.map_or("waiting", End::name), &why) {
         log::warn!("{error:#}");
     }
     done
 }
 
-/// Tells the broker; comes back when it has confirmed.
+/// Tells the broker, retained, under the device's topic `update`; comes back when it has confirmed.
 fn tell(
     config: &Config,
     settings: &mqtt::Settings,
     offer: &Offer,
     place: u8,
-    report: &Report<'_>,
+    state: &str,
+    why: &str,
     places: &Places,
 ) -> Result<()> {
-    say(format_args!("{}{}{}", report.state, if report.why.is_empty() { "" } else { ": " }, report.why));
+    say(format_args!("{state}{}{why}", if why.is_empty() { "" } else { ": " }));
     let topic = format!("{}/update", settings.prefix(&config.device_name()));
     let text = json!({
         "type": "update",
-        "state": report.state,
+        "state": state,
         "version": offer.version,
         "runs": running(places).unwrap_or_else(|| name(places.booted())),
         "place": place,
         "percent": offer.percent,
-        "why": report.why,
+        "why": why,
     });
     let id = format!("mien-ask-{}", machine::id());
     let mut link = Link::open(mqtt::options(settings, &id, None)?, &settings.address(), 0)?;
@@ -183,5 +176,5 @@ fn tell(
         }
         thread::sleep(Duration::from_millis(20));
     }
-    bail!("the broker {} was not told: {}", settings.address(), report.state)
+    bail!("the broker {} was not told: {state}", settings.address())
 }
