@@ -70,6 +70,13 @@ python_need() {
     echo "$env/bin/python"
 }
 
+# root_remove FOLDER: removes a root file system; what a cut-off debootstrap left mounted in it goes first.
+root_remove() {
+    local at
+    while read -r at; do as_root umount "$at" || die "$at is mounted and in use: umount it"; done < <(awk -v in_it="$1/" 'index($2, in_it) == 1 {print $2}' /proc/self/mounts | sort -r)
+    as_root rm -rf --one-file-system "$1"
+}
+
 # debian_root SUITE [PACKAGE,...]: prints the folder of a small root file system of this machine's architecture, with what mien's package
 # needs, and with these packages.
 debian_root() {
@@ -79,7 +86,7 @@ debian_root() {
     if [ ! -f "$base/ready" ]; then
         say "a Debian root, $1 (a minute, once)"
         mkdir -p "$cache"
-        as_root rm -rf "$base"
+        root_remove "$base"
         as_root debootstrap --variant=minbase --include="adduser,libasound2${2:+,$2}" "$1" "$base" http://deb.debian.org/debian >"$cache/debootstrap.log" 2>&1 ||
             die "debootstrap failed: $(tail -n1 "$cache/debootstrap.log")"
         as_root touch "$base/ready"
@@ -90,6 +97,18 @@ debian_root() {
 # packages_whole FOLDER: whether what tools/release made there is what its SHA256SUMS says, where it has one.
 packages_whole() {
     [ ! -f "$1/SHA256SUMS" ] || (cd "$1" && sha256sum --quiet --ignore-missing --check SHA256SUMS >/dev/null 2>&1)
+}
+
+# packages_for FOLDER ARCH...: prints the folder with the packages of these architectures. Without a FOLDER they are made, in a folder of their own,
+# so that what tools/release left in target/packages stays.
+packages_for() {
+    local folder=${1:-target/packages-tested} arch debian
+    [ -n "$1" ] || tools/release --out "$root/$folder" "${@:2}" >&2
+    for arch in "${@:2}"; do
+        debian=$(debian_of "$arch")
+        ls "$folder"/mien_*_"$debian".deb >/dev/null 2>&1 || die "$folder has no mien_*_$debian.deb: tools/release $arch makes it"
+    done
+    echo "$folder"
 }
 
 # foreign_need ARCH: programs of another architecture start here through qemu, in a chroot too.
