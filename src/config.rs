@@ -6,6 +6,7 @@
 //! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
 
 use crate::{
+    bundle,
     cues::{self, Task},
     machine,
     model::{self, AudioContext, Decoding, Infer},
@@ -24,10 +25,11 @@ use std::{
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
     "model.bundle",
     "privacy.mute_file",
     "state_dir",
+    "words.bundle",
     "nets.folder",
     "nets.voice-activity.file",
     "nets.face-box.file",
@@ -60,6 +62,8 @@ pub struct Config {
     pub pipe: Option<pipe::Settings>,
     /// Small nets that measure voices and faces beside the model.
     pub nets: cues::Nets,
+    /// A speech recogniser beside the model.
+    pub words: Option<Words>,
     /// When the model need not run.
     pub gate: Option<cues::Gate>,
     pub cues: cues::Cues,
@@ -104,6 +108,41 @@ impl Model {
             infer.reason_between().context("model.reason")?;
         }
         infer.set_audio_context(self.audio_context).context("model.audio_context")
+    }
+}
+
+/// `[words]`: who hears what is said. It is a cue, and goes into a prompt that has a place for it (`mien pack --prompt "...{words}..."`); it
+/// never leaves the device, but for what a reason says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Words {
+    /// A file that `mien pack --whisper` made.
+    pub bundle: PathBuf,
+    /// How much sound it encodes: `whole`, or `speech` for what holds sound.
+    pub audio_context: AudioContext,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Words { bundle: PathBuf::new(), audio_context: AudioContext::Speech }
+    }
+}
+
+impl Words {
+    /// Opens the recogniser's file, and refuses one that hears less than a window.
+    pub fn open(&self, window_ms: u32) -> Result<bundle::Words> {
+        let at = || format!("words.bundle: {}", self.bundle.display());
+        ensure!(
+            !self.bundle.as_os_str().is_empty(),
+            "words.bundle is not set: name a file that `mien pack --whisper` made"
+        );
+        let words = bundle::Words::open(&self.bundle).with_context(at)?;
+        let hears_ms = words.header().shape.hears_ms();
+        ensure!(
+            window_ms as usize <= hears_ms,
+            "window: window_ms = {window_ms}, but the recogniser hears {hears_ms} ms at once"
+        );
+        Ok(words)
     }
 }
 

@@ -45,6 +45,7 @@ fn prompts_are_short_and_say_what_they_should() {
             Piece::Text(tokens) => bundle.vocabulary().text(tokens),
             Piece::Video => "VIDEO".to_owned(),
             Piece::Audio => "AUDIO".to_owned(),
+            Piece::Words => "WORDS".to_owned(),
         };
         pieces.iter().map(word).collect()
     };

@@ -144,6 +144,7 @@ fn plan(pipe: pipe::Settings, tty: PathBuf) -> Plan {
         frames: 8,
         side: 224,
         nets: Default::default(),
+        words: None,
         gate: None,
         cues: Default::default(),
         policy: Limits { dwell_ms: 0, smooth_ms: 0, refractory_ms: 0, ..Default::default() },

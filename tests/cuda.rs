@@ -242,7 +242,7 @@ fn budget_of_a_token() {
     let mut model = model::load(&bundle, Device::Cuda, 0).unwrap();
     let clip = fixture::clip();
     let frames: Vec<_> = clip.frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
-    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples), words: None };
     let budget = Budget::default();
     model.observe(Some(Box::new(budget.clone())));
     model.see("label", &input).unwrap();
@@ -303,8 +303,8 @@ fn a_reason_goes_on_between_windows() {
     let mut model = model::load(&bundle, Device::Cuda, 0).unwrap();
     let clip = fixture::clip();
     let frames: Vec<_> = clip.frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
-    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
-    let other = Input { frames: None, samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples), words: None };
+    let other = Input { frames: None, samples: Some(&clip.samples), words: None };
     let decoding = Decoding {
         max_new_tokens: Some(9),
         repetition_guard: false,
@@ -408,7 +408,7 @@ fn a_daemon_that_loses_its_device_ends_and_starts_again() {
     let frames = silent();
     let window: Vec<_> = frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
     let before = counted()[0];
-    model.see("label", &Input { frames: Some(&window), samples: None }).unwrap();
+    model.see("label", &Input { frames: Some(&window), samples: None, words: None }).unwrap();
     model.score("dfew").unwrap();
     let in_the_second = (counted()[0] - before + 20).to_string();
 

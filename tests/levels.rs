@@ -50,7 +50,8 @@ fn scores<B: Backend>(backend: B, bundle: &Bundle, frames: &[Frame], samples: &[
         let chosen: Vec<(u64, &Frame)> = (0..count).map(|i| (at(i) as u64, &frames[at(i)])).collect();
         let heard = &samples[start_s * 16_000..(start_s + 4) * 16_000];
         for (video, audio) in [(true, true), (true, false), (false, true)] {
-            let input = Input { frames: video.then_some(&chosen[..]), samples: audio.then_some(heard) };
+            let input =
+                Input { frames: video.then_some(&chosen[..]), samples: audio.then_some(heard), words: None };
             model.see("label", &input).unwrap();
             all.push(model.score(set).unwrap().probabilities.clone());
         }

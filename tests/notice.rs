@@ -38,6 +38,9 @@ fn a_notice_says_what_for_what_is_kept_and_whom_to_ask() {
         assert!(code == Some(0) && said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains("microphone"), "the clip is silent: {said}");
+    assert!(!said.contains("into text"), "nobody listens to words: {said}");
+    let (_, said) = notice(&format!("{whole}[words]\nbundle = \"words.gguf\"\n"), &[]);
+    assert!(said.contains("What is said is turned into text"), "{said}");
     let out = folder.path().join("notice.svg");
     assert_eq!(notice(whole, &["-o", out.to_str().unwrap()]).0, Some(0));
     let poster = fs::read_to_string(&out).unwrap();

@@ -29,6 +29,7 @@ fn flat(pieces: &[Piece]) -> Vec<i64> {
         Piece::Text(ids) => ids.iter().map(|&id| i64::from(id)).collect(),
         Piece::Video => vec![-201],
         Piece::Audio => vec![-202],
+        Piece::Words => vec![-203],
     };
     pieces.iter().flat_map(ids).collect()
 }
@@ -210,6 +211,7 @@ fn without_start_and_end_tags_places_stand_alone() {
         Piece::Text(ids) => bundle.vocabulary().text(ids),
         Piece::Video => "V".into(),
         Piece::Audio => "A".into(),
+        Piece::Words => "W".into(),
     });
     let text: String = text.collect();
     assert!(text.starts_with("system\nBe brief.\nuser\nV\nA\nAs an emotional"), "{text}");

@@ -51,6 +51,7 @@ fn prompts_are_the_reference_s() {
                 Piece::Text(ids) => ids.iter().map(|id| *id as f32).collect(),
                 Piece::Video => vec![-201.0],
                 Piece::Audio => vec![-202.0],
+                Piece::Words => vec![-203.0],
             })
             .collect();
         assert_eq!(ids, fixture::reference(run)["input_ids"].values, "{run}");
@@ -99,7 +100,9 @@ fn a_clip_of_five_frames_is_compared_at_every_stage() {
     let mut scores = |ids: [u64; 8]| {
         let shown: Vec<(u64, &Frame)> =
             ids.into_iter().zip(&picked).map(|(id, i)| (id, &clip.frames[*i])).collect();
-        model.see("label", &Input { frames: Some(&shown), samples: Some(&clip.samples) }).unwrap();
+        model
+            .see("label", &Input { frames: Some(&shown), samples: Some(&clip.samples), words: None })
+            .unwrap();
         model.score(&set).unwrap().probabilities.clone()
     };
     assert_eq!(scores([0, 1, 2, 3, 4, 5, 6, 7]), scores([10, 11, 11, 12, 12, 13, 13, 14]));
@@ -155,7 +158,7 @@ fn speech_context_is_near_and_exact_where_sound_fills_the_tower() {
         let mut model = load(device);
         let mut score = |context: AudioContext, samples: &[f32]| {
             model.set_audio_context(context).unwrap();
-            model.see("label", &Input { frames: None, samples: Some(samples) }).unwrap();
+            model.see("label", &Input { frames: None, samples: Some(samples), words: None }).unwrap();
             model.score("dfew").unwrap().probabilities.clone()
         };
         let whole = score(AudioContext::Whole, &sound);
@@ -183,7 +186,7 @@ fn a_window_that_slides_is_as_good_as_new() {
     for (i, window) in windows.into_iter().enumerate() {
         let frames = frames(&clip, window);
         let samples = &clip.samples[i * 1000..];
-        let input = Input { frames: Some(&frames), samples: Some(samples) };
+        let input = Input { frames: Some(&frames), samples: Some(samples), words: None };
         sliding.see("label", &input).unwrap();
         let mut new = load(Device::Cpu);
         new.see("label", &input).unwrap();
@@ -200,7 +203,7 @@ fn one_new_frame_costs_one_frame() {
     model.observe(Some(Box::new(taps.clone())));
     let mut rows = |window| {
         let frames = frames(&clip, window);
-        model.see("label", &Input { frames: Some(&frames), samples: None }).unwrap();
+        model.see("label", &Input { frames: Some(&frames), samples: None, words: None }).unwrap();
         taps.take().iter().map(|t| t.rows).sum::<usize>()
     };
     assert_eq!(rows([0, 1, 2, 3, 4, 5, 6, 7]), 8);
@@ -213,7 +216,7 @@ fn one_new_frame_costs_one_frame() {
 fn asking_again_is_as_good_as_seeing_again() {
     let clip = fixture::clip();
     let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
-    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples), words: None };
     let mut model = load(Device::Cpu);
     model.set_decoding(Decoding { max_new_tokens: Some(12), ..Decoding::default() }).unwrap();
     model.see("reason", &input).unwrap();
@@ -261,7 +264,7 @@ fn scores_are_the_likelihoods_of_the_labels_one_by_one() {
     });
     let clip = fixture::clip();
     let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
-    let input = Input { frames: Some(&frames), samples: None };
+    let input = Input { frames: Some(&frames), samples: None, words: None };
     for device in [Device::Scalar, Device::Cpu] {
         let mut model = model::load(&with, device, 2).unwrap();
         let plain = with.prompts()[0].name.clone();
@@ -292,9 +295,9 @@ fn scores_are_the_likelihoods_of_the_labels_one_by_one() {
 fn sound_alone_is_seen_and_every_set_sums_to_one() {
     let clip = fixture::clip();
     let mut model = load(Device::Cpu);
-    model.see("label", &Input { frames: None, samples: Some(&clip.samples) }).unwrap();
+    model.see("label", &Input { frames: None, samples: Some(&clip.samples), words: None }).unwrap();
     let mut quiet = load(Device::Cpu);
-    quiet.see("label", &Input { frames: None, samples: Some(&[]) }).unwrap();
+    quiet.see("label", &Input { frames: None, samples: Some(&[]), words: None }).unwrap();
     for set in ["dfew", "mafw", "ravdess"] {
         let scores = model.score(set).unwrap().probabilities.clone();
         assert_eq!(scores.len(), bundle().label_set(set).unwrap().labels.len());
@@ -311,7 +314,7 @@ fn a_constrained_answer_has_its_form() {
     let clip = fixture::clip();
     let mut model = load(Device::Cpu);
     let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
-    model.see("reason", &Input { frames: Some(&frames), samples: None }).unwrap();
+    model.see("reason", &Input { frames: Some(&frames), samples: None, words: None }).unwrap();
     for (sampling, most) in
         [(None, 40), (Some(Sampling { temperature: 2.0, top_k: 0, top_p: 1.0, seed: 3 }), 60)]
     {
@@ -345,7 +348,7 @@ fn what_is_to_be_avoided_is_not_said() {
     let default = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default.gguf")).unwrap();
     let mut model = model::load(&default, Device::Cpu, 2).unwrap();
     let sound: Vec<f32> = (0..64_000).map(|i| 0.2 * (i as f32 * 0.06).sin()).collect();
-    model.see("reason", &Input { frames: None, samples: Some(&sound) }).unwrap();
+    model.see("reason", &Input { frames: None, samples: Some(&sound), words: None }).unwrap();
     let mut reason = |sampling, avoid: &[String]| {
         model.set_decoding(Decoding { sampling, avoid: avoid.to_vec(), ..Decoding::default() }).unwrap();
         model.reason(&mut |_| {}).unwrap().text
@@ -369,7 +372,7 @@ fn what_is_to_be_avoided_is_not_said() {
 fn a_seed_repeats_its_answer() {
     let clip = fixture::clip();
     let mut model = load(Device::Cpu);
-    model.see("reason", &Input { frames: None, samples: Some(&clip.samples) }).unwrap();
+    model.see("reason", &Input { frames: None, samples: Some(&clip.samples), words: None }).unwrap();
     let mut draw = |seed| {
         let sampling = Some(Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed });
         model.set_decoding(Decoding { sampling, max_new_tokens: Some(16), ..Decoding::default() }).unwrap();
@@ -384,7 +387,7 @@ fn a_seed_repeats_its_answer() {
 fn whoever_watches_changes_nothing() {
     let clip = fixture::clip();
     let frames = frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]);
-    let input = Input { frames: Some(&frames), samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&frames), samples: Some(&clip.samples), words: None };
     let mut model = load(Device::Cpu);
     model.set_decoding(Decoding { max_new_tokens: Some(4), ..Decoding::default() }).unwrap();
     let mut once = |observer: Option<Box<dyn Observer>>| {
@@ -417,15 +420,18 @@ fn what_cannot_be_seen_is_refused_by_name() {
     };
     refused(model.ask("label"), "no window");
     refused(model.score("dfew").map(drop), "no window");
-    refused(model.see("label", &Input { frames: None, samples: None }), "without video and without audio");
+    refused(
+        model.see("label", &Input { frames: None, samples: None, words: None }),
+        "without video and without audio",
+    );
     let good = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
-    refused(model.see("lable", &Input { frames: Some(&good), samples: None }), "`lable`");
-    refused(model.see("label", &Input { frames: Some(&good[..7]), samples: None }), "7 frames");
+    refused(model.see("lable", &Input { frames: Some(&good), samples: None, words: None }), "`lable`");
+    refused(model.see("label", &Input { frames: Some(&good[..7]), samples: None, words: None }), "7 frames");
     let short = Frame { rgb: vec![0; 5], ..clip.frames[0].clone() };
     let mut bad = good;
     bad[3] = (99, &short);
-    refused(model.see("label", &Input { frames: Some(&bad), samples: None }), "frame 99");
-    model.see("label", &Input { frames: Some(&good), samples: None }).unwrap();
+    refused(model.see("label", &Input { frames: Some(&bad), samples: None, words: None }), "frame 99");
+    model.see("label", &Input { frames: Some(&good), samples: None, words: None }).unwrap();
     refused(model.score("emotions").map(drop), "`emotions`");
     let hot = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
     refused(model.set_decoding(Decoding { sampling: Some(hot), ..Decoding::default() }), "temperature");
@@ -437,8 +443,8 @@ fn a_reason_goes_on_between_windows() {
     let clip = fixture::clip();
     let (first, second) =
         (frames(&clip, [0, 2, 4, 6, 8, 10, 12, 14]), frames(&clip, [1, 3, 5, 7, 9, 11, 13, 15]));
-    let input = Input { frames: Some(&first), samples: Some(&clip.samples) };
-    let other = Input { frames: Some(&second), samples: None };
+    let input = Input { frames: Some(&first), samples: Some(&clip.samples), words: None };
+    let other = Input { frames: Some(&second), samples: None, words: None };
     let mut model = load(Device::Cpu);
     model.see("label", &other).unwrap();
     let scores = model.score("dfew").unwrap().clone();
@@ -472,7 +478,7 @@ fn a_halted_model_comes_back_at_once() {
     let clip = fixture::clip();
     let mut model = load(Device::Cpu);
     let window = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
-    let input = Input { frames: Some(&window), samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&window), samples: Some(&clip.samples), words: None };
     let start = std::time::Instant::now();
     model.see("reason", &input).unwrap();
     let whole = model.reason(&mut |_| {}).unwrap();
@@ -501,7 +507,7 @@ fn a_window_that_was_called_off_leaves_nothing_behind() {
     let clip = fixture::clip();
     let first = frames(&clip, [0, 1, 2, 3, 4, 5, 6, 7]);
     let next = frames(&clip, [2, 3, 4, 5, 6, 7, 8, 9]);
-    let input = Input { frames: Some(&next), samples: Some(&clip.samples) };
+    let input = Input { frames: Some(&next), samples: Some(&clip.samples), words: None };
     let scores = |model: &mut dyn Infer| {
         model.see("label", &input).unwrap();
         model.score("dfew").unwrap().clone()
@@ -520,7 +526,7 @@ fn a_window_that_was_called_off_leaves_nothing_behind() {
         }
         model.halt_when(Halt::from([std::sync::Arc::clone(&halt)]));
         if part % 4 != 0 {
-            model.see("label", &Input { frames: Some(&first), samples: None }).unwrap();
+            model.see("label", &Input { frames: Some(&first), samples: None, words: None }).unwrap();
         }
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -118,6 +118,7 @@ fn dumped(bundle: &Path, dump: &Path, clip: Clip) -> (Clip, Reference, usize, bo
             Piece::Text(ids) => ids.iter().map(|id| *id as f32).collect(),
             Piece::Video => vec![-201.0],
             Piece::Audio => vec![-202.0],
+            Piece::Words => vec![-203.0],
         })
         .collect();
     let same = ids == stages::read_npy(&dump.join("input_ids.npy")).f32s();

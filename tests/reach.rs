@@ -38,7 +38,7 @@ fn four_seconds_are_heard_and_no_more() {
         let taps = Taps::of(["mel", "audio_tokens"]);
         model.observe(Some(Box::new(taps.clone())));
         let mut hear = |samples: &[f32]| {
-            model.see("label", &Input { frames: None, samples: Some(samples) }).unwrap();
+            model.see("label", &Input { frames: None, samples: Some(samples), words: None }).unwrap();
             taps.take().into_iter().map(|t| (t.rows, t.values)).collect::<Vec<_>>()
         };
         let (long, cut) = (hear(&sound), hear(&sound[..SAMPLES]));

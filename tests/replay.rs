@@ -270,6 +270,7 @@ impl Run {
             frames: 2,
             side: 4,
             nets: Default::default(),
+            words: None,
             gate: None,
             cues: Default::default(),
             policy: Limits {

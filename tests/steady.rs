@@ -185,6 +185,7 @@ fn steady_state_takes_no_memory() {
         frames: bundle.shape().frames,
         side: bundle.shape().image,
         nets: Default::default(),
+        words: None,
         gate: None,
         cues: Default::default(),
         policy: Limits { dwell_ms: 0, smooth_ms: 0, change: 0.01, ..Default::default() },

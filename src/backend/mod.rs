@@ -105,7 +105,11 @@ impl Heads {
 
     /// Panics unless `rows` rows from `start` fit a cache that was made for `cached` heads and `positions_max` positions.
     fn assert_fit(self, start: usize, rows: usize, cached: Heads, positions_max: usize) {
-        assert_eq!(self, cached, "the cache was made for other heads");
+        assert_eq!(
+            (self.n_kv_heads, self.head_dim),
+            (cached.n_kv_heads, cached.head_dim),
+            "the cache was made for other heads"
+        );
         assert!(start + rows <= positions_max, "{start} + {rows} of {positions_max} positions");
     }
 }
@@ -123,6 +127,21 @@ impl Grid {
     pub fn rows(self) -> usize {
         self.frames * self.height * self.width
     }
+}
+
+/// What a speech recogniser's decoder needs besides: its keys are not rotated, and its queries look at a sound that was stored before.
+pub trait Unrotated: Backend {
+    /// Stores k and v of positions `start .. start + rows` as they are. `qkv` is `(rows, heads.qkv())`; with no query heads it is
+    /// `k | v`. The cache then answers `attend_cached`.
+    fn store(
+        &mut self,
+        qkv: &Self::Buf,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &mut Self::Cache,
+        layer: usize,
+    );
 }
 
 /// A device with memory and the ops of transformers, convolutions and pictures.

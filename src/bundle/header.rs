@@ -15,7 +15,7 @@
 //! | `r1-omni.prompts` | names |
 //! | `r1-omni.prompt.<name>.instruction` | |
 //! | `r1-omni.prompt.<name>.gate` (3 x f32) | weights of the video, body and face branches |
-//! | `r1-omni.prompt.<name>.{video_audio,video,audio}` (i32 array) | token ids; -201 is the video's place, -202 the audio's |
+//! | `r1-omni.prompt.<name>.{video_audio,video,audio}` (i32 array) | token ids; -201 is the video's place, -202 the audio's, -203 that of what was said, at most once |
 //! | `r1-omni.label_sets` | names |
 //! | `r1-omni.labels.<name>.labels` | |
 //! | `r1-omni.labels.<name>.prefix` (i32 array) | see `LabelSet` |
@@ -28,15 +28,20 @@
 //!
 //! Invariant: what `read` returns was checked: token ids lie in the vocabulary, weights are finite, names are unique.
 
-use super::gguf::{self, Value};
+use super::contents::Contents;
+use super::gguf::Value;
+use super::keys::{Keys, general, ids, token};
 use super::recipe::Recipe;
-use super::shape::{self, ARCHITECTURE, Shape};
+use super::shape::{self, ARCHITECTURE, Shape, Spec};
 use super::vocabulary::Vocabulary;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, HashSet};
 
 pub const VIDEO: i32 = -201;
 pub const AUDIO: i32 = -202;
+pub const WORDS: i32 = -203;
+/// Tokens of what was said, at most: twenty seconds of speech.
+pub const WORDS_MAX: usize = 96;
 
 /// One stretch of a prompt: text that is already tokens, or the place where a modality is spliced in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +49,20 @@ pub enum Piece {
     Text(Vec<u32>),
     Video,
     Audio,
+    /// What was said, as text.
+    Words,
+}
+
+impl Piece {
+    /// Positions of the decoder that it takes at most.
+    pub fn positions(&self, shape: &Shape) -> usize {
+        match self {
+            Piece::Text(ids) => ids.len(),
+            Piece::Video => shape.visual_tokens(),
+            Piece::Audio => shape.audio_tokens(),
+            Piece::Words => WORDS_MAX,
+        }
+    }
 }
 
 /// A named instruction, tokenised for each combination of modalities.
@@ -56,6 +75,18 @@ pub struct Prompt {
     pub video_audio: Vec<Piece>,
     pub video: Vec<Piece>,
     pub audio: Vec<Piece>,
+}
+
+impl Prompt {
+    /// For each combination of modalities.
+    pub fn variants(&self) -> [&[Piece]; 3] {
+        [&self.video_audio, &self.video, &self.audio]
+    }
+
+    /// Whether it has such a piece.
+    pub fn has(&self, piece: &Piece) -> bool {
+        self.variants().iter().any(|pieces| pieces.contains(piece))
+    }
 }
 
 /// A closed set of answers.
@@ -126,15 +157,17 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-impl Header {
-    pub fn keys(&self) -> Vec<(String, Value)> {
-        let mut out = vec![
-            ("general.architecture".to_owned(), Value::Text(ARCHITECTURE.to_owned())),
-            ("general.name".to_owned(), Value::Text(self.name.clone())),
-            ("general.description".to_owned(), Value::Text(self.description.clone())),
-            ("general.license".to_owned(), Value::Text(self.license.clone())),
-            ("general.alignment".to_owned(), Value::U32(gguf::ALIGNMENT as u32)),
-        ];
+impl Contents for Header {
+    fn tensors(&self, own_head: bool) -> Vec<Spec> {
+        shape::tensors(&self.shape, own_head)
+    }
+
+    fn quant(&self) -> Recipe {
+        self.quant
+    }
+
+    fn keys(&self) -> Vec<(String, Value)> {
+        let mut out = general(ARCHITECTURE, &self.name, &self.description, &self.license);
         out.extend(shape::keys(&self.shape));
         let mut put = |name: &str, value: Value| out.push((format!("{ARCHITECTURE}.{name}"), value));
         put("trained", Value::Bool(self.trained));
@@ -169,15 +202,11 @@ impl Header {
             put("self_test.labels", Value::Text(test.labels.clone()));
             put("self_test.scores", Value::F32s(test.scores.clone()));
         }
-        out.push(("tokenizer.ggml.model".to_owned(), Value::Text("gpt2".to_owned())));
-        out.push(("tokenizer.ggml.pre".to_owned(), Value::Text("qwen2".to_owned())));
-        let (tokens, types) = self.vocabulary.to_texts();
-        out.push(("tokenizer.ggml.tokens".to_owned(), Value::Texts(tokens)));
-        out.push(("tokenizer.ggml.token_type".to_owned(), Value::I32s(types)));
+        out.extend(self.vocabulary.keys("qwen2"));
         out
     }
 
-    pub fn read(keys: &BTreeMap<String, Value>) -> Result<Header> {
+    fn read(keys: &BTreeMap<String, Value>) -> Result<Header> {
         let keys = Keys(keys);
         let architecture = keys.text("general.architecture")?;
         ensure!(
@@ -187,21 +216,8 @@ impl Header {
         );
         let shape = shape::read(keys.0)?;
         let own = |name: &str| format!("{ARCHITECTURE}.{name}");
-        let vocabulary = Vocabulary::from_texts(
-            keys.texts("tokenizer.ggml.tokens")?,
-            keys.i32s("tokenizer.ggml.token_type")?,
-        )
-        .context("in the vocabulary")?;
-        ensure!(
-            vocabulary.len() == shape.vocab,
-            "the vocabulary has {} tokens, but the embedding {} rows",
-            vocabulary.len(),
-            shape.vocab
-        );
+        let vocabulary = keys.vocabulary(shape.vocab)?;
         let tokens = |key: &str| keys.tokens(key, shape.vocab);
-        let quant = keys.text(&own("quant"))?;
-        let quant =
-            Recipe::from_name(quant).with_context(|| format!("key `{}` is `{quant}`", own("quant")))?;
         let header = Header {
             name: keys.text("general.name")?.to_owned(),
             description: keys.text("general.description")?.to_owned(),
@@ -210,7 +226,7 @@ impl Header {
                 Value::Bool(trained) => *trained,
                 other => bail!("key `{}` is {other:?}, but must be a bool", own("trained")),
             },
-            quant,
+            quant: keys.recipe(&own("quant"))?,
             sources: keys.texts(&own("sources"))?.to_vec(),
             generation: Generation {
                 eos: tokens(&own("generation.eos"))?,
@@ -236,7 +252,9 @@ impl Header {
         header.check()?;
         Ok(header)
     }
+}
 
+impl Header {
     /// What no single key can know.
     fn check(&self) -> Result<()> {
         ensure!(!self.prompts.is_empty(), "there is no prompt; pack the checkpoint again");
@@ -257,10 +275,6 @@ impl Header {
     }
 }
 
-fn ids(tokens: &[u32]) -> Value {
-    Value::I32s(tokens.iter().map(|&t| t as i32).collect())
-}
-
 fn flatten(pieces: &[Piece]) -> Vec<i32> {
     let mut out = Vec::new();
     for piece in pieces {
@@ -268,50 +282,13 @@ fn flatten(pieces: &[Piece]) -> Vec<i32> {
             Piece::Text(tokens) => out.extend(tokens.iter().map(|&t| t as i32)),
             Piece::Video => out.push(VIDEO),
             Piece::Audio => out.push(AUDIO),
+            Piece::Words => out.push(WORDS),
         }
     }
     out
 }
 
-struct Keys<'a>(&'a BTreeMap<String, Value>);
-
-impl<'a> Keys<'a> {
-    fn get(&self, key: &str) -> Result<&'a Value> {
-        self.0.get(key).with_context(|| format!("key `{key}` is missing; pack the checkpoint again"))
-    }
-
-    fn text(&self, key: &str) -> Result<&'a str> {
-        match self.get(key)? {
-            Value::Text(text) => Ok(text),
-            other => bail!("key `{key}` is {other:?}, but must be a text"),
-        }
-    }
-
-    fn texts(&self, key: &str) -> Result<&'a [String]> {
-        match self.get(key)? {
-            Value::Texts(texts) => Ok(texts),
-            _ => bail!("key `{key}` must be an array of texts"),
-        }
-    }
-
-    fn i32s(&self, key: &str) -> Result<&'a [i32]> {
-        match self.get(key)? {
-            Value::I32s(numbers) => Ok(numbers),
-            _ => bail!("key `{key}` must be an array of i32"),
-        }
-    }
-
-    fn positive(&self, key: &str) -> Result<f32> {
-        match self.get(key)? {
-            Value::F32(v) if v.is_finite() && *v > 0.0 => Ok(*v),
-            other => bail!("key `{key}` is {other:?}, but must be a positive f32"),
-        }
-    }
-
-    fn tokens(&self, key: &str, vocab: usize) -> Result<Vec<u32>> {
-        self.i32s(key)?.iter().map(|&id| token(key, id, vocab)).collect()
-    }
-
+impl Keys<'_> {
     fn each<T>(&self, key: &str, read: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
         let mut seen = HashSet::new();
         let mut out = Vec::new();
@@ -338,8 +315,8 @@ impl<'a> Keys<'a> {
                 (count(Piece::Video), count(Piece::Audio)) == (video, audio),
                 "key `{key}` must have {video} place for the video and {audio} for the audio"
             );
-            let text = pieces.iter().map(|p| if let Piece::Text(t) = p { t.len() } else { 0 }).sum::<usize>();
-            let positions = text + video * shape.visual_tokens() + audio * shape.audio_tokens();
+            ensure!(count(Piece::Words) <= 1, "key `{key}` has more than one place for what was said");
+            let positions: usize = pieces.iter().map(|piece| piece.positions(shape)).sum();
             ensure!(
                 positions < shape.context,
                 "key `{key}`: {positions} positions do not fit into the context of {}; shorten the instruction",
@@ -408,20 +385,13 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn token(key: &str, id: i32, vocab: usize) -> Result<u32> {
-    ensure!(
-        id >= 0 && (id as usize) < vocab,
-        "key `{key}` holds token {id}, outside of the vocabulary of {vocab}"
-    );
-    Ok(id as u32)
-}
-
 fn split(key: &str, flat: &[i32], vocab: usize) -> Result<Vec<Piece>> {
     let mut out = Vec::new();
     for &id in flat {
         match id {
             VIDEO => out.push(Piece::Video),
             AUDIO => out.push(Piece::Audio),
+            WORDS => out.push(Piece::Words),
             _ => {
                 let id = token(key, id, vocab)?;
                 match out.last_mut() {

@@ -13,14 +13,17 @@
 pub mod block;
 #[cfg(feature = "pack")]
 pub mod checkpoint;
+mod contents;
 pub mod digest;
 mod download;
+mod encode;
 #[cfg(feature = "pack")]
 pub mod gate;
 pub mod gguf;
 pub mod header;
 #[cfg(feature = "pack")]
 pub mod import;
+mod keys;
 mod open;
 pub mod prompt;
 mod recipe;
@@ -32,13 +35,17 @@ mod tensor;
 #[cfg(feature = "pack")]
 pub mod tokenizer;
 pub mod vocabulary;
+pub mod words;
 pub mod write;
 
 pub use block::Kind;
+pub use contents::Contents;
 pub use digest::hex;
-pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest};
-pub use open::{Bundle, Damaged};
+pub use encode::Encoder;
+pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest, WORDS_MAX};
+pub use open::{Bundle, Damaged, Packed, Tensors};
 pub use recipe::Recipe;
 pub use shape::{Shape, Stack};
 pub use tensor::Tensor;
 pub use vocabulary::Vocabulary;
+pub use words::{Words, WordsShape};

@@ -5,6 +5,7 @@
 //! is not noticed; one that it cuts ends the process. A model keeps its own copy of the weights.
 
 use super::block::Kind;
+use super::contents::Contents;
 use super::digest;
 use super::gguf;
 use super::header::{Generation, Header, LabelSet, Marks, Prompt};
@@ -17,17 +18,34 @@ use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// A file that was checked and mapped. Clones of the tensors' bytes are never kept.
-pub struct Bundle {
+/// The model's file.
+pub type Bundle = Packed<Header>;
+
+/// A file that was checked and mapped: what its keys say, and its tensors.
+pub struct Packed<H> {
+    header: H,
+    tensors: Tensors,
+}
+
+impl<H> Deref for Packed<H> {
+    type Target = Tensors;
+
+    fn deref(&self) -> &Tensors {
+        &self.tensors
+    }
+}
+
+/// The tensors of a mapped file. Clones of their bytes are never kept.
+pub struct Tensors {
     /// The path, for refusals.
     place: String,
     data: Data,
-    header: Header,
     entries: Vec<gguf::Entry>,
     by_name: HashMap<String, usize>,
     data_at: usize,
@@ -86,9 +104,9 @@ impl Data {
     }
 }
 
-impl Bundle {
+impl<H: Contents> Packed<H> {
     /// Maps the file and checks its header: sizes, names, token ids. The tensors are not read.
-    pub fn open(path: &Path) -> Result<Bundle> {
+    pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path)?;
         ensure!(file.metadata()?.is_file(), "this is not a file");
         // SAFETY: the mapping is private and read-only. A file that another process cuts or rewrites while it is mapped breaks
@@ -98,13 +116,13 @@ impl Bundle {
     }
 
     /// The same from memory.
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Bundle> {
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         Self::check(Data::Owned(bytes), "the bundle in memory".to_owned())
     }
 
-    fn check(data: Data, place: String) -> Result<Bundle> {
+    fn check(data: Data, place: String) -> Result<Self> {
         let container = gguf::parse(data.bytes())?;
-        let header = Header::read(&container.keys);
+        let header = H::read(&container.keys);
         if header.is_err() && !container.keys.contains_key(digest::HEADER) {
             // Of another program or an older version, which says more than a missing digest.
             header?;
@@ -122,24 +140,28 @@ impl Bundle {
             ),
         };
         let entries = container.tensors;
-        Ok(Bundle {
+        let tensors = Tensors {
             place,
             by_name: entries.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(),
             checks: Checks::new(entries.len()),
             data_at: container.data_at,
             data,
-            header,
             entries,
             header_digest,
             digests,
-        })
+        };
+        Ok(Packed { header, tensors })
     }
+}
 
+impl<H> Packed<H> {
     /// Everything but the tensors.
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &H {
         &self.header
     }
+}
 
+impl Bundle {
     pub fn shape(&self) -> &Shape {
         &self.header.shape
     }
@@ -177,7 +199,9 @@ impl Bundle {
         let found = self.header.label_sets.iter().find(|s| s.name == name);
         found.with_context(|| format!("the bundle has no label set `{name}`, only: {}", names()))
     }
+}
 
+impl Tensors {
     /// Whether an optional tensor is there: `decoder.head.weight`.
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
@@ -300,10 +324,10 @@ impl Checks {
 }
 
 /// Refuses a tensor that is missing, of another size or kind than the header's shape asks for, or not part of the model.
-fn check_tensors(header: &Header, container: &gguf::Container) -> Result<()> {
+fn check_tensors(header: &impl Contents, container: &gguf::Container) -> Result<()> {
     let by_name: HashMap<&str, &gguf::Entry> =
         container.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    let specs = shape::tensors(&header.shape, by_name.contains_key("decoder.head.weight"));
+    let specs = header.tensors(by_name.contains_key("decoder.head.weight"));
     for spec in &specs {
         let Some(found) = by_name.get(spec.name.as_str()) else {
             bail!("tensor `{}` is missing; pack the checkpoint again", spec.name);

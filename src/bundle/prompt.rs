@@ -14,6 +14,9 @@ pub const REASON: &str = "As an emotional recognition expert; throughout the vid
 pub const LABEL: &str = "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the \
     most obvious to you?  Output the final emotion in <answer> </answer> tags.";
 
+/// Where an instruction says what was said.
+pub const WORDS_PLACE: &str = "{words}";
+
 /// Closed sets of answers every bundle has.
 pub const LABEL_SETS: [(&str, &[&str]); 3] = [
     ("dfew", &["happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"]),
@@ -65,6 +68,10 @@ impl Template {
         gate: [f32; 3],
     ) -> Result<Prompt> {
         ensure!(!instruction.trim().is_empty(), "the instruction of prompt `{name}` is empty");
+        ensure!(
+            instruction.matches(WORDS_PLACE).count() <= 1,
+            "the instruction of prompt `{name}` has `{WORDS_PLACE}` more than once"
+        );
         let pieces = |video: bool, audio: bool| self.pieces(encode, instruction, video, audio);
         Ok(Prompt {
             name: name.to_owned(),
@@ -90,7 +97,13 @@ impl Template {
                 text = vec![Part::Plain(format!("{close}\n"))];
             }
         }
-        text.push(Part::Plain(instruction.to_owned()));
+        let (before, after) = instruction.split_once(WORDS_PLACE).unwrap_or((instruction, ""));
+        text.push(Part::Plain(before.to_owned()));
+        if instruction.contains(WORDS_PLACE) {
+            push_text(&mut out, tokens(encode, &text)?);
+            out.push(Piece::Words);
+            text = vec![Part::Plain(after.to_owned())];
+        }
         text.push(Part::Template(self.after.clone()));
         push_text(&mut out, tokens(encode, &text)?);
         Ok(out)

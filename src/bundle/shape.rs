@@ -41,16 +41,17 @@
 
 use super::block::Kind;
 use super::gguf::{Entry, Value};
+use super::keys::Keys;
 use super::recipe::Recipe;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 
 pub const ARCHITECTURE: &str = "r1-omni";
 pub const VERSION: u32 = 2;
 /// 30 s of sound, the published tower's reach.
-const POSITIONS_MAX: usize = 1500;
+pub const POSITIONS_MAX: usize = 1500;
 /// Two mel frames make one position of the audio tower.
-const POSITION_MS: usize = 20;
+pub const POSITION_MS: usize = 20;
 
 /// A pre-norm or post-norm transformer stack.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,18 +159,14 @@ pub fn squeezed(inputs: usize) -> usize {
 
 /// Every tensor of a bundle of this shape, in file order.
 pub fn tensors(shape: &Shape, own_head: bool) -> Vec<Spec> {
-    let mut out = Table(Vec::new());
+    let mut out = Table::default();
     let (v, a, d) = (&shape.vision, &shape.audio, &shape.decoder);
 
     out.linear("vision.patch", v.hidden, 3 * shape.patch * shape.patch, true);
     out.push("vision.position.weight", Role::Table, shape.grid() * shape.grid(), v.hidden);
     out.tower("vision", v, true);
 
-    out.linear("audio.conv1", a.hidden, 3 * shape.mels, true);
-    out.linear("audio.conv2", a.hidden, 3 * a.hidden, true);
-    out.push("audio.position.weight", Role::Table, shape.audio_positions, a.hidden);
-    out.tower("audio", a, false);
-    out.norm("audio.norm", a.hidden);
+    out.ear(a, shape.mels, shape.audio_positions);
 
     for branch in ["video", "body"] {
         for (stage, block) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
@@ -213,33 +210,46 @@ pub fn tensors(shape: &Shape, own_head: bool) -> Vec<Spec> {
     out.0
 }
 
-struct Table(Vec<Spec>);
+/// A table of tensors in the making.
+#[derive(Default)]
+pub(super) struct Table(pub(super) Vec<Spec>);
 
 impl Table {
-    fn push(&mut self, name: &str, role: Role, rows: usize, cols: usize) {
+    pub(super) fn push(&mut self, name: &str, role: Role, rows: usize, cols: usize) {
         self.0.push(Spec { name: name.to_owned(), role, rows, cols });
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) {
+    pub(super) fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) {
         self.push(&format!("{name}.weight"), Role::Matrix, outputs, inputs);
         if bias {
             self.push(&format!("{name}.bias"), Role::Vector, 1, outputs);
         }
     }
 
-    fn norm(&mut self, name: &str, hidden: usize) {
+    pub(super) fn norm(&mut self, name: &str, hidden: usize) {
         self.push(&format!("{name}.weight"), Role::Vector, 1, hidden);
         self.push(&format!("{name}.bias"), Role::Vector, 1, hidden);
+    }
+
+    pub(super) fn attention(&mut self, name: &str, hidden: usize, key_bias: bool) {
+        for (part, bias) in [("q", true), ("k", key_bias), ("v", true), ("o", true)] {
+            self.linear(&format!("{name}_{part}"), hidden, hidden, bias);
+        }
+    }
+
+    pub(super) fn ear(&mut self, stack: &Stack, mels: usize, positions: usize) {
+        self.linear("audio.conv1", stack.hidden, 3 * mels, true);
+        self.linear("audio.conv2", stack.hidden, 3 * stack.hidden, true);
+        self.push("audio.position.weight", Role::Table, positions, stack.hidden);
+        self.tower("audio", stack, false);
+        self.norm("audio.norm", stack.hidden);
     }
 
     fn tower(&mut self, name: &str, stack: &Stack, key_bias: bool) {
         for i in 0..stack.layers {
             let name = |tail: &str| format!("{name}.{i}.{tail}");
             self.norm(&name("ln1"), stack.hidden);
-            self.linear(&name("attn_q"), stack.hidden, stack.hidden, true);
-            self.linear(&name("attn_k"), stack.hidden, stack.hidden, key_bias);
-            self.linear(&name("attn_v"), stack.hidden, stack.hidden, true);
-            self.linear(&name("attn_o"), stack.hidden, stack.hidden, true);
+            self.attention(&name("attn"), stack.hidden, key_bias);
             self.norm(&name("ln2"), stack.hidden);
             self.linear(&name("fc1"), stack.ffn, stack.hidden, true);
             self.linear(&name("fc2"), stack.hidden, stack.ffn, true);
@@ -294,22 +304,9 @@ pub fn keys(shape: &Shape) -> Vec<(String, Value)> {
 
 /// The shape that the keys state, checked.
 pub fn read(keys: &BTreeMap<String, Value>) -> Result<Shape> {
-    let number = |name: &str, max: usize| -> Result<usize> {
-        let key = format!("{ARCHITECTURE}.{name}");
-        match keys.get(&key) {
-            Some(Value::U32(v)) if *v >= 1 && *v as usize <= max => Ok(*v as usize),
-            Some(other) => bail!("key `{key}` is {other:?}, but must be a u32 from 1 to {max}"),
-            None => bail!("key `{key}` is missing; pack the checkpoint again"),
-        }
-    };
-    let real = |name: &str| -> Result<f32> {
-        let key = format!("{ARCHITECTURE}.{name}");
-        match keys.get(&key) {
-            Some(Value::F32(v)) if v.is_finite() && *v > 0.0 => Ok(*v),
-            Some(other) => bail!("key `{key}` is {other:?}, but must be a positive f32"),
-            None => bail!("key `{key}` is missing; pack the checkpoint again"),
-        }
-    };
+    let keys = Keys(keys);
+    let number = |name: &str, max: usize| keys.number(&format!("{ARCHITECTURE}.{name}"), max);
+    let real = |name: &str| keys.positive(&format!("{ARCHITECTURE}.{name}"));
     let stack = |name: &str| -> Result<Stack> {
         Ok(Stack {
             layers: number(&format!("{name}.block_count"), 1 << 10)?,

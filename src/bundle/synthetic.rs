@@ -332,11 +332,7 @@ mod tests {
     #[test]
     fn at_the_published_size_a_prompt_is_as_long_as_the_published_one() {
         let header = header(Preset::R1Omni05B, 1, crate::bundle::Kind::Q8_0).unwrap();
-        let length = |piece: &Piece| match piece {
-            Piece::Text(ids) => ids.len(),
-            Piece::Video => header.shape.visual_tokens(),
-            Piece::Audio => header.shape.audio_tokens(),
-        };
+        let length = |piece: &Piece| piece.positions(&header.shape);
         let reason = header.prompts.iter().find(|p| p.name == "reason").unwrap();
         assert_eq!(reason.video_audio.iter().map(length).sum::<usize>(), 974);
     }

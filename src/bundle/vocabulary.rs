@@ -3,6 +3,7 @@
 //! Invariant: every id below `len` has a piece; those of special and unused tokens are empty, so that text is what the pieces
 //! of its tokens say one after the other.
 
+use super::gguf::Value;
 use anyhow::{Context, Result, bail, ensure};
 
 const TEXT: i32 = 1;
@@ -62,7 +63,28 @@ impl Vocabulary {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    pub(super) fn to_texts(&self) -> (Vec<String>, Vec<i32>) {
+    /// Tokens by number and name, for people.
+    pub fn names(&self, ids: &[u32]) -> String {
+        let name = |&id: &u32| match self.token(id) {
+            Token::Special(name) => format!("{id} {name}"),
+            other => format!("{id} {other:?}"),
+        };
+        ids.iter().map(name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Keys of a file; `split` names how text is cut before it is merged.
+    pub(super) fn keys(&self, split: &str) -> [(String, Value); 4] {
+        let (tokens, types) = self.to_texts();
+        [
+            ("model", Value::Text("gpt2".to_owned())),
+            ("pre", Value::Text(split.to_owned())),
+            ("tokens", Value::Texts(tokens)),
+            ("token_type", Value::I32s(types)),
+        ]
+        .map(|(name, value)| (format!("tokenizer.ggml.{name}"), value))
+    }
+
+    fn to_texts(&self) -> (Vec<String>, Vec<i32>) {
         let pair = |(id, token): (usize, &Token)| match token {
             Token::Bytes(bytes) => (bytes.iter().map(|&b| char_of(b)).collect(), TEXT),
             Token::Special(name) => (name.clone(), SPECIAL),

@@ -4,11 +4,12 @@
 //! Limits: memory is one run of rows, whatever the size of the tensors.
 
 use super::block::{self, Unfit};
+use super::contents::Contents;
 use super::digest::{self, Running};
 use super::gguf::{self, Entry, Value};
 use super::header::Header;
 use super::open::Bundle;
-use super::shape::{self, Spec};
+use super::shape::Spec;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Seek, Write};
@@ -34,7 +35,7 @@ pub struct Progress<'a> {
 /// Writes the bundle to `path` and returns its length in bytes.
 pub fn write_file(
     path: &Path,
-    header: &Header,
+    header: &impl Contents,
     own_head: bool,
     values: &mut dyn Values,
     tell: &mut dyn FnMut(Progress<'_>),
@@ -103,7 +104,7 @@ fn replace(path: &Path, file_bytes: u64, write: impl FnOnce(&File) -> Result<()>
 }
 
 /// The same into memory.
-pub fn write_bytes(header: &Header, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
+pub fn write_bytes(header: &impl Contents, own_head: bool, values: &mut dyn Values) -> Result<Vec<u8>> {
     let plan = Plan::new(header, own_head)?;
     let mut out = Cursor::new(Vec::with_capacity(plan.file_bytes as usize));
     plan.write(&mut out, values, &mut |_| ())?;
@@ -123,16 +124,16 @@ struct Plan {
 
 impl Plan {
     /// Refuses what no bundle could be opened with.
-    fn new(header: &Header, own_head: bool) -> Result<Plan> {
-        Header::read(&header.keys().into_iter().collect())?;
+    fn new<H: Contents>(header: &H, own_head: bool) -> Result<Plan> {
+        H::read(&header.keys().into_iter().collect())?;
         let mut keys = vec![(digest::HEADER.to_owned(), Value::Text(digest::UNKNOWN.to_owned()))];
         keys.extend(header.keys());
-        let specs = shape::tensors(&header.shape, own_head);
-        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(header.quant)).collect();
+        let specs = header.tensors(own_head);
+        let mut entries: Vec<Entry> = specs.iter().map(|s| s.entry(header.quant())).collect();
         let unknown = vec![digest::UNKNOWN.to_owned(); entries.len()];
         keys.push((digest::TENSORS.to_owned(), Value::Texts(unknown)));
         let (start, file_bytes) = gguf::header(&keys, &mut entries);
-        Ok(Plan { keys, specs, entries, start, file_bytes, searches: header.quant.searches() })
+        Ok(Plan { keys, specs, entries, start, file_bytes, searches: header.quant().searches() })
     }
 
     /// The header as bytes, with the digests of the tensors and its own.

@@ -2,21 +2,27 @@
 //!
 //! No emotion is inferred: a line names what was heard and seen, and who was there.
 
+use super::Refused;
 use crate::{
+    bundle::Words,
     config,
     cues::{
         Crop, Gate, Measurer,
         ledger::{Ledger, Measured, Presence},
         measure::{Heard, Voice},
     },
-    source::{Pool, Reading, Source, clip},
+    model::{
+        AudioContext,
+        words::{self, Transcribe},
+    },
+    source::{self, Pool, Reading, SAMPLE_RATE, Source, clip},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// What is measured of a recording beside the model: voice, face, who is there. No emotion is inferred.
@@ -27,6 +33,12 @@ pub struct Args {
     /// A folder that `tools/nets fetch` filled; without it voices alone are measured.
     #[arg(long)]
     nets: Option<PathBuf>,
+    /// A speech recogniser that `mien pack --whisper` made: what was said in each window, in words.
+    #[arg(long, value_name = "FILE")]
+    words: Option<PathBuf>,
+    /// How much sound the recogniser encodes: whole, or speech for what holds sound.
+    #[arg(long, value_name = "HOW", default_value = "speech", requires = "words")]
+    audio_context: AudioContext,
     #[arg(long, default_value_t = 4_000)]
     window_ms: u64,
     #[arg(long, default_value_t = 1_000)]
@@ -55,6 +67,45 @@ struct Line<'a> {
     cues: BTreeMap<&'a str, &'a str>,
     /// Cues that could not be measured here.
     unobservable: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<String>,
+}
+
+/// Hears the words of the last window.
+struct Listener {
+    recogniser: Box<dyn Transcribe>,
+    /// The last ones, a window long at most.
+    samples: Vec<f32>,
+    window: usize,
+    /// Samples of the recording so far.
+    total: usize,
+}
+
+impl Listener {
+    fn open(path: &Path, context: AudioContext, window_ms: u64) -> Result<Listener> {
+        let refuse = || Refused(format!("cannot use the recogniser {}", path.display()));
+        let bundle = Words::open(path).with_context(refuse)?;
+        let recogniser = words::load(&bundle, 0, context).with_context(refuse)?;
+        let (window, hears_ms) = (window_ms as usize * SAMPLE_RATE as usize / 1_000, recogniser.hears_ms());
+        ensure!(window_ms as usize <= hears_ms, "--window-ms {window_ms}: the recogniser hears {hears_ms}");
+        Ok(Listener { recogniser, samples: Vec::new(), window, total: 0 })
+    }
+
+    fn push(&mut self, reading: &Reading) {
+        if let Reading::Chunk(chunk) = reading {
+            self.total += chunk.samples.len();
+            let over = (self.samples.len() + chunk.samples.len()).saturating_sub(self.window);
+            self.samples.drain(..over.min(self.samples.len()));
+            self.samples.extend(chunk.samples.iter().map(|sample| source::sample_f32(*sample)));
+        }
+    }
+
+    fn words(&mut self, start_ms: u64) -> Result<String> {
+        let first = self.total - self.samples.len();
+        let before = (start_ms as usize * SAMPLE_RATE as usize / 1_000).saturating_sub(first);
+        let heard = self.recogniser.transcribe(&self.samples[before.min(self.samples.len())..])?;
+        Ok(if heard.heard() { heard.text } else { String::new() })
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -72,6 +123,8 @@ pub fn run(args: Args) -> Result<()> {
     let nets = args.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
     let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 1)?;
     let mut ledger = Ledger::default();
+    let open = |path: &Path| Listener::open(path, args.audio_context, args.window_ms);
+    let mut listener = args.words.as_deref().map(open).transpose()?;
     let mut due_ms = args.window_ms;
     let mut left = source.gives();
     while let Some(mut reading) = clip::next(&mut *source, &mut left)? {
@@ -83,9 +136,12 @@ pub fn run(args: Args) -> Result<()> {
         } / 1_000_000;
         while at_ms >= due_ms {
             if !args.facts {
-                tell(&mut out, &ledger, due_ms - args.window_ms, due_ms)?;
+                tell(&mut out, &ledger, &mut listener, due_ms - args.window_ms, due_ms)?;
             }
             due_ms += args.hop_ms;
+        }
+        if let Some(listener) = &mut listener {
+            listener.push(&reading);
         }
         let facts = measurer.take(&mut reading);
         if args.facts {
@@ -100,12 +156,18 @@ pub fn run(args: Args) -> Result<()> {
         pool.give(reading);
     }
     if !args.facts {
-        tell(&mut out, &ledger, due_ms - args.window_ms, due_ms)?;
+        tell(&mut out, &ledger, &mut listener, due_ms - args.window_ms, due_ms)?;
     }
     Ok(())
 }
 
-fn tell(out: &mut impl Write, ledger: &Ledger, start_ms: u64, end_ms: u64) -> Result<()> {
+fn tell(
+    out: &mut impl Write,
+    ledger: &Ledger,
+    listener: &mut Option<Listener>,
+    start_ms: u64,
+    end_ms: u64,
+) -> Result<()> {
     let (start_ns, end_ns) = (start_ms * 1_000_000, end_ms * 1_000_000);
     let Presence { voice, face, people, .. } = ledger.presence(start_ns, end_ns);
     let cues = ledger.cues(start_ns, end_ns);
@@ -118,6 +180,7 @@ fn tell(out: &mut impl Write, ledger: &Ledger, start_ms: u64, end_ms: u64) -> Re
         people,
         cues: seen(true).map(|m| (m.cue, m.value)).collect(),
         unobservable: seen(false).map(|m| m.cue).collect(),
+        words: listener.as_mut().filter(|_| voice != Some(false)).map(|l| l.words(start_ms)).transpose()?,
     };
     writeln!(out, "{}", serde_json::to_string(&line)?)?;
     Ok(())

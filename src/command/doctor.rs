@@ -386,7 +386,8 @@ fn default_bundles() -> Vec<Finding> {
 }
 
 fn bundle(path: &Path) -> Finding {
-    let opened = Bundle::open(path).with_context(|| format!("the bundle {} cannot be used", path.display()));
+    let opened: Result<Bundle> =
+        Bundle::open(path).with_context(|| format!("the bundle {} cannot be used", path.display()));
     match opened {
         Ok(bundle) => {
             let mib = bundle.file_bytes() as f64 / 1_048_576.0;
@@ -437,8 +438,9 @@ fn keeps_up(config: &Config) -> Finding {
     let timed = || {
         let bundle = Bundle::open(&config.model.bundle)?;
         let mut plan = daemon::prepare(config, &bundle, false)?;
-        let mut infer = model::load(&bundle, plan.model.backend, plan.model.threads)?;
+        let infer = model::load(&bundle, plan.model.backend, plan.model.threads)?;
         drop(bundle);
+        let mut infer = plan.told(infer)?;
         plan.model.apply(infer.as_mut())?;
         let took = daemon::rehearse(&plan, infer.as_mut(), false)?;
         let (took_ms, hop_ms) = (took.as_secs_f64() * 1e3, plan.window.hop_ms);

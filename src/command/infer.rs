@@ -1,10 +1,11 @@
 //! `mien infer`: answer one clip: label scores, the reason as it comes, and what each stage cost.
 
 use crate::{
-    bundle::{Bundle, LabelSet},
-    command::{default_bundle, open_bundle},
+    bundle::{Bundle, LabelSet, Words},
+    command::{Refused, default_bundle, open_bundle},
     model::{
         self, AudioContext, Decoding, Device, Infer, Input, Reason, Sampling, Scores, Stage, Stages, Stop,
+        words::{self, Told},
     },
     source::recorded::whole::Recording,
 };
@@ -56,6 +57,9 @@ pub struct Args {
     /// whole: all of the audio tower's time; speech: what holds sound, which is faster and not the same.
     #[arg(long, value_name = "CONTEXT", default_value = "whole")]
     audio_context: AudioContext,
+    /// A speech recogniser that `mien pack --whisper` made: what is said goes into a prompt that has a place for it.
+    #[arg(long, value_name = "FILE")]
+    words: Option<PathBuf>,
     /// auto, cpu, cuda or scalar.
     #[arg(long, default_value = "auto")]
     backend: Device,
@@ -104,7 +108,7 @@ pub fn run(args: Args) -> Result<()> {
         args.clip.display()
     );
 
-    let mut model = model::load(&bundle, args.backend, args.threads)?;
+    let mut model = load(&args, &bundle)?;
     model.set_decoding(decoding(&args, set))?;
     model.set_audio_context(args.audio_context)?;
     let stages = Stages::default();
@@ -114,8 +118,11 @@ pub fn run(args: Args) -> Result<()> {
         introduce(&mut out, &args, &bundle, &recording, &*model)?;
     }
     let frames = recording.frames();
-    let input = Input { frames: frames.as_deref(), samples: recording.samples.as_deref() };
+    let input = Input { frames: frames.as_deref(), samples: recording.samples.as_deref(), words: None };
     model.see(prompt_of(modes[0]), &input)?;
+    if let (Some(heard), false) = (model.heard(), args.json) {
+        writeln!(out, "words     {}", if heard.is_empty() { "none" } else { heard })?;
+    }
 
     let mut scores = None;
     if modes.contains(&"label") {
@@ -134,12 +141,24 @@ pub fn run(args: Args) -> Result<()> {
     }
     let stages = stages.take();
     if args.json {
-        let report = report(&args, &recording, &bundle, (set, scores.as_ref()), reason.as_ref(), &stages);
+        let mut report = report(&args, &recording, &bundle, (set, scores.as_ref()), reason.as_ref(), &stages);
+        if let Some(heard) = model.heard() {
+            report["words"] = heard.into();
+        }
         writeln!(out, "{report}")?;
     } else {
         table(&mut out, &stages)?;
     }
     Ok(())
+}
+
+/// The model, with a recogniser in front of it where one is named.
+fn load(args: &Args, bundle: &Bundle) -> Result<Box<dyn Infer>> {
+    let model = model::load(bundle, args.backend, args.threads)?;
+    let Some(path) = &args.words else { return Ok(model) };
+    let file = Words::open(path)
+        .with_context(|| Refused(format!("cannot use the recogniser {}", path.display())))?;
+    Ok(Box::new(Told::new(model, words::load(&file, args.threads, AudioContext::Speech)?)))
 }
 
 fn decoding(args: &Args, set: &LabelSet) -> Decoding {

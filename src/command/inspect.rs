@@ -1,7 +1,6 @@
 //! `mien inspect`: what a bundle holds, as tables.
 
-use crate::bundle::vocabulary::Token;
-use crate::bundle::{Bundle, Piece, Stack, Tensor};
+use crate::bundle::{Bundle, Piece, Stack, Tensor, Words};
 use crate::command::{Refused, open_bundle};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -19,10 +18,43 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Ok(words) = Words::open(&args.bundle) {
+        words
+            .verify()
+            .with_context(|| Refused(format!("cannot use the recogniser {}", args.bundle.display())))?;
+        print!("{}", recogniser(&words));
+        return Ok(());
+    }
     let bundle = open_bundle(&args.bundle)?;
     bundle.verify().with_context(|| Refused(format!("cannot use the bundle {}", args.bundle.display())))?;
     print!("{}", report(&bundle, args.tensors));
     Ok(())
+}
+
+/// The same of a speech recogniser.
+fn recogniser(words: &Words) -> String {
+    let mut out = String::new();
+    let head = words.header();
+    let mut general = Table::new("Speech recogniser", &["", ""]);
+    general.row(["name", &head.name]);
+    general.row(["licence", &head.license]);
+    general.row(["matrices", head.quant.name()]);
+    general.row(["file", &bytes(words.file_bytes())]);
+    general.row(["hears", &format!("{} ms at once", head.shape.hears_ms())]);
+    general.row(["tensors sha256", &format!("{} (each matches)", words.digest())]);
+    let opening = head.vocabulary.names(&head.transcript.opening);
+    general.row(["begins with", &opening]);
+    for source in &head.sources {
+        general.row(["packed from", source]);
+    }
+    general.print(&mut out);
+    let mut sizes = Table::new("Sizes", &["", "layers", "width", "ffn", "heads"]);
+    for (name, stack) in [("encoder", &head.shape.audio), ("decoder", &head.shape.words)] {
+        let numbers = [stack.layers, stack.hidden, stack.ffn, stack.n_heads].map(|n| n.to_string());
+        sizes.row([name, &numbers[0], &numbers[1], &numbers[2], &numbers[3]]);
+    }
+    sizes.print(&mut out);
+    out
 }
 
 /// The tables as text.
@@ -68,12 +100,7 @@ pub fn report(bundle: &Bundle, all_tensors: bool) -> String {
     }
     label_sets(bundle).print(&mut out);
     let mut generation = Table::new("Generation", &["", ""]);
-    let end = |&id: &u32| match bundle.vocabulary().token(id) {
-        Token::Special(name) => format!("{id} {name}"),
-        other => format!("{id} {other:?}"),
-    };
-    let ends: Vec<String> = head.generation.eos.iter().map(end).collect();
-    generation.row(["ends with", &ends.join(", ")]);
+    generation.row(["ends with", &bundle.vocabulary().names(&head.generation.eos)]);
     generation.row(["repetition penalty", &head.generation.repetition_penalty.to_string()]);
     generation.row(["tokens at most", &head.generation.max_new_tokens.to_string()]);
     generation.print(&mut out);
@@ -176,16 +203,12 @@ fn prompts(bundle: &Bundle) -> Table {
     for prompt in bundle.prompts() {
         let mut cells = vec![prompt.name.clone()];
         cells.extend(prompt.gate.iter().map(|g| format!("{g:.6}")));
-        let lists = [&prompt.video_audio, &prompt.video, &prompt.audio];
+        let lists = prompt.variants();
         let text = |pieces: &[Piece]| -> usize {
             pieces.iter().map(|p| if let Piece::Text(ids) = p { ids.len() } else { 0 }).sum()
         };
         cells.extend(lists.iter().map(|pieces| text(pieces).to_string()));
-        let tokens = |piece: &Piece| match piece {
-            Piece::Text(ids) => ids.len(),
-            Piece::Video => bundle.shape().visual_tokens(),
-            Piece::Audio => bundle.shape().audio_tokens(),
-        };
+        let tokens = |piece: &Piece| piece.positions(bundle.shape());
         cells.extend(lists.iter().map(|pieces| pieces.iter().map(tokens).sum::<usize>().to_string()));
         table.row(cells);
     }

@@ -66,6 +66,9 @@ fn lines(config: &Config) -> Result<Vec<String>> {
     ));
     lines.push("What it guesses: which expression a face or a voice shows. It may be wrong, and a face is not a feeling.".into());
     lines.push("What is kept: no pictures and no sound. They never leave the device; a label, a score and a time do.".into());
+    if config.words.is_some() {
+        lines.push("What is said is turned into text for the guess, and the text is not kept.".into());
+    }
     if purpose.asks_consent() {
         lines.push("It works only while you agree, and you can take that back at any time.".into());
     }

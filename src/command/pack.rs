@@ -1,6 +1,6 @@
 //! `mien pack`: make a bundle from a published checkpoint, or a synthetic one without.
 
-use crate::bundle::import::{self, Options, Towers};
+use crate::bundle::import::{self, Options, Towers, WordsOptions};
 use crate::bundle::synthetic::{self, Preset};
 use crate::bundle::write::Progress;
 use crate::bundle::{Header, Kind, Recipe, write};
@@ -19,7 +19,7 @@ use std::{
 pub struct Args {
     /// Folder R1-Omni-0.5B, or the folder that holds it and the towers; or a bundle, to measure its self-test anew, or to store its matrices
     /// as another --quant.
-    #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    #[arg(required_unless_present_any = ["synthetic", "whisper"], conflicts_with = "synthetic")]
     checkpoint: Option<PathBuf>,
     /// File to write.
     #[arg(short, long)]
@@ -58,6 +58,12 @@ pub struct Args {
     /// Leave the self-test out: this machine need not run the model.
     #[arg(long)]
     no_self_test: bool,
+    /// A speech recogniser instead: the folder of a Whisper, as transformers saves it (config.json, model.safetensors, tokenizer.json).
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["checkpoint", "synthetic"])]
+    whisper: Option<PathBuf>,
+    /// What a recogniser of many languages is to hear.
+    #[arg(long, value_name = "CODE", default_value = "en", requires = "whisper")]
+    language: String,
     /// Random weights instead of a checkpoint: tiny or r1-omni-0.5b.
     #[arg(long, value_name = "SIZE", value_parser = Preset::from_name)]
     synthetic: Option<Preset>,
@@ -134,6 +140,23 @@ fn store_anew(from: &Path, to: &Path, quant: Recipe, tell: &mut dyn FnMut(Progre
     write::write_file(to, &header, bundle.has("decoder.head.weight"), &mut write::Stored(&bundle), tell)
 }
 
+/// A speech recogniser's folder. The file's length.
+fn pack_words(folder: &Path, args: &Args, tell: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
+    ensure!(
+        args.prompts.is_empty() && args.labels.is_empty() && args.gate.is_none() && args.towers.is_none(),
+        "a speech recogniser has no prompts, labels, gate or towers"
+    );
+    let options = WordsOptions {
+        folder: folder.to_owned(),
+        quant: args.quant.unwrap_or(Kind::Q8_0.into()),
+        language: args.language.clone(),
+        name: args.name.clone(),
+        license: args.license.clone(),
+    };
+    import::words::pack(&options, &args.output, tell)
+        .with_context(|| Refused(format!("cannot pack {}", folder.display())))
+}
+
 pub fn run(args: Args) -> Result<()> {
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{msg:32!} {wide_bar} {percent:>3} %  {eta}")
@@ -161,6 +184,12 @@ pub fn run(args: Args) -> Result<()> {
             file_bytes = tested(&args.output, file_bytes)?;
         }
         println!("{}: {file_bytes} bytes, {}", args.output.display(), quant.name());
+        return Ok(());
+    }
+    if let Some(folder) = &args.whisper {
+        let file_bytes = pack_words(folder, &args, &mut tell)?;
+        bar.finish_and_clear();
+        println!("{}: {file_bytes} bytes, a speech recogniser", args.output.display());
         return Ok(());
     }
     let output = args.output.clone();

@@ -66,6 +66,7 @@ pub fn run(args: Args) -> Result<()> {
     let live = plan.pace != Pace::Fast;
     let touched = live && self_test(&bundle, &plan, infer.as_mut())?;
     drop(bundle);
+    infer = plan.told(infer).context("loading the speech recogniser")?;
     plan.model.apply(infer.as_mut())?;
     if live {
         let took = daemon::rehearse(&plan, infer.as_mut(), touched)?;

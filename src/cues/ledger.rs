@@ -9,6 +9,7 @@
 use super::{
     Channel,
     measure::{Facts, Look, Own, Phrase, Speech},
+    tone::tone,
 };
 use heapless::Deque;
 
@@ -293,6 +294,12 @@ impl Ledger {
         })
         .ok();
     }
+}
+
+/// What was said, as a cue: its tone where it has one, or that there were no words.
+pub fn words(said: &str) -> Measured {
+    let value = if said.is_empty() { "no" } else { tone(said) };
+    Measured { cue: "words", channel: Channel::Words, value, known: &["good", "bad", "no"], observable: true }
 }
 
 /// `share` against two limits.

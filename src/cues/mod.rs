@@ -16,6 +16,7 @@ pub mod lexicon;
 pub mod measure;
 pub mod net;
 mod settings;
+mod tone;
 
 pub use measure::{Facts, Measurer};
 pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, Task};

@@ -19,7 +19,7 @@ use crate::{
     config::Explain,
     cues::{
         Ground,
-        ledger::{Cues, Ledger, Presence},
+        ledger::{self, Cues, Ledger, Presence},
     },
     kept::Kept,
     machine,
@@ -325,7 +325,7 @@ impl State<'_> {
             samples = samples.filter(|_| who.voice != Some(false));
         }
         let nobody = had && frames.is_none() && samples.is_none();
-        (Input { frames, samples }, nobody)
+        (Input { frames, samples, words: None }, nobody)
     }
 
     fn count(&mut self, nobody: bool, present: u8, scored: bool, took: Duration) {
@@ -397,7 +397,10 @@ impl State<'_> {
     /// contradicted claims it is sampled.
     fn explain(&mut self, episode: u32, first: Option<Thought>) -> Result<()> {
         let shown = self.shown;
-        let cues = self.ledger.cues(shown.start_ns, shown.end_ns);
+        let mut cues = self.ledger.cues(shown.start_ns, shown.end_ns);
+        if let Some(said) = self.infer.heard() {
+            cues.push(ledger::words(said)).ok();
+        }
         let started = Instant::now();
         let decoding = match &first {
             Some(first) => Decoding {

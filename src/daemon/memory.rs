@@ -13,7 +13,7 @@ use crate::{
     config::Explain,
     cues::{Task, net::Net},
     machine,
-    model::{Infer, Model},
+    model::{Infer, Model, words},
 };
 use anyhow::{Context, Result};
 
@@ -34,5 +34,8 @@ pub fn memory(plan: &Plan, bundle: &Bundle) -> Result<Memory> {
     let program = own + machine::resident().files + AT_WORK;
     let picture = plan.sources.iter().map(|(source, _)| source.picture_bytes()).max().unwrap_or(0);
     let nets = Task::ALL.iter().filter_map(|&task| plan.nets.of(task)).map(Net::memory).sum();
-    Ok(Memory { program, model: model.backend().footprint(), nets, picture })
+    let words = plan.recogniser()?.zip(plan.words.as_ref());
+    let words = words.map(|(bundle, words)| words::footprint(&bundle, words.audio_context)).transpose()?;
+    let words = words.map_or(0, |words| words.weights + words.cache + words.scratch);
+    Ok(Memory { program, model: model.backend().footprint(), nets, words, picture })
 }

@@ -5,8 +5,13 @@
 use super::pace::Pace;
 use crate::{
     backend::Footprint,
+    bundle,
     config::{self, Explain},
     cues::{self, Crop, Ground, Measurer, Task},
+    model::{
+        Infer,
+        words::{self, Told},
+    },
     policy, privacy,
     sink::{self, Message, Setup, Speaker},
     source::{self, Gives, Pool, SAMPLE_RATE},
@@ -37,6 +42,7 @@ pub struct Plan {
     pub policy: policy::Limits,
     /// Those of the folder's manifest among them.
     pub nets: cues::Nets,
+    pub words: Option<config::Words>,
     pub gate: Option<cues::Gate>,
     pub cues: cues::Cues,
     pub model: config::Model,
@@ -60,6 +66,8 @@ pub struct Memory {
     pub model: Footprint,
     /// Small nets.
     pub nets: usize,
+    /// The speech recogniser.
+    pub words: usize,
     /// One picture of the source whose pictures are the largest; 0 where only its writer knows.
     pub picture: usize,
 }
@@ -131,6 +139,18 @@ impl Plan {
     /// Whether anything asks for measured voices and faces.
     fn measures(&self) -> bool {
         self.gate.is_some() || self.cues.crop != Crop::None || self.grounds()
+    }
+
+    /// The recogniser's file, where one is wanted.
+    pub fn recogniser(&self) -> Result<Option<bundle::Words>> {
+        self.words.as_ref().map(|words| words.open(self.window.window_ms)).transpose()
+    }
+
+    /// The model, told what is said where the plan has a recogniser.
+    pub fn told(&self, infer: Box<dyn Infer>) -> Result<Box<dyn Infer>> {
+        let Some((file, words)) = self.recogniser()?.zip(self.words.as_ref()) else { return Ok(infer) };
+        let recogniser = words::load(&file, self.model.threads, words.audio_context)?;
+        Ok(Box::new(Told::new(infer, recogniser)))
     }
 
     /// What measures voices and faces, where anything asks for it; its nets are loaded.
@@ -229,6 +249,11 @@ impl Plan {
                 Some(memory.model.weights),
             ),
             row("small nets", self.nets_named(), (memory.nets > 0).then_some(memory.nets)),
+            row(
+                "speech recogniser",
+                if self.words.is_some() { "weights, keys and values, scratch".into() } else { "none".into() },
+                (memory.words > 0).then_some(memory.words),
+            ),
             row("keys and values", "the longest prompt and answer".into(), Some(memory.model.cache)),
             row("scratch", "activations and packed inputs".into(), Some(memory.model.scratch)),
         ];

@@ -2,8 +2,9 @@
 
 use super::{pace::Pace, plan::Plan};
 use crate::{
-    bundle::Bundle,
+    bundle::{Bundle, Piece},
     config::{self, Config, Explain},
+    cues::Ground,
     machine,
     sink::Speaker,
     source,
@@ -53,6 +54,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         side: bundle.shape().image,
         policy: config.policy.clone(),
         nets: config::nets(&config.nets)?,
+        words: config.words.clone(),
         gate: config.gate,
         cues: config.cues,
         model,
@@ -88,7 +90,29 @@ fn resolve(config: &Config, bundle: &Bundle) -> Result<config::Model> {
         window_ms as usize <= hears_ms,
         "window: window_ms = {window_ms}, but the bundle hears {hears_ms} ms at once; set window_ms to {hears_ms} or less"
     );
+    if let Some(words) = &config.words {
+        words.open(window_ms)?;
+    }
+    tell_of_words(config, &model, bundle)?;
     Ok(model)
+}
+
+/// Says where words are heard for nothing, or asked for and not heard.
+fn tell_of_words(config: &Config, model: &config::Model, bundle: &Bundle) -> Result<()> {
+    let reasons = model.reason != Explain::Off;
+    let mut asked = bundle.prompt(&model.prompt)?.has(&Piece::Words);
+    asked |= reasons && bundle.prompt(&model.reason_prompt)?.has(&Piece::Words);
+    let held = reasons && config.cues.ground != Ground::Off;
+    match &config.words {
+        None if asked => log::warn!(
+            "a prompt of the bundle has a place for what is said, which stays empty: [words] names a speech recogniser"
+        ),
+        Some(_) if !asked && !held => log::warn!(
+            "[words] is heard and nothing uses it: no prompt has a place for it, and no reason is held against it"
+        ),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The configured one, or the one that systemd made for us.

@@ -34,6 +34,7 @@ pub fn rehearse(plan: &Plan, infer: &mut dyn Infer, touched: bool) -> Result<Dur
         let input = Input {
             frames: gives.video.then_some(&frames[..]),
             samples: gives.audio.then_some(&samples[..]),
+            words: None,
         };
         let started = Instant::now();
         infer

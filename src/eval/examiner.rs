@@ -87,7 +87,8 @@ impl<'a> Examiner<'a> {
             *number |= self.clips << 32;
         }
         let read = Instant::now();
-        self.model.see("label", &Input { frames: frames.as_deref(), samples })?;
+        let words = line.subtitle.as_deref().filter(|_| samples.is_some());
+        self.model.see("label", &Input { frames: frames.as_deref(), samples, words })?;
         Ok(read)
     }
 

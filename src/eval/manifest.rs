@@ -1,7 +1,7 @@
-//! The list of clips to evaluate: JSON lines `{id, clip, label, fold?, subset?, person?, cues?}`, checked line by line.
+//! The list of clips to evaluate: JSON lines `{id, clip, label, fold?, subset?, person?, subtitle?, cues?}`, checked line by line.
 //!
-//! Paths are relative to the manifest's folder. Other keys (`subtitle`, `words`, ...) are allowed and not used. A bad line is a problem
-//! with a kind, a line number and a name; the others can still be used.
+//! Paths are relative to the manifest's folder. A `subtitle` is what is said, for a prompt with a place for it. Other keys are allowed
+//! and not used. A bad line is a problem with a kind, a line number and a name; the others can still be used.
 
 use super::answer::{self, UNKNOWN};
 use crate::cues::{CUES, Cue};
@@ -27,6 +27,8 @@ pub struct Line {
     pub subset: Option<String>,
     /// Who is in it: clips of one person share what is usual of the person.
     pub person: Option<String>,
+    /// What is said in it.
+    pub subtitle: Option<String>,
     /// `None` where nobody logged any.
     pub cues: Option<Vec<Cue>>,
 }
@@ -176,7 +178,8 @@ fn line(raw: &[u8], folder: &Path, labels: &[String]) -> Result<Line, (Kind, Str
         Value::Number(number) => Some(number.to_string()),
         other => return Err(bad(format!("`{id}` has person {other}, but a person is a name or a number"))),
     };
-    Ok(Line { id: id.to_owned(), clip: folder.join(clip), label, fold, subset, person, cues })
+    let subtitle = value["subtitle"].as_str().map(str::to_owned);
+    Ok(Line { id: id.to_owned(), clip: folder.join(clip), label, fold, subset, person, subtitle, cues })
 }
 
 fn read_cues(value: &Value) -> Result<Vec<Cue>> {

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::Halt,
-    model::{observe::Observer, omni::audio::AudioContext, text::generate::Decoding},
+    model::{observe::Observer, omni::ear::AudioContext, text::generate::Decoding},
     source::Frame,
 };
 use anyhow::Result;
@@ -14,6 +14,8 @@ pub struct Input<'a> {
     pub frames: Option<&'a [(u64, &'a Frame)]>,
     /// 16 kHz mono in [-1, 1]; what is longer than `Shape::samples_max` is cut there.
     pub samples: Option<&'a [f32]>,
+    /// What was said, for a prompt with a place for it; what is longer than `WORDS_MAX` tokens is cut there.
+    pub words: Option<&'a str>,
 }
 
 /// Probabilities over the labels of one set, sum 1, in the set's order.
@@ -54,6 +56,10 @@ pub trait Infer {
     fn see(&mut self, prompt: &str, input: &Input<'_>) -> Result<()>;
     /// Prefills another prompt over what was last seen; nothing is encoded again.
     fn ask(&mut self, prompt: &str) -> Result<()>;
+    /// What was said in the window that was last seen; `None` where nobody listens or it had no sound.
+    fn heard(&self) -> Option<&str> {
+        None
+    }
     /// Scores every label of a set for what was last seen, without thinking.
     fn score(&mut self, label_set: &str) -> Result<&Scores>;
     /// Generates the reason for what was last seen; `say` gets text as it comes, whole characters only.

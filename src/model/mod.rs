@@ -1,4 +1,4 @@
-//! Models, written once over `Backend`: `text` is any Qwen-like decoder, `omni` the R1-Omni topology around it.
+//! Models, written once over `Backend`: `text` is any Qwen-like decoder, `omni` the R1-Omni topology around it, `words` a speech recogniser.
 //!
 //! Shapes: see `bundle::Shape`. A window goes in as frames and samples, `Scores` and `Reason` come out.
 //! Limits: all memory is taken when a model is loaded, for the longest prompt and the longest answer of its bundle.
@@ -10,10 +10,11 @@ pub mod pass;
 pub mod self_test;
 pub mod text;
 pub mod weights;
+pub mod words;
 
 pub use infer::{Infer, Input, Reason, Scores, Stop};
 pub use observe::{Cost, Observer, Stage, Stages, Taps};
-pub use omni::{audio::AudioContext, engine::Model};
+pub use omni::{ear::AudioContext, engine::Model};
 pub use text::generate::{Decoding, Sampling};
 
 #[cfg(feature = "cuda")]

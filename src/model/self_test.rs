@@ -52,7 +52,7 @@ fn scores(shape: &Shape, infer: &mut dyn Infer, test: &SelfTest) -> Result<Vec<f
     let frames: Vec<(u64, &Frame)> = (u64::MAX / 2..).zip(&frames).collect();
     let samples: Vec<f32> =
         (0..SOUND_MS.min(shape.hears_ms()) * SAMPLE_RATE as usize / 1_000).map(sample).collect();
-    infer.see(&test.prompt, &Input { frames: Some(&frames), samples: Some(&samples) })?;
+    infer.see(&test.prompt, &Input { frames: Some(&frames), samples: Some(&samples), words: None })?;
     Ok(infer.score(&test.labels)?.probabilities.clone())
 }
 

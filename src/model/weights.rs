@@ -2,7 +2,7 @@
 
 use crate::{
     backend::Backend,
-    bundle::{Bundle, Tensor},
+    bundle::{Tensor, Tensors},
     model::pass::{Linear, Norm},
 };
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 /// Reads weights by name.
 pub struct Loader<'a, B> {
     pub backend: &'a B,
-    pub bundle: &'a Bundle,
+    pub bundle: &'a Tensors,
 }
 
 impl<B: Backend> Loader<'_, B> {

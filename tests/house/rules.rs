@@ -225,7 +225,17 @@ const CRATES: [(&str, &[&str]); 44] = [
     ("toml", &["src/config.rs"]),
     ("tract_onnx", &["src/cues/net/engine.rs"]),
     ("v4l", &["src/source/v4l2.rs"]),
-    ("zeroize", &["src/source/mod.rs", "src/feature/image.rs", "src/window.rs", "src/cues/"]),
+    (
+        "zeroize",
+        &[
+            "src/source/mod.rs",
+            "src/feature/image.rs",
+            "src/window.rs",
+            "src/cues/",
+            "src/model/omni/engine.rs",
+            "src/model/words/",
+        ],
+    ),
     ("zune_jpeg", &["src/source/jpeg.rs"]),
 ];
 

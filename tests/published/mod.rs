@@ -24,7 +24,7 @@ pub struct Stored {
 pub struct Tensors(pub BTreeMap<String, Stored>);
 
 impl Tensors {
-    fn put(&mut self, name: &str, dims: &[usize], dtype: Dtype) {
+    pub fn put(&mut self, name: &str, dims: &[usize], dtype: Dtype) {
         let count: usize = dims.iter().product();
         let fan_in: usize = dims[1..].iter().product();
         let scale = if dims.len() == 1 { 0.3 } else { 1.5 / (fan_in as f32).sqrt() };
@@ -46,14 +46,14 @@ impl Tensors {
         self.0.insert(name.to_owned(), stored);
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool, dtype: Dtype) {
+    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool, dtype: Dtype) {
         self.put(&format!("{name}.weight"), &[outputs, inputs], dtype);
         if bias {
             self.put(&format!("{name}.bias"), &[outputs], dtype);
         }
     }
 
-    fn norm(&mut self, name: &str, width: usize, dtype: Dtype) {
+    pub fn norm(&mut self, name: &str, width: usize, dtype: Dtype) {
         self.put(&format!("{name}.weight"), &[width], dtype);
         self.put(&format!("{name}.bias"), &[width], dtype);
     }

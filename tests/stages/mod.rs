@@ -81,6 +81,7 @@ pub fn run(model: &mut dyn Infer, frames_seen: usize, clip: &Clip, steps: usize)
     let input = Input {
         frames: (!frames.is_empty()).then_some(&frames),
         samples: (!clip.samples.is_empty()).then_some(&clip.samples),
+        words: None,
     };
     let taps = Taps::of(STAGES);
     model.observe(Some(Box::new(taps.clone())));

@@ -13,7 +13,7 @@ use super::{
     rows::{Elements, Highest, LogSum, Means, Taps},
 };
 use crate::{
-    backend::{Act, Backend, Grid, Halt, Heads, format::highest},
+    backend::{Act, Backend, Grid, Halt, Heads, Unrotated, format::highest},
     bundle::Tensor,
 };
 use anyhow::Result;
@@ -443,5 +443,19 @@ impl Cpu {
         let top = sums.iter().step_by(2).fold(f32::NEG_INFINITY, |top, t| top.max(*t));
         let scaled = sums.chunks_exact(2).map(|part| f64::from(part[1]) * f64::from(part[0] - top).exp());
         f64::from(top) + scaled.sum::<f64>().ln()
+    }
+}
+
+impl Unrotated for Cpu {
+    fn store(&mut self, qkv: &Buf, rows: usize, start: usize, heads: Heads, cache: &mut Cache, layer: usize) {
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        let (qkv, cache) = (qkv.first(rows * heads.qkv()), &*cache);
+        self.pool.run(rows.div_ceil(ROWS), |chunk, _| {
+            for r in chunk * ROWS..rows.min((chunk + 1) * ROWS) {
+                let row = &qkv[r * heads.qkv()..][..heads.qkv()];
+                // SAFETY: each position is stored by one chunk, and nobody reads the cache before the job is done.
+                unsafe { cache.store(layer, start + r, &row[heads.n_heads * heads.head_dim..]) };
+            }
+        });
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     backend::{
-        Act, Backend, Grid, Heads,
+        Act, Backend, Grid, Heads, Unrotated,
         format::{highest, rope_angle, stacked, unpack_row},
     },
     bundle::{Kind, Tensor},
@@ -501,6 +501,28 @@ impl Backend for Scalar {
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|v| f64::from(*v - top).exp() + f64::from(*v * 0.0)).sum();
             *out = (f64::from(row[*place as usize]) - f64::from(top) - sum.ln()) as f32;
+        }
+    }
+}
+
+impl Unrotated for Scalar {
+    fn store(
+        &mut self,
+        qkv: &Vec<f32>,
+        rows: usize,
+        start: usize,
+        heads: Heads,
+        cache: &mut Cache,
+        layer: usize,
+    ) {
+        let Heads { n_heads, n_kv_heads, head_dim } = heads;
+        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        let len = n_kv_heads * head_dim;
+        for (r, row) in qkv.chunks_exact(heads.qkv()).take(rows).enumerate() {
+            let (keys, values) = row[n_heads * head_dim..].split_at(len);
+            let at = cache.at(layer, start + r, 0);
+            cache.keys[at..at + len].copy_from_slice(keys);
+            cache.values[at..at + len].copy_from_slice(values);
         }
     }
 }

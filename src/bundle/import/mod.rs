@@ -12,6 +12,7 @@ mod settings;
 mod shape;
 mod source;
 mod towers;
+pub mod words;
 
 use super::checkpoint::{Weights, read_json};
 use super::digest;
@@ -29,6 +30,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 pub use towers::Towers;
 use towers::{AUDIO, Folders, Tower, VISION, folder_name};
+pub use words::WordsOptions;
 
 /// Files of the checkpoint besides its weights that may make a difference.
 const TEXTS: [&str; 7] = [

@@ -120,6 +120,32 @@ fn audio(spec: &Spec, path: &[&str], tail: &str) -> Option<Published> {
     Some(same(spec, Part::Audio, name))
 }
 
+/// The tensor of a recogniser's folder that one of its decoder is made of.
+pub fn words(spec: &Spec) -> Result<Published> {
+    let parts: Vec<&str> = spec.name.split('.').collect();
+    let name = match parts[..] {
+        ["words", "embed", tail] => Some(format!("embed_tokens.{tail}")),
+        ["words", "position", tail] => Some(format!("embed_positions.{tail}")),
+        ["words", "norm", tail] => Some(format!("layer_norm.{tail}")),
+        ["words", i, name, tail] => match name {
+            "ln1" => Some("self_attn_layer_norm".to_owned()),
+            "ln2" => Some("encoder_attn_layer_norm".to_owned()),
+            "ln3" => Some("final_layer_norm".to_owned()),
+            "fc1" | "fc2" => Some(name.to_owned()),
+            _ => match name.strip_prefix("cross_") {
+                Some(part) => {
+                    attention(&format!("attn_{part}")).map(|own| own.replace("self_attn", "encoder_attn"))
+                }
+                None => attention(name).map(str::to_owned),
+            },
+        }
+        .map(|name| format!("layers.{i}.{name}.{tail}")),
+        _ => None,
+    };
+    let name = name.with_context(|| format!("no published name for tensor `{}`", spec.name))?;
+    Ok(same(spec, Part::Audio, format!("model.decoder.{name}")))
+}
+
 fn fusion(spec: &Spec, path: &[&str], tail: &str) -> Option<Published> {
     let name = match *path {
         ["face", fc] => format!("model.mm_projector.mlp_2xgelu_face.{}.{tail}", sequence(fc)),

@@ -40,25 +40,37 @@ impl Source<'_> {
 impl Values for Source<'_> {
     fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()> {
         let (weights, found) = self.find(spec)?;
-        match found.layout {
-            Layout::Same => weights.read(&found.name, first * spec.cols, rows * spec.cols, out),
-            Layout::TapsFirst { taps } => {
-                let mut stored = Vec::new();
-                weights.read(&found.name, first * spec.cols, rows * spec.cols, &mut stored)?;
-                let inputs = spec.cols / taps;
-                for row in stored.chunks_exact(spec.cols) {
-                    (0..spec.cols).for_each(|i| out.push(row[i % inputs * taps + i / inputs]));
-                }
-                Ok(())
+        read_rows(weights, &found, spec, first, rows, out)
+    }
+}
+
+/// Rows of a tensor as a bundle wants them.
+pub(super) fn read_rows(
+    weights: &Weights,
+    found: &Published,
+    spec: &Spec,
+    first: usize,
+    rows: usize,
+    out: &mut Vec<f32>,
+) -> Result<()> {
+    match found.layout {
+        Layout::Same => weights.read(&found.name, first * spec.cols, rows * spec.cols, out),
+        Layout::TapsFirst { taps } => {
+            let mut stored = Vec::new();
+            weights.read(&found.name, first * spec.cols, rows * spec.cols, &mut stored)?;
+            let inputs = spec.cols / taps;
+            for row in stored.chunks_exact(spec.cols) {
+                (0..spec.cols).for_each(|i| out.push(row[i % inputs * taps + i / inputs]));
             }
-            Layout::Transposed => {
-                let mut stored = Vec::new();
-                weights.read(&found.name, 0, spec.rows * spec.cols, &mut stored)?;
-                for tap in first..first + rows {
-                    (0..spec.cols).for_each(|channel| out.push(stored[channel * spec.rows + tap]));
-                }
-                Ok(())
+            Ok(())
+        }
+        Layout::Transposed => {
+            let mut stored = Vec::new();
+            weights.read(&found.name, 0, spec.rows * spec.cols, &mut stored)?;
+            for tap in first..first + rows {
+                (0..spec.cols).for_each(|channel| out.push(stored[channel * spec.rows + tap]));
             }
+            Ok(())
         }
     }
 }

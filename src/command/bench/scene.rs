@@ -140,19 +140,22 @@ impl<'a, B: Measured> Bench<'a, B> {
     pub fn label(&mut self, fresh: usize) -> Result<()> {
         self.scene.turn(fresh);
         let frames: Vec<(u64, &Frame)> = self.scene.frames.iter().map(|(id, frame)| (*id, frame)).collect();
-        self.model.see(&self.prompt, &Input { frames: Some(&frames), samples: Some(&self.scene.samples) })?;
+        self.model.see(
+            &self.prompt,
+            &Input { frames: Some(&frames), samples: Some(&self.scene.samples), words: None },
+        )?;
         self.model.score(&self.labels).map(drop)
     }
 
     pub fn encode_frames(&mut self) -> Result<()> {
         self.scene.turn(self.frames);
         let frames: Vec<(u64, &Frame)> = self.scene.frames.iter().map(|(id, frame)| (*id, frame)).collect();
-        self.model.encode(&Input { frames: Some(&frames), samples: None })
+        self.model.encode(&Input { frames: Some(&frames), samples: None, words: None })
     }
 
     pub fn encode_sound(&mut self) -> Result<()> {
         self.scene.turn(0);
-        self.model.encode(&Input { frames: None, samples: Some(&self.scene.samples) })
+        self.model.encode(&Input { frames: None, samples: Some(&self.scene.samples), words: None })
     }
 
     /// A reason for what was seen last; how many tokens it has.

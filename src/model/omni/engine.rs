@@ -5,15 +5,11 @@
 
 use crate::{
     backend::{Backend, Halt},
-    bundle::{Bundle, LabelSet, Piece, Prompt, Shape},
+    bundle::{Bundle, Encoder, LabelSet, Piece, Prompt, Shape, WORDS_MAX},
     model::{
         infer::{Infer, Input, Reason, Scores},
         observe::Observer,
-        omni::{
-            audio::{Audio, AudioContext},
-            fusion::Fusion,
-            vision::Vision,
-        },
+        omni::{audio::Audio, ear::AudioContext, fusion::Fusion, vision::Vision},
         pass::{Pass, Scratch},
         text::{
             decoder::{Limits, Sizing},
@@ -24,6 +20,7 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, bail, ensure};
+use zeroize::Zeroize;
 
 /// Rows of logits at once.
 const PICKS_MIN: usize = 16;
@@ -40,6 +37,10 @@ pub struct Model<B: Backend> {
     limits: Limits,
     observer: Option<Box<dyn Observer>>,
     seen: Option<Seen>,
+    /// Where a prompt has a place for what is said.
+    encoder: Option<Encoder>,
+    /// What was said, as tokens.
+    said: Vec<u32>,
     halt: Halt,
 }
 
@@ -77,6 +78,8 @@ impl<B: Backend> Model<B> {
             shape,
             observer: None,
             seen: None,
+            encoder: asks_for_words(bundle).then(|| Encoder::new(bundle.vocabulary())),
+            said: Vec::with_capacity(WORDS_MAX),
             halt: Halt::default(),
         })
     }
@@ -155,6 +158,10 @@ impl<B: Backend> Infer for Model<B> {
         self.seen = None;
         self.session.forget();
         self.encode_checked(input)?;
+        self.said.zeroize();
+        if let (Some(encoder), Some(words)) = (&self.encoder, input.words) {
+            self.said.extend(encoder.encode(words).into_iter().take(WORDS_MAX));
+        }
         self.seen = Some(Seen { video: input.frames.is_some(), audio: input.samples.is_some() });
         self.ask(prompt)
     }
@@ -162,7 +169,7 @@ impl<B: Backend> Infer for Model<B> {
     fn ask(&mut self, prompt: &str) -> Result<()> {
         self.session.forget();
         let seen = self.seen.context("there is nothing to ask about: no window was seen yet")?;
-        let Self { backend, session, scratch, observer, fusion, audio, prompts, shape, .. } = self;
+        let Self { backend, session, scratch, observer, fusion, audio, prompts, shape, said, .. } = self;
         let prompt = named(prompts, prompt)?;
         let mut pass = Pass::new(backend, observer.as_deref_mut());
         pass.begin("prefill");
@@ -170,10 +177,12 @@ impl<B: Backend> Infer for Model<B> {
             pass.tap_host("gate_weights", 1, 3, &prompt.gate);
             fusion.mix(&mut pass, prompt.gate)?;
         }
-        let parts = pieces(prompt, seen)?.iter().map(|piece| match piece {
+        let there = pieces(prompt, seen)?.iter().filter(|piece| **piece != Piece::Words || !said.is_empty());
+        let parts = there.map(|piece| match piece {
             Piece::Text(ids) => Part::Text(ids),
             Piece::Video => Part::Rows(&fusion.tokens, shape.visual_tokens()),
             Piece::Audio => Part::Rows(&audio.tokens, shape.audio_tokens()),
+            Piece::Words => Part::Text(said),
         });
         session.prefill(&mut pass, scratch, parts).with_context(|| format!("prompt `{}`", prompt.name))
     }
@@ -224,6 +233,10 @@ fn named<'a>(prompts: &'a [Prompt], name: &str) -> Result<&'a Prompt> {
     found.with_context(|| format!("the bundle has no prompt `{name}`, only: {}", names()))
 }
 
+fn asks_for_words(bundle: &Bundle) -> bool {
+    bundle.prompts().iter().any(|prompt| prompt.has(&Piece::Words))
+}
+
 fn pieces(prompt: &Prompt, seen: Seen) -> Result<&[Piece]> {
     Ok(match (seen.video, seen.audio) {
         (true, true) => &prompt.video_audio,
@@ -241,16 +254,9 @@ fn sizing(shape: &Shape, limits: Limits) -> Sizing<'_> {
 /// Room for the longest prompt, and after it for the longest answer.
 fn limits(bundle: &Bundle) -> Result<Limits> {
     let shape = bundle.shape();
-    let length = |pieces: &[Piece]| -> usize {
-        let one = |piece: &Piece| match piece {
-            Piece::Text(ids) => ids.len(),
-            Piece::Video => shape.visual_tokens(),
-            Piece::Audio => shape.audio_tokens(),
-        };
-        pieces.iter().map(one).sum()
-    };
-    let variants = bundle.prompts().iter().flat_map(|p| [&p.video_audio, &p.video, &p.audio]);
-    let rows_max = variants.map(|v| length(v)).max().context("the bundle has no prompt")?;
+    let length = |pieces: &[Piece]| -> usize { pieces.iter().map(|piece| piece.positions(shape)).sum() };
+    let variants = bundle.prompts().iter().flat_map(Prompt::variants);
+    let rows_max = variants.map(length).max().context("the bundle has no prompt")?;
     let longest = |set: &LabelSet| set.tokens.iter().map(Vec::len).max().unwrap_or(0);
     let scored = bundle.label_sets().iter().map(|set| set.prefix.len() + longest(set)).max().unwrap_or(0);
     let answer = scored.max(bundle.generation().max_new_tokens);
