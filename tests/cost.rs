@@ -153,6 +153,7 @@ fn plan(pipe: pipe::Settings, tty: PathBuf) -> Plan {
         state_dir: PathBuf::new(),
         speaker: Arc::new(speaker),
         board: String::new(),
+        power: String::new(),
         bundle_bytes: 0,
     }
 }

@@ -264,6 +264,7 @@ impl Run {
                 ..Default::default()
             },
             board: String::new(),
+            power: String::new(),
             bundle_bytes: 0,
             pace: self.pace,
             window,

@@ -172,14 +172,13 @@ fn steady_state_takes_no_memory() {
         hop_ms: window.hop_ms,
         heartbeat_ms: 200,
     });
-    let privacy = privacy::Settings { purpose: "museum-guide".into(), ..Default::default() };
     let (picture, sound) = (Some(video.clone()), Some(audio.clone()));
     let pipe = pipe::Settings { video: picture, audio: sound, audio_rate: 16_000, audio_channels: 1 };
     let serial = serial::Settings { tty, write_ms: 1, hello_s: 1, ..Default::default() };
     let plan = Plan {
         sources: vec![(source::Settings::Pipe(pipe), Gives { video: true, audio: true })],
         sinks: vec![sink::Settings::Serial(serial)],
-        privacy,
+        privacy: privacy::Settings { purpose: "museum-guide".into(), ..Default::default() },
         pace: Pace::Live,
         window,
         frames: bundle.shape().frames,
@@ -194,6 +193,7 @@ fn steady_state_takes_no_memory() {
         state_dir: PathBuf::new(),
         speaker,
         board: String::new(),
+        power: String::new(),
         bundle_bytes: bundle.file_bytes(),
     };
     let controls = Controls::new(&plan).unwrap();

@@ -13,6 +13,7 @@ use crate::{
         self,
         board::{Board, HOT_C},
         l4t::Release,
+        power::Meter,
     },
     model,
     sink::serial,
@@ -459,6 +460,16 @@ fn keeps_up(config: &Config) -> Finding {
 
 fn needed(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if !config.board.power.is_empty() {
+        findings.push(match Meter::find(&config.board.power).and_then(|meter| meter.watts()) {
+            Some(watts) => ok("power", format!("{watts:.1} W now")),
+            None => note(
+                "power",
+                format!("no sensor at {}", config.board.power),
+                "another board than the profile's? board.power names its files",
+            ),
+        });
+    }
     for device in config.sources() {
         findings.push(match device.probe() {
             Ok(()) => ok("source", format!("[{}] can be opened", device.name())),

@@ -53,6 +53,8 @@ pub struct Plan {
     pub speaker: Arc<Speaker>,
     /// Name of the board's profile; empty without one.
     pub board: String,
+    /// Files of its sensors of power, with `*` for what is numbered.
+    pub power: String,
     /// Bytes of the bundle's file.
     pub bundle_bytes: usize,
 }

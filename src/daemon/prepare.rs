@@ -62,6 +62,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         state_dir: state_dir(config),
         speaker: Arc::new(speaker),
         board: config.board.name.clone(),
+        power: config.board.power.clone(),
         bundle_bytes: bundle.file_bytes(),
     })
 }

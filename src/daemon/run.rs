@@ -132,8 +132,8 @@ fn pulse(
         return Ok(None);
     }
     let (exits, status, done) = (Arc::clone(exits), Arc::clone(status), Arc::clone(done));
-    let (controls, daemon) = (controls.clone(), plan.daemon.clone());
-    threads::start("pulse", move || pulse::beat(&exits, &status, &controls, &daemon, &done)).map(Some)
+    let (controls, daemon, power) = (controls.clone(), plan.daemon.clone(), plan.power.clone());
+    threads::start("pulse", move || pulse::beat(&exits, &status, &controls, &daemon, &power, &done)).map(Some)
 }
 
 /// The begins that an earlier run told and did not end, each once, in the order of their numbers.

@@ -4,7 +4,7 @@ use super::plan::{Plan, STALL};
 use crate::{
     sink::{
         self, Snapshot,
-        snapshot::{Passed, SINKS_MAX, SOURCES_MAX, Stages},
+        snapshot::{Drawn, Passed, SINKS_MAX, SOURCES_MAX, Stages},
     },
     source::{self, Gives, Modality, Reading},
     wire::{Health, Heartbeat, NO_LABEL},
@@ -29,6 +29,7 @@ struct Shared {
     queue_drops: u32,
     stages: Stages,
     passed: Passed,
+    drawn: Drawn,
     /// When each source's thread gave a sign of life last.
     lives: Vec<(&'static str, Instant), SOURCES_MAX>,
     /// The core works on a window since then.
@@ -68,6 +69,7 @@ impl Status {
             queue_drops: 0,
             stages: Stages::new(),
             passed: Passed::default(),
+            drawn: Drawn::default(),
             lives: Vec::new(),
             busy: None,
         };
@@ -95,6 +97,10 @@ impl Status {
 
     pub fn set_gate(&self, passed: Passed) {
         self.lock().passed = passed;
+    }
+
+    pub fn set_drawn(&self, drawn: Drawn) {
+        self.lock().drawn = drawn;
     }
 
     pub fn drop_some(&self, count: u32) {
@@ -149,6 +155,7 @@ impl Status {
             queue_drops: shared.queue_drops,
             stages: shared.stages.clone(),
             passed: shared.passed,
+            drawn: shared.drawn,
             busy: shared.busy.map(|since| since.elapsed()).unwrap_or_default(),
         }
     }

@@ -1,7 +1,8 @@
-//! What tells this machine from others: its name, its id, its boots, its board; and random numbers.
+//! What tells this machine from others: its name, its id, its boots, its board, what it draws; and random numbers.
 
 pub mod board;
 pub mod l4t;
+pub mod power;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};

@@ -39,6 +39,22 @@ pub struct Passed {
     pub saved: Duration,
 }
 
+/// Watts of the board in the mean; `None` where no sensor tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Drawn {
+    /// While the model works.
+    pub working_w: Option<f32>,
+    /// While it does not.
+    pub resting_w: Option<f32>,
+}
+
+impl Drawn {
+    /// Joules that a time of the model's work takes more than rest.
+    pub fn work_j(&self, time: Duration) -> Option<f64> {
+        Some(f64::from((self.working_w? - self.resting_w?).max(0.0)) * time.as_secs_f64())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// As it goes out, with the health of each modality and all drops.
@@ -51,6 +67,7 @@ pub struct Snapshot {
     pub stages: Stages,
     /// Zeros without a gate.
     pub passed: Passed,
+    pub drawn: Drawn,
     /// How long the model has been busy with one window.
     pub busy: Duration,
 }
@@ -91,6 +108,12 @@ impl Snapshot {
                 line,
                 " gate_both={both} gate_face={face} gate_voice={voice} gate_nobody={nobody} gate_saved_s={saved_s}"
             );
+        }
+        if let Drawn { working_w: Some(working), resting_w: Some(resting) } = self.drawn {
+            let _ = write!(line, " working_w={working:.1} resting_w={resting:.1}");
+            if let Some(saved) = self.drawn.work_j(self.passed.saved).filter(|saved| *saved > 0.0) {
+                let _ = write!(line, " gate_saved_j={saved:.0}");
+            }
         }
         for (name, counts) in &self.sources {
             let SourceCounts { gaps, broken, losses, .. } = counts;

@@ -73,6 +73,7 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
         page.row("mien_stage_seconds", &[("stage", stage)], took.as_secs_f64());
     }
     of_the_gate(page, run.passed);
+    of_the_board(page, run);
     page.one("mien_muted", "gauge", "1 while the devices are closed.", beat.muted);
     page.about("mien_modality_health", "gauge", "1 for the state that a modality is in.");
     for (modality, health) in [("video", beat.video), ("audio", beat.audio)] {
@@ -117,6 +118,26 @@ fn of_the_gate(page: &mut Page, passed: Passed) {
     );
 }
 
+fn of_the_board(page: &mut Page, run: &Snapshot) {
+    let rows = [("working", run.drawn.working_w), ("resting", run.drawn.resting_w)];
+    page.about(
+        "mien_power_watts",
+        "gauge",
+        "What the board draws in the mean, by what the model does; absent without a sensor.",
+    );
+    for (model, watts) in rows.into_iter().filter_map(|(model, watts)| Some((model, watts?))) {
+        page.row("mien_power_watts", &[("model", model)], watts);
+    }
+    if let Some(saved) = run.drawn.work_j(run.passed.saved) {
+        page.one(
+            "mien_gate_saved_joules",
+            "gauge",
+            "The same as energy, at what the model's work draws more than rest.",
+            saved,
+        );
+    }
+}
+
 fn seconds(ms: u32) -> f64 {
     f64::from(ms) / 1000.0
 }
@@ -147,6 +168,7 @@ impl Page {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::sink::snapshot::Drawn;
     use crate::wire::{Heartbeat, LABELS_MAX};
     use std::time::Duration;
 
@@ -176,6 +198,7 @@ pub mod tests {
             queue_drops: 0,
             stages: heapless::Vec::new(),
             passed: Passed { nobody: 5, saved: Duration::from_millis(2500), ..Passed::default() },
+            drawn: Drawn { working_w: Some(9.5), resting_w: Some(5.5) },
             busy: Duration::from_millis(1500),
         };
         run.stages.push(("vision", Duration::from_millis(125))).unwrap();
@@ -201,6 +224,8 @@ pub mod tests {
             "mien_hop_seconds 0.5\n",
             "mien_gate_windows_total{passed=\"nobody\"} 5\n",
             "mien_gate_saved_seconds 2.5\n",
+            "mien_gate_saved_joules 10\n",
+            "mien_power_watts{model=\"working\"} 9.5\n",
             "mien_modality_health{modality=\"video\",state=\"stalled\"} 1\n",
             "mien_modality_health{modality=\"video\",state=\"ok\"} 0\n",
             "mien_sink_sent_total{sink=\"mqtt\"} 3\n",
