@@ -346,10 +346,19 @@ fn no_device() {
 
 #[test]
 fn driver_too_old() {
-    refused(
-        &[("MIEN_EMULATED_DRIVER", "12020")],
-        &["the CUDA driver is too old", "CUDA 12.2", "CUDA 12.6 is needed"],
-    );
+    let old = |driver, arch, words: &[&str]| {
+        let words = [&["the CUDA driver is too old"], words].concat();
+        refused(&[("MIEN_EMULATED_DRIVER", driver), ("MIEN_EMULATED_ARCH", arch)], &words);
+    };
+    old("11040", "87", &["CUDA 11.4", "CUDA 12.0 is needed"]);
+    old("12020", "86", &["CUDA 12.2", "CUDA 12.5 is needed for the kernels compute_80"]);
+    old("12060", "110", &["CUDA 12.6", "CUDA 13.0 is needed for the kernels sm_110"]);
+}
+
+#[test]
+fn machine_code_loads_on_every_driver_of_its_major_version() {
+    let output = infer(&[("MIEN_EMULATED_DRIVER", "12020")], "q8_0", "cuda", &["--mode", "label"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use cudarc::driver::{CudaContext, CudaGraph, CudaModule, CudaStream, DriverError
 use cudarc::nvrtc::Ptx;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The oldest driver whose kernel images and calls these are: CUDA 12.6, JetPack 6.1.
-const DRIVER_MIN: i32 = 12060;
+/// The oldest driver whose calls these are: CUDA 12.0. Each image of the kernels has its own (`Image::driver_min`).
+const DRIVER_MIN: i32 = 12_000;
 /// Beginnings of everything that is taken, and lengths of chunks.
 const ALIGN: usize = 256;
 
@@ -78,6 +78,8 @@ impl Device {
             context.compute_capability().map_err(failed("asking for the compute capability"))?;
         let arch = major * 10 + minor;
         let image = images::choose(IMAGES, arch)?;
+        let (needed, name) = (image.driver_min(), image.name());
+        ensure!(driver >= needed, "{}", too_old(driver, needed, &format!(" for the kernels {name}")));
         let module = context.load_module(image_of(image)).map_err(|error| {
             anyhow!(
                 "the CUDA driver (CUDA {}) refuses the kernels {}: {}",
@@ -277,13 +279,16 @@ fn driver() -> Result<i32> {
     unsafe { sys::cuDriverGetVersion(&mut driver) }
         .result()
         .context("asking the CUDA driver for its version")?;
-    ensure!(
-        driver >= DRIVER_MIN,
-        "the CUDA driver is too old: it supports CUDA {}, and CUDA {} is needed (JetPack 6.1, or driver 560, and newer)",
-        version(driver),
-        version(DRIVER_MIN)
-    );
+    ensure!(driver >= DRIVER_MIN, "{}", too_old(driver, DRIVER_MIN, ""));
     Ok(driver)
+}
+
+fn too_old(driver: i32, needed: i32, what: &str) -> String {
+    format!(
+        "the CUDA driver is too old: it supports CUDA {}, and CUDA {} is needed{what} (JetPack 6 has 12.2 or newer, JetPack 7 has 13)",
+        version(driver),
+        version(needed)
+    )
 }
 
 fn image_of(image: &images::Image) -> Ptx {
