@@ -157,7 +157,7 @@ rust_target_need() {
 
 # kernels_fresh: whether the images in .cache/kernels are of the kernels as they stand.
 kernels_fresh() {
-    diff -rq --exclude '*.md' "$root/kernels" "$cache/kernels/sources" >/dev/null 2>&1
+    diff -rq --exclude '*.md' --exclude '*.json' "$root/kernels" "$cache/kernels/sources" >/dev/null 2>&1
 }
 
 # node_red_need: prints the folder of Node-RED, with PostgreSQL's client for its function nodes in pg/.
