@@ -18,6 +18,7 @@
 // Rotates and stores the key of the one row at `p`, and its value.
 DEVICE void store(const float *qkv, f16 *key, f16 *value, const float *turn, int n_heads, int n_kv, int head_dim, int padded, int p) {
     const float *k = qkv + (n_heads + blockIdx.y) * head_dim, *v = k + n_kv * head_dim;
+#pragma unroll 1
     for (int c = threadIdx.x; c < padded; c += 128) {
         key[(size_t)p * padded + c] = to_f16(c < head_dim ? turned(k, turn, c, head_dim / 2) : 0.0f);
         value[(size_t)p * padded + c] = to_f16(c < head_dim ? v[c] : 0.0f);
@@ -36,9 +37,10 @@ DEVICE void split(const float *qkv, f16 *key, f16 *value, float *parts, int rows
     const Rows queries = {qkv + kv * group * head_dim, stride, head_dim, group, rows * group, frequency ? turn : nullptr};
     f16 *k = key + (size_t)kv * pitch * padded, *v = value + (size_t)kv * pitch * padded;
     if (frequency) {
+#pragma unroll 1
         for (int i = threadIdx.x; i < head_dim / 2; i += 128) {
             float sine, cosine;
-            sincosf(start * frequency[i], &sine, &cosine);
+            sine_cosine(start * frequency[i], sine, cosine);
             turn[i] = cosine;
             turn[head_dim / 2 + i] = sine;
         }
@@ -57,7 +59,7 @@ DEVICE void split(const float *qkv, f16 *key, f16 *value, float *parts, int rows
         __syncthreads();
     }
     Queries<padded> state;
-    begin(state, queries, 0);
+    begin_shared(state, queries, (f16 *)room);
     f16 *tile = (f16 *)room + warp * 2 * keys * (padded + 8);
     for (int at = from + warp * keys; at < to; at += step) {
         bring<padded, keys>(tile, k, at, to, lane, 32);
@@ -73,6 +75,7 @@ DEVICE void split(const float *qkv, f16 *key, f16 *value, float *parts, int rows
 
     // Two rounds of a tree over the warps: the upper half leaves its sums, the lower half takes them in.
     const int wide = padded + 2;
+#pragma unroll 1
     for (int left = 2; left; left /= 2) {
         __syncthreads();
         if (warp >= left && warp < 2 * left)

@@ -38,6 +38,13 @@ DEVICE float query_value(const Rows &rows, int at, int c) {
     return rows.turn ? turned(rows.qkv + at, rows.turn, c, rows.head_dim / 2) : rows.qkv[at + c];
 }
 
+template <int padded> DEVICE void clear(Queries<padded> &state) {
+#pragma unroll
+    for (int i = 0; i < padded / 8 * 4; ++i) state.out[i / 4][i % 4] = 0.0f;
+    state.top[0] = state.top[1] = -INFINITY_F;
+    state.sum[0] = state.sum[1] = 0.0f;
+}
+
 template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows, int first) {
     const int lane = threadIdx.x % 32;
     const int q[2] = {query_at(rows, first + lane / 4), query_at(rows, first + lane / 4 + 8)};
@@ -48,10 +55,21 @@ template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows
             const int c = k * 16 + i / 2 * 8 + lane % 4 * 2;
             state.q[k][i] = pack_f16(query_value(rows, q[i % 2], c), query_value(rows, q[i % 2], c + 1));
         }
+    clear(state);
+}
+
+// The same for a block whose warps share their queries, all 128 threads together: through shared memory, 16 * (padded + 8) values, which is
+// free again afterwards.
+template <int padded> DEVICE void begin_shared(Queries<padded> &state, const Rows &rows, f16 *room) {
+    const int lane = threadIdx.x % 32, pitch = padded + 8;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 16 * padded; i += 128)
+        room[i / padded * pitch + i % padded] = to_f16(query_value(rows, query_at(rows, i / padded), i % padded));
+    __syncthreads();
 #pragma unroll
-    for (int i = 0; i < padded / 8 * 4; ++i) state.out[i / 4][i % 4] = 0.0f;
-    state.top[0] = state.top[1] = -INFINITY_F;
-    state.sum[0] = state.sum[1] = 0.0f;
+    for (int k = 0; k < padded / 16; ++k) load_matrix(state.q[k], room + lane % 16 * pitch + k * 16 + lane / 16 * 8);
+    __syncthreads();
+    clear(state);
 }
 
 // Takes in `keys` keys, of which query i sees the first limit[i]. `scale` is head_dim^-1/2 * log2(e).

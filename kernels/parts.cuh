@@ -17,6 +17,23 @@ DEVICE float activate(int act, float x) {
     return x;
 }
 
+// Sine and cosine to 1e-7 of an angle from 0 to 32768, which no position goes beyond: what is left of it by multiples of pi / 2, taken off in
+// three parts (Cody and Waite, Software Manual for the Elementary Functions), through the polynomials of Cephes (sinf.c).
+DEVICE void sine_cosine(float angle, float &sine, float &cosine) {
+    const float turns = rintf(angle * 0.636619747f);
+    float r = fmaf(turns, -1.57079601e+0f, angle);
+    r = fmaf(turns, -3.13916473e-7f, r);
+    r = fmaf(turns, -5.39030253e-15f, r);
+    const float r2 = r * r;
+    const float s = fmaf(fmaf(fmaf(r2, -1.9515295891e-4f, 8.3321608736e-3f), r2, -1.6666654611e-1f) * r2, r, r);
+    const float c = fmaf(fmaf(fmaf(fmaf(r2, 2.443315711809948e-5f, -1.388731625493765e-3f), r2, 4.166664568298827e-2f), r2, -0.5f), r2, 1.0f);
+    const int quarter = (int)turns;
+    sine = quarter & 1 ? c : s;
+    cosine = quarter & 1 ? s : c;
+    if (quarter & 2) sine = -sine;
+    if ((quarter + 1) & 2) cosine = -cosine;
+}
+
 // Every lane gets the sum over its warp.
 DEVICE float warp_sum(float x) {
 #pragma unroll

@@ -27,7 +27,7 @@ DEVICE void rotate_and_store(float *qkv, const float *frequency, T *keys, T *val
     T *to = head < n_heads ? nullptr : keys + ((size_t)(head - n_heads) * positions_max + p) * padded;
     for (int i = threadIdx.x; i < half; i += 64) {
         float sine, cosine;
-        sincosf(p * frequency[i], &sine, &cosine);
+        sine_cosine(p * frequency[i], sine, cosine);
         const float a = x[i], b = x[i + half];
         const float first = a * cosine - b * sine, second = b * cosine + a * sine;
         if (to) {
