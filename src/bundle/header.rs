@@ -208,12 +208,10 @@ impl Contents for Header {
 
     fn read(keys: &BTreeMap<String, Value>) -> Result<Header> {
         let keys = Keys(keys);
-        let architecture = keys.text("general.architecture")?;
-        ensure!(
-            architecture == ARCHITECTURE,
-            "the architecture is `{architecture}`, but must be `{ARCHITECTURE}`: this is a model for another program; \
-             make a bundle with `mien pack`"
-        );
+        keys.architecture(
+            ARCHITECTURE,
+            "this is a model for another program; make a bundle with `mien pack`",
+        )?;
         let shape = shape::read(keys.0)?;
         let own = |name: &str| format!("{ARCHITECTURE}.{name}");
         let vocabulary = keys.vocabulary(shape.vocab)?;

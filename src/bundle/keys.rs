@@ -4,7 +4,7 @@ use super::gguf::{self, Value};
 use super::recipe::Recipe;
 use super::vocabulary::Vocabulary;
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// The keys that every file has.
 pub(super) fn general(
@@ -27,12 +27,34 @@ pub(super) fn ids(tokens: &[u32]) -> Value {
     Value::I32s(tokens.iter().map(|&t| t as i32).collect())
 }
 
+/// A file of another kind than the one that was asked for.
+#[derive(Debug)]
+pub struct OtherKind(String);
+
+impl fmt::Display for OtherKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OtherKind {}
+
 /// The keys of a file, read as what they must be.
 pub(super) struct Keys<'a>(pub(super) &'a BTreeMap<String, Value>);
 
 impl<'a> Keys<'a> {
     pub(super) fn get(&self, key: &str) -> Result<&'a Value> {
         self.0.get(key).with_context(|| format!("key `{key}` is missing; pack the checkpoint again"))
+    }
+
+    /// Refuses another architecture, with the next step.
+    pub(super) fn architecture(&self, wanted: &str, next: &str) -> Result<()> {
+        let found = self.text("general.architecture")?;
+        ensure!(
+            found == wanted,
+            OtherKind(format!("the architecture is `{found}`, but must be `{wanted}`: {next}"))
+        );
+        Ok(())
     }
 
     pub(super) fn text(&self, key: &str) -> Result<&'a str> {

@@ -43,6 +43,7 @@ pub use contents::Contents;
 pub use digest::hex;
 pub use encode::Encoder;
 pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest, WORDS_MAX};
+pub use keys::OtherKind;
 pub use open::{Bundle, Damaged, Packed, Tensors};
 pub use recipe::Recipe;
 pub use shape::{Shape, Stack};

@@ -124,12 +124,7 @@ impl Contents for WordsHeader {
 
     fn read(keys: &BTreeMap<String, Value>) -> Result<WordsHeader> {
         let keys = Keys(keys);
-        let architecture = keys.text("general.architecture")?;
-        ensure!(
-            architecture == ARCHITECTURE,
-            "the architecture is `{architecture}`, but must be `{ARCHITECTURE}`: this is no speech recogniser; \
-             make one with `mien pack --whisper`"
-        );
+        keys.architecture(ARCHITECTURE, "this is no speech recogniser; make one with `mien pack --whisper`")?;
         let own = |name: &str| format!("{ARCHITECTURE}.{name}");
         let version = keys.number(&own("version"), usize::MAX)?;
         ensure!(version == VERSION, "version {version} is not supported, only {VERSION}; pack it again");

@@ -1,6 +1,6 @@
 //! `mien inspect`: what a bundle holds, as tables.
 
-use crate::bundle::{Bundle, Piece, Stack, Tensor, Words};
+use crate::bundle::{Bundle, OtherKind, Piece, Stack, Tensor, Words};
 use crate::command::{Refused, open_bundle};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -18,12 +18,17 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    if let Ok(words) = Words::open(&args.bundle) {
-        words
-            .verify()
-            .with_context(|| Refused(format!("cannot use the recogniser {}", args.bundle.display())))?;
-        print!("{}", recogniser(&words));
-        return Ok(());
+    let refuse = || Refused(format!("cannot use the recogniser {}", args.bundle.display()));
+    match Words::open(&args.bundle) {
+        Ok(words) => {
+            words.verify().with_context(refuse)?;
+            print!("{}", recogniser(&words));
+            return Ok(());
+        }
+        Err(error) if Bundle::open(&args.bundle).is_err_and(|other| other.is::<OtherKind>()) => {
+            return Err(error).with_context(refuse);
+        }
+        Err(_) => {}
     }
     let bundle = open_bundle(&args.bundle)?;
     bundle.verify().with_context(|| Refused(format!("cannot use the bundle {}", args.bundle.display())))?;
