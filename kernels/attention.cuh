@@ -66,8 +66,9 @@ template <int padded> DEVICE void begin_shared(Queries<padded> &state, const Row
     for (int i = threadIdx.x; i < 16 * padded; i += 128)
         room[i / padded * pitch + i % padded] = to_f16(query_value(rows, query_at(rows, i / padded), i % padded));
     __syncthreads();
+    const Shared queries = shared_at(room + lane % 16 * pitch + lane / 16 * 8);
 #pragma unroll
-    for (int k = 0; k < padded / 16; ++k) load_matrix(state.q[k], room + lane % 16 * pitch + k * 16 + lane / 16 * 8);
+    for (int k = 0; k < padded / 16; ++k) load_matrix(state.q[k], queries + k * 32);
     __syncthreads();
     clear(state);
 }
@@ -76,6 +77,8 @@ template <int padded> DEVICE void begin_shared(Queries<padded> &state, const Row
 template <int padded, int keys>
 DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const int (&limit)[2], float scale) {
     const int lane = threadIdx.x % 32, pitch = padded + 8;
+    const Shared keys_at = shared_at(key + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
+    const Shared values_at = shared_at(value + lane % 16 * pitch + lane / 16 * 8);
     float s[keys / 8][4];
 #pragma unroll
     for (int i = 0; i < keys / 8 * 4; ++i) s[i / 4][i % 4] = 0.0f;
@@ -84,7 +87,7 @@ DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const
 #pragma unroll
         for (int n = 0; n < keys / 16; ++n) {
             unsigned b[4];
-            load_matrix(b, key + (n * 16 + lane / 16 * 8 + lane % 8) * pitch + k * 16 + lane / 8 % 2 * 8);
+            load_matrix(b, keys_at + (n * 16 * pitch + k * 16) * 2);
             multiply(s[n * 2], state.q[k], b[0], b[1]);
             multiply(s[n * 2 + 1], state.q[k], b[2], b[3]);
         }
@@ -130,7 +133,7 @@ DEVICE void take(Queries<padded> &state, const f16 *key, const f16 *value, const
 #pragma unroll
         for (int n = 0; n < padded / 16; ++n) {
             unsigned b[4];
-            load_matrix_transposed(b, value + (k * 16 + lane % 16) * pitch + n * 16 + lane / 16 * 8);
+            load_matrix_transposed(b, values_at + (k * 16 * pitch + n * 16) * 2);
             multiply(state.out[n * 2], p, b[0], b[1]);
             multiply(state.out[n * 2 + 1], p, b[2], b[3]);
         }

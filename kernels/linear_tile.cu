@@ -72,7 +72,7 @@ DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
 #pragma unroll
             for (int m = 0; m < tiles; ++m) {
                 unsigned a[4];
-                load_matrix(a, stage + m * 16 * STAGE + ((s * 2 + lane / 16) ^ lane % 8) * 8);
+                load_matrix(a, shared_at(stage + ((s * 2 + lane / 16) ^ lane % 8) * 8) + m * 16 * STAGE * 2);
 #pragma unroll
                 for (int t = 0; t < 4; ++t) multiply(sums[m][t], a, b[t][0], b[t][1]);
             }

@@ -29,8 +29,8 @@ KERNEL(probe_matrices, 32)
     room[threadIdx.x] = rows[blockIdx.x * 32 + threadIdx.x];
     __syncwarp();
     unsigned plain[4], turned[4];
-    load_matrix(plain, room + threadIdx.x);
-    load_matrix_transposed(turned, room + threadIdx.x);
+    load_matrix(plain, shared_at(room + threadIdx.x));
+    load_matrix_transposed(turned, shared_at(room + threadIdx.x));
     for (int i = 0; i < 4; ++i) {
         out[((size_t)blockIdx.x * 64 + threadIdx.x) * 4 + i] = plain[i];
         out[((size_t)blockIdx.x * 64 + 32 + threadIdx.x) * 4 + i] = turned[i];

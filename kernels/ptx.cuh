@@ -103,22 +103,25 @@ template <int pending> DEVICE void copy_wait() {
 
 // ---- tensor cores
 
+// A place in shared memory; so many bytes may be added to it, which costs nothing where they are a constant.
+typedef unsigned Shared;
+DEVICE Shared shared_at(const void *p) { return shared_address(p); }
+
 // Four 8x8 matrices of halves: lane l gives the address of row l % 8 of matrix l / 8, and gets elements (l / 4, l % 4 * 2 + {0, 1}).
-DEVICE void load_matrix(unsigned (&r)[4], const void *row) {
+DEVICE void load_matrix(unsigned (&r)[4], Shared row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
 // The same, transposed: lane l gets elements (l % 4 * 2 + {0, 1}, l / 4).
-DEVICE void load_matrix_transposed(unsigned (&r)[4], const void *row) {
+DEVICE void load_matrix_transposed(unsigned (&r)[4], Shared row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
-
 
 // d += a b: a is 16x16 by rows, b is 16x8 by columns, halves; d is 16x8 f32.
 DEVICE void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {

@@ -135,6 +135,8 @@ void copy_async(void *to, const void *from, bool valid);
 void copy_commit();
 void copy_wait_for(unsigned pending);
 template <int pending> void copy_wait() { copy_wait_for(pending); }
+typedef const char *Shared;
+DEVICE Shared shared_at(const void *p) { return (const char *)p; }
 void load_matrix(unsigned (&r)[4], const void *row);
 void load_matrix_transposed(unsigned (&r)[4], const void *row);
 void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
