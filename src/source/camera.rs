@@ -216,10 +216,16 @@ pub fn choose_mode(offers: &[Offer], width: u32, height: u32, frames_per_second:
     modes.min_by_key(|(key, _)| *key).map(|(_, mode)| mode)
 }
 
-/// What a camera offers, for a person.
+/// Offers that a person is told of.
+const SHOWN: usize = 8;
+
+/// What a camera offers, for a person: what can be used first, and not more than can be read.
 pub fn describe_offers(offers: &[Offer]) -> String {
     let one = |offer: &Offer| {
-        let format = String::from_utf8_lossy(&offer.format).trim().to_string();
+        // V4L2 marks a big-endian format by the highest bit.
+        let letters: Vec<u8> = offer.format.iter().map(|letter| letter & 0x7f).collect();
+        let order = if letters == offer.format { "" } else { "-BE" };
+        let format = format!("{}{order}", String::from_utf8_lossy(&letters).trim());
         let size = |(width, height): (u32, u32)| format!("{width}x{height}");
         let sizes = match offer.min == offer.max {
             true => size(offer.max),
@@ -233,7 +239,13 @@ pub fn describe_offers(offers: &[Offer]) -> String {
     if offers.is_empty() {
         return "nothing".into();
     }
-    offers.iter().map(one).collect::<Vec<_>>().join(", ")
+    let usable = |offer: &&Offer| FORMATS.contains(&offer.format);
+    let (first, then) = (offers.iter().filter(usable), offers.iter().filter(|offer| !usable(offer)));
+    let mut shown: Vec<String> = first.chain(then).take(SHOWN).map(one).collect();
+    if offers.len() > SHOWN {
+        shown.push(format!("and {} more", offers.len() - SHOWN));
+    }
+    shown.join(", ")
 }
 
 /// A camera that is streaming.
@@ -530,6 +542,14 @@ mod tests {
         let offers = [fixed(b"H264", 640, 480, 30.0), fixed(b"GREY", 320, 240, 60.0)];
         assert_eq!(describe_offers(&offers), "H264 640x480 at 30/s, GREY 320x240 at 60/s");
         assert_eq!(describe_offers(&[]), "nothing");
+        let many: Vec<Offer> = (1..21).map(|i| fixed(b"GREY", 16 * i, 16, 5.0)).collect();
+        let big = fixed(&[b'Y', b'1', b'6', 0xa0], 8, 8, 5.0);
+        let text = describe_offers(&[many, vec![fixed(b"YUYV", 640, 480, 30.0), big]].concat());
+        assert!(
+            text.starts_with("YUYV 640x480 at 30/s, GREY 16x16") && text.ends_with(", and 14 more"),
+            "{text}"
+        );
+        assert_eq!(describe_offers(&[big]), "Y16-BE 8x8 at 5/s");
     }
 
     #[test]

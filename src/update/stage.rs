@@ -30,6 +30,8 @@ impl Places {
         loop {
             let before = slots.clone();
             let Some(slot) = slots.begin() else {
+                // What is mounted cannot be updated.
+                self.unmount();
                 self.point(Path::new("/usr"), "package")?;
                 return Ok(None);
             };
@@ -53,14 +55,18 @@ impl Places {
 
     fn mount(&self, slot: Slot) -> Result<()> {
         let (image, at) = (self.store.join(slot.file()), self.stage.join("slot"));
-        // Nothing to unmount is no fault.
-        let _ = run(Command::new("umount").args(["--quiet", "--lazy"]).arg(&at));
+        self.unmount();
         run(Command::new("mount")
             .args(["-t", "squashfs", "-o", "loop,ro,nodev,nosuid"])
             .arg(&image)
             .arg(&at))?;
         ensure!(at.join("bin/mien").is_file(), "{} holds no bin/mien", image.display());
         Ok(())
+    }
+
+    /// Nothing to unmount is no fault.
+    fn unmount(&self) {
+        let _ = run(Command::new("umount").args(["--quiet", "--lazy"]).arg(self.stage.join("slot")));
     }
 
     /// `current` leads there; whoever looks sees the old or the new.
