@@ -13,7 +13,7 @@
 //! that is played fast waits instead, nothing is dropped, and the same recording gives the same messages.
 //! Limits: both kinds of queue have their length from the config; what circulates between them comes from one pool. From a reading to
 //! the serial line nothing is allocated after the first windows (`tests/steady.rs`). What does allocate, for as long as it is told: a
-//! reason its tokens and text, a line of JSON or an MQTT message its text, what is kept on disk and the minute's status line theirs.
+//! reason its tokens and text, what is heard its words, a line of JSON or an MQTT message its text, what is kept on disk and the minute's status line theirs.
 
 mod controls;
 mod core;
