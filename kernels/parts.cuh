@@ -17,7 +17,7 @@ DEVICE float activate(int act, float x) {
     return x;
 }
 
-// Sine and cosine to 1e-7 of an angle from 0 to 32768, which no position goes beyond: what is left of it by multiples of pi / 2, taken off in
+// Sine and cosine to 1e-7 of an angle from 0 to 32768 (POSITIONS_MAX of ops.rs): what is left of it by multiples of pi / 2, taken off in
 // three parts (Cody and Waite, Software Manual for the Elementary Functions), through the polynomials of Cephes (sinf.c).
 DEVICE void sine_cosine(float angle, float &sine, float &cosine) {
     const float turns = rintf(angle * 0.636619747f);

@@ -75,7 +75,9 @@ DEVICE int dot4(int a, int b, int c) {
 
 // ---- memory
 
-DEVICE unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
+// A place in shared memory; so many bytes may be added to it, which costs nothing where they are a constant.
+typedef unsigned Shared;
+DEVICE Shared shared_at(const void *p) { return (Shared)__cvta_generic_to_shared(p); }
 
 // 16 bytes that are read once: they pass the caches without displacing what is used again.
 DEVICE uint4 load_once(const uint4 *p) {
@@ -89,7 +91,7 @@ DEVICE uint4 load_once(const uint4 *p) {
 // Starts a copy of 16 bytes to shared memory; zeros are written instead where `valid` is false and `from` is not read.
 DEVICE void copy_async(void *to, const void *from, bool valid) {
     int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_at(to)), "l"(from), "r"(bytes) : "memory");
 }
 
 DEVICE void copy_commit() {
@@ -102,10 +104,6 @@ template <int pending> DEVICE void copy_wait() {
 }
 
 // ---- tensor cores
-
-// A place in shared memory; so many bytes may be added to it, which costs nothing where they are a constant.
-typedef unsigned Shared;
-DEVICE Shared shared_at(const void *p) { return shared_address(p); }
 
 // Four 8x8 matrices of halves: lane l gives the address of row l % 8 of matrix l / 8, and gets elements (l / 4, l % 4 * 2 + {0, 1}).
 DEVICE void load_matrix(unsigned (&r)[4], Shared row) {

@@ -105,12 +105,14 @@ impl Heads {
 
     /// Panics unless `rows` rows from `start` fit a cache that was made for `cached` heads and `positions_max` positions.
     fn assert_fit(self, start: usize, rows: usize, cached: Heads, positions_max: usize) {
-        assert_eq!(
-            (self.n_kv_heads, self.head_dim),
-            (cached.n_kv_heads, cached.head_dim),
-            "the cache was made for other heads"
-        );
+        assert_eq!(self, cached, "the cache was made for other heads");
         assert!(start + rows <= positions_max, "{start} + {rows} of {positions_max} positions");
+    }
+
+    /// The same of rows that may have no queries.
+    fn assert_stores(self, start: usize, rows: usize, cached: Heads, positions_max: usize) {
+        let n_heads = if self.n_heads == 0 { cached.n_heads } else { self.n_heads };
+        Heads { n_heads, ..self }.assert_fit(start, rows, cached, positions_max);
     }
 }
 
@@ -131,8 +133,8 @@ impl Grid {
 
 /// What a speech recogniser's decoder needs besides: its keys are not rotated, and its queries look at a sound that was stored before.
 pub trait Unrotated: Backend {
-    /// Stores k and v of positions `start .. start + rows` as they are. `qkv` is `(rows, heads.qkv())`; with no query heads it is
-    /// `k | v`. The cache then answers `attend_cached`.
+    /// Stores k and v of positions `start .. start + rows` as they are. `qkv` is `(rows, heads.qkv())` of the cache's heads, or of none for
+    /// queries: then it is `k | v`. The cache then answers `attend_cached`.
     fn store(
         &mut self,
         qkv: &Self::Buf,

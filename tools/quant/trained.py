@@ -47,28 +47,37 @@ def read(path):
     return out
 
 
-def tower(stored):
-    """The encoder under the names that transformers has for it."""
-    part = {n.removeprefix("encoder/"): v.astype(np.float32) for n, v in stored.items() if n.startswith("encoder/")}
-    out = {"embed_positions.weight": part["position_encodings/encodings"]}
-    for conv in ("conv1", "conv2"):
-        out |= {f"{conv}.{end}": part[f"{conv}/{end}"] for end in ("weight", "bias")}
-    norms = {"layer_norm": "layer_norm"}
+def attention(name, end, q, k, v):
+    """Weights or biases of queries, keys and values; Whisper's keys have no bias."""
+    if end == "bias" and np.abs(k).max() > 0:
+        raise ValueError(f"the keys of {name} have a bias, which Whisper's have not")
+    return {f"{name}.{part}_proj.{end}": value for part, value in zip("qkv", (q, k, v)) if (part, end) != ("k", "bias")}
+
+
+def stack(stored, side, more_norms=()):
+    """The layers of the encoder or decoder under the names that transformers has: what is stored of it, its layers so named, their number."""
+    part = {n.removeprefix(f"{side}/"): v.astype(np.float32) for n, v in stored.items() if n.startswith(f"{side}/")}
+    out, norms = {}, {"layer_norm": "layer_norm"}
     layers = 1 + max(int(n.split("/")[0][6:]) for n in part if n.startswith("layer_") and n[6].isdigit())
     for i in range(layers):
         here, there = f"layer_{i}", f"layers.{i}"
-        norms |= {f"{here}/self_attention/layer_norm": f"{there}.self_attn_layer_norm", f"{here}/ffn/layer_norm": f"{there}.final_layer_norm"}
+        named = (("self_attention", "self_attn_layer_norm"), ("ffn", "final_layer_norm"), *more_norms)
+        norms |= {f"{here}/{theirs}/layer_norm": f"{there}.{name}" for theirs, name in named}
         for end in ("weight", "bias"):
-            q, k, v = np.split(part[f"{here}/self_attention/linear_0/{end}"], 3)
-            out |= {f"{there}.self_attn.q_proj.{end}": q, f"{there}.self_attn.v_proj.{end}": v}
-            if end == "weight":
-                out[f"{there}.self_attn.k_proj.weight"] = k
-            elif np.abs(k).max() > 0:
-                raise ValueError(f"the keys of layer {i} have a bias, which Whisper's have not")
+            out |= attention(f"{there}.self_attn", end, *np.split(part[f"{here}/self_attention/linear_0/{end}"], 3))
             out[f"{there}.self_attn.out_proj.{end}"] = part[f"{here}/self_attention/linear_1/{end}"]
             out |= {f"{there}.fc{n + 1}.{end}": part[f"{here}/ffn/linear_{n}/{end}"] for n in (0, 1)}
     for here, there in norms.items():
         out |= {f"{there}.weight": part[f"{here}/gamma"], f"{there}.bias": part[f"{here}/beta"]}
+    return part, out, layers
+
+
+def tower(stored):
+    """The encoder under the names that transformers has for it."""
+    part, out, layers = stack(stored, "encoder")
+    out["embed_positions.weight"] = part["position_encodings/encodings"]
+    for conv in ("conv1", "conv2"):
+        out |= {f"{conv}.{end}": part[f"{conv}/{end}"] for end in ("weight", "bias")}
     return {n: np.ascontiguousarray(v) for n, v in out.items()}, layers
 
 

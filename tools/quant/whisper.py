@@ -11,32 +11,18 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from trained import read, tower
+from trained import attention, read, stack, tower
 
 
 def decoder(stored):
     """The decoder under the names that transformers has for it."""
-    part = {n.removeprefix("decoder/"): v.astype(np.float32) for n, v in stored.items() if n.startswith("decoder/")}
-    out = {"embed_tokens.weight": part["embeddings/weight"], "embed_positions.weight": part["position_encodings/encodings"]}
-    norms = {"layer_norm": "layer_norm"}
-    layers = 1 + max(int(n.split("/")[0][6:]) for n in part if n.startswith("layer_") and n[6].isdigit())
+    part, out, layers = stack(stored, "decoder", [("attention", "encoder_attn_layer_norm")])
+    out |= {"embed_tokens.weight": part["embeddings/weight"], "embed_positions.weight": part["position_encodings/encodings"]}
     for i in range(layers):
-        here, there = f"layer_{i}", f"layers.{i}"
-        norms |= {f"{here}/self_attention/layer_norm": f"{there}.self_attn_layer_norm", f"{here}/ffn/layer_norm": f"{there}.final_layer_norm",
-                  f"{here}/attention/layer_norm": f"{there}.encoder_attn_layer_norm"}
+        here, there = f"layer_{i}/attention", f"layers.{i}.encoder_attn"
         for end in ("weight", "bias"):
-            q, k, v = np.split(part[f"{here}/self_attention/linear_0/{end}"], 3)
-            cross_q = part[f"{here}/attention/linear_0/{end}"]
-            cross_k, cross_v = np.split(part[f"{here}/attention/linear_1/{end}"], 2)
-            for kind, parts in (("self_attn", (q, k, v)), ("encoder_attn", (cross_q, cross_k, cross_v))):
-                out |= {f"{there}.{kind}.{name}_proj.{end}": value for name, value in zip("qkv", parts)}
-                if end == "bias" and np.abs(out.pop(f"{there}.{kind}.k_proj.bias")).max() > 0:
-                    raise ValueError(f"the keys of layer {i} have a bias, which Whisper's have not")
-            out[f"{there}.self_attn.out_proj.{end}"] = part[f"{here}/self_attention/linear_1/{end}"]
-            out[f"{there}.encoder_attn.out_proj.{end}"] = part[f"{here}/attention/linear_2/{end}"]
-            out |= {f"{there}.fc{n + 1}.{end}": part[f"{here}/ffn/linear_{n}/{end}"] for n in (0, 1)}
-    for here, there in norms.items():
-        out |= {f"{there}.weight": part[f"{here}/gamma"], f"{there}.bias": part[f"{here}/beta"]}
+            out |= attention(there, end, part[f"{here}/linear_0/{end}"], *np.split(part[f"{here}/linear_1/{end}"], 2))
+            out[f"{there}.out_proj.{end}"] = part[f"{here}/linear_2/{end}"]
     return {n: np.ascontiguousarray(v) for n, v in out.items()}, layers
 
 

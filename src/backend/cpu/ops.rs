@@ -448,7 +448,7 @@ impl Cpu {
 
 impl Unrotated for Cpu {
     fn store(&mut self, qkv: &Buf, rows: usize, start: usize, heads: Heads, cache: &mut Cache, layer: usize) {
-        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        heads.assert_stores(start, rows, cache.heads, cache.positions_max);
         let (qkv, cache) = (qkv.first(rows * heads.qkv()), &*cache);
         self.pool.run(rows.div_ceil(ROWS), |chunk, _| {
             for r in chunk * ROWS..rows.min((chunk + 1) * ROWS) {

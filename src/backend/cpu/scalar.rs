@@ -322,8 +322,7 @@ impl Backend for Scalar {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         heads.assert_fit(start, rows, cache.heads, cache.positions_max);
         for r in 0..rows {
-            let row = &mut qkv[r * heads.qkv()..][..heads.qkv()];
-            let (rotated, values) = row.split_at_mut((n_heads + n_kv_heads) * head_dim);
+            let rotated = &mut qkv[r * heads.qkv()..][..(n_heads + n_kv_heads) * head_dim];
             for head in rotated.chunks_exact_mut(head_dim) {
                 for i in 0..head_dim / 2 {
                     let (sin, cos) = f64::from(rope_angle(start + r, i, head_dim, theta)).sin_cos();
@@ -332,10 +331,8 @@ impl Backend for Scalar {
                     head[i + head_dim / 2] = (b * cos + a * sin) as f32;
                 }
             }
-            let (at, len) = (cache.at(layer, start + r, 0), n_kv_heads * head_dim);
-            cache.keys[at..at + len].copy_from_slice(&rotated[n_heads * head_dim..]);
-            cache.values[at..at + len].copy_from_slice(values);
         }
+        self.store(qkv, rows, start, heads, cache, layer);
     }
 
     fn attend_cached(
@@ -516,7 +513,7 @@ impl Unrotated for Scalar {
         layer: usize,
     ) {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
-        heads.assert_fit(start, rows, cache.heads, cache.positions_max);
+        heads.assert_stores(start, rows, cache.heads, cache.positions_max);
         let len = n_kv_heads * head_dim;
         for (r, row) in qkv.chunks_exact(heads.qkv()).take(rows).enumerate() {
             let (keys, values) = row[n_heads * head_dim..].split_at(len);

@@ -16,6 +16,9 @@ use crate::{
 use anyhow::{Result, ensure};
 use std::sync::atomic::Ordering::Relaxed;
 
+/// Beyond it `sine_cosine` of the kernels loses digits.
+const POSITIONS_MAX: usize = 32_768;
+
 impl Backend for Cuda {
     type Buf = Buf;
     type Matrix = Matrix;
@@ -55,6 +58,10 @@ impl Backend for Cuda {
     fn cache(&self, layers: usize, heads: Heads, positions_max: usize) -> Result<Cache> {
         let Heads { n_heads, n_kv_heads, head_dim } = heads;
         ensure!(head_dim <= 128, "heads of {head_dim} dimensions; the CUDA kernels hold up to 128");
+        ensure!(
+            positions_max <= POSITIONS_MAX,
+            "{positions_max} positions; the CUDA kernels turn keys of up to {POSITIONS_MAX}"
+        );
         ensure!(n_heads % n_kv_heads == 0, "{n_heads} heads cannot share {n_kv_heads} key/value heads");
         let padded = padded(head_dim);
         let entry = if self.exact { 4 } else { 2 };
