@@ -25,7 +25,7 @@ use std::{
 /// Profiles of profiles of profiles end here.
 const DEPTH_MAX: usize = 4;
 /// Keys whose values are paths, as `table.key`.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "model.bundle",
     "privacy.mute_file",
     "state_dir",
@@ -34,6 +34,7 @@ const PATHS: [&str; 8] = [
     "nets.voice-activity.file",
     "nets.face-box.file",
     "nets.face-mesh.file",
+    "nets.expression.file",
 ];
 /// What `tools/nets fetch` writes beside the nets.
 const MANIFEST: &str = "manifest.toml";
@@ -251,6 +252,11 @@ impl Config {
         self.privacy.check()?;
         self.policy.check()?;
         self.nets.check()?;
+        self.cues.check()?;
+        ensure!(
+            self.cues.people == cues::People::Largest || self.policy.need.met_by_pictures(),
+            "policy.need asks for sound, and cues.people = \"each\" scores faces by their pictures alone: set need = \"any\" or \"video\""
+        );
         self.gate.map_or(Ok(()), |gate| gate.check())?;
         ensure!(self.device.len() <= 24, "device = {:?}: at most 24 bytes", self.device);
         ensure!(
@@ -338,11 +344,8 @@ pub fn nets(settings: &cues::Nets) -> Result<cues::Nets> {
     nets.voice_activity = nets.voice_activity.or(beside(listed.voice_activity));
     nets.face_box = nets.face_box.or(beside(listed.face_box));
     nets.face_mesh = nets.face_mesh.or(beside(listed.face_mesh));
-    ensure!(
-        nets.of(Task::FaceMesh).is_none() || nets.of(Task::FaceBox).is_some(),
-        "{}: a net for face-mesh and none for face-box, which finds the face",
-        path.display()
-    );
+    nets.expression = nets.expression.or(beside(listed.expression));
+    nets.check_face().with_context(|| path.display().to_string())?;
     Ok(nets)
 }
 

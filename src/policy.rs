@@ -27,6 +27,13 @@ pub enum Need {
     Both,
 }
 
+impl Need {
+    /// Whether pictures alone are enough.
+    pub fn met_by_pictures(self) -> bool {
+        matches!(self, Need::Any | Need::Video)
+    }
+}
+
 /// Thresholds of behaviour.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -155,6 +162,10 @@ impl Policy {
     /// Replaces the thresholds from the next window on; what holds goes on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Smoothed scores, in the order of the labels; zeros before the first.

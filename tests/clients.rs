@@ -4,8 +4,8 @@ mod dice;
 
 use dice::Dice;
 use mien::wire::{
-    self, Cause, Decoder, Event, Grounds, Health, Heartbeat, Hello, Kind, LABELS_MAX, Message, People,
-    ReasonPart,
+    self, Cause, Decoder, Event, FACES_MAX, Face, Faces, Grounds, Health, Heartbeat, Hello, Kind, LABELS_MAX,
+    Message, People, ReasonPart,
 };
 use serde_json::{Value, json};
 use std::{
@@ -49,6 +49,10 @@ fn written(packet: &wire::Packet<'_>) -> Value {
         Message::People(of) => {
             json!({"type": "people", "at_ms": of.at_ms, "count": of.count, "track": of.track})
         }
+        Message::Faces(of) => {
+            let face = |face: &Face| json!({"track": face.track, "label": face.label, "confidence_permille": face.confidence_permille});
+            json!({"type": "faces", "at_ms": of.at_ms, "faces": of.faces.iter().map(face).collect::<Vec<_>>()})
+        }
     };
     value["packet_seq"] = json!(packet.seq);
     value
@@ -57,7 +61,7 @@ fn written(packet: &wire::Packet<'_>) -> Value {
 /// The limits of every width of number.
 const NUMBERS: [u64; 9] = [0, 1, 127, 128, 16_383, 16_384, u32::MAX as u64, 1 << 53, u64::MAX];
 
-/// Kinds of minor 1.
+/// Kinds of minor 1 and 2.
 fn later_kinds(number: u64, say: &mut dyn FnMut(&Message<'_>)) {
     let byte = number as u8;
     say(&Message::Grounds(Grounds {
@@ -69,6 +73,10 @@ fn later_kinds(number: u64, say: &mut dyn FnMut(&Message<'_>)) {
         contradicted_bits: number as u32,
     }));
     say(&Message::People(People { at_ms: number, count: byte, track: number as u16 }));
+    for count in [0, 1, FACES_MAX] {
+        let face = Face { track: number as u16, label: byte, confidence_permille: !number as u16 };
+        say(&Message::Faces(Faces { at_ms: number, faces: (0..count).map(|_| face).collect() }));
+    }
 }
 
 /// Every kind, every code, the limits of every number, text of every width.

@@ -142,6 +142,19 @@ fn values_of_the_wrong_kind_are_named_with_their_line() {
 fn impossible_values_are_refused_by_name() {
     for (text, name) in [
         (format!("{GOOD}[policy]\nexit = 0.9\n"), "policy.exit"),
+        (format!("{GOOD}[cues]\npeople = \"each\"\n"), "cues.people = \"each\" without cues.crop = \"face\""),
+        (
+            format!("{GOOD}[policy]\nneed = \"both\"\n[cues]\npeople = \"each\"\ncrop = \"face\"\n"),
+            "policy.need asks for sound",
+        ),
+        (
+            format!("{GOOD}[nets.expression]\nfile = \"e.onnx\"\nlabels = [\"smiling mouth\"]\n"),
+            "nets.expression stands without nets.face-box",
+        ),
+        (
+            format!("{GOOD}[nets.face-box]\nfile = \"e.onnx\"\nlabels = [\"smiling mouth\"]\n"),
+            "nets.face-box has labels or a size",
+        ),
         (format!("{GOOD}[policy]\nenter = 55\n"), "policy.enter"),
         (format!("{GOOD}[sink.serial]\nbaud = 9600\n"), "sink.serial.tty"),
         (format!("{GOOD}[sink.serial]\ntty = \"/dev/ttyS0\"\nbaud = 3\n"), "sink.serial.baud"),

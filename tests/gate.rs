@@ -113,6 +113,63 @@ fn without_a_gate_every_window_is_scored() {
     );
 }
 
+/// Two people beside each other in one picture, out of the demo's clip: one is happy, one is disgusted.
+#[cfg(feature = "nets")]
+fn record_two(folder: &Path) {
+    use mien::source::{Gives, Pool, Reading, clip};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/demo.avi");
+    let settings = clip::Settings { path, paced: false, frames_per_second: 10 };
+    let mut source = settings.open(&Pool::default()).unwrap();
+    let (mut left, mut frames) = (Gives { video: true, audio: true }, Vec::new());
+    while let Some(reading) = clip::next(&mut *source, &mut left).unwrap() {
+        if let Reading::Frame(frame) = reading {
+            frames.push(frame);
+        }
+    }
+    let (happy, disgusted) = (&frames[75..150], &frames[525..600]);
+    let clip = folder.join("clip");
+    fs::create_dir(&clip).unwrap();
+    for (i, (one, other)) in happy.iter().zip(disgusted).enumerate() {
+        let rows = one.rgb.chunks_exact(160 * 3).zip(other.rgb.chunks_exact(160 * 3));
+        let rgb = rows.flat_map(|(one, other)| [one, other].concat()).collect();
+        image::RgbImage::from_raw(320, 160, rgb).unwrap().save(clip.join(format!("{i:04}.png"))).unwrap();
+    }
+}
+
+#[cfg(feature = "nets")]
+#[test]
+fn each_face_has_a_label_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    record_two(folder.path());
+    // 320 x 160 pixels stand in the net's picture as 128 x 64; the first face is a little larger.
+    let faces = &[(32.0, 64.0, 33.0), (96.0, 64.0, 32.0)];
+    fs::write(folder.path().join("eyes.onnx"), Detector { faces, ..Detector::default() }.onnx()).unwrap();
+    let tables = "[cues]\ncrop = \"face\"\n[nets.face-box]\nfile = \"eyes.onnx\"\n";
+    let site = |people: &str| tables.replace("[cues]", &format!("[cues]\npeople = \"{people}\""));
+    let (lines, _) = run(folder.path(), &site("each"));
+    let told: Vec<&Value> = lines.iter().filter(|line| line["type"] == "faces").collect();
+    let labels = |line: &Value| -> Vec<Value> {
+        line["faces"].as_array().unwrap().iter().map(|face| face["label"].clone()).collect()
+    };
+    let said: Vec<Vec<Value>> = told.iter().map(|line| labels(line)).collect();
+    assert!(said.contains(&vec!["happy".into(), "disgust".into()]), "{said:?}");
+    assert_eq!(said.last(), Some(&Vec::new()), "nobody is watched any more");
+    let tracks: Vec<&Value> =
+        told[0]["faces"].as_array().unwrap().iter().map(|face| &face["track"]).collect();
+    assert!(tracks.len() == 2 && tracks[0] != tracks[1], "{tracks:?}");
+    let begin =
+        |lines: &[Value]| lines.iter().find(|line| line["event"] == "begin").unwrap()["label"].clone();
+    assert_eq!(begin(&lines), "happy", "events are about the largest face");
+    assert_eq!(run(folder.path(), &site("each")).0, lines, "the same again");
+    let (alone, _) = run(folder.path(), &site("largest"));
+    assert_eq!(begin(&alone), "happy");
+    assert!(alone.iter().all(|line| line["type"] != "faces"));
+    let events = |lines: &[Value]| -> Vec<Value> {
+        lines.iter().filter(|line| line["type"] == "event").cloned().collect()
+    };
+    assert_eq!(events(&alone), events(&lines), "who stands beside changes no event");
+}
+
 #[test]
 fn a_gate_without_nets_stays_open_and_says_so() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use mien::cues::{
     Channel,
     ground::{self, Grounds, Verdict},
-    ledger::{Cues, Measured},
+    ledger::{self, Cues, Measured},
     lexicon::{self, Said},
 };
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ fn measured(
 ) -> Measured {
     let channel =
         if matches!(cue, "pitch" | "range" | "timbre" | "voice") { Channel::Voice } else { Channel::Face };
-    Measured { cue, channel, value, known, observable }
+    Measured { cue, channel, value, known: ledger::known(known), observable }
 }
 
 fn cues() -> Cues {

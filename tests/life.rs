@@ -54,7 +54,10 @@ impl Line {
                     wire::Message::Hello(hello) => self.boot = hello.boot,
                     wire::Message::Event(event) => self.events.push((self.boot, event)),
                     wire::Message::Heartbeat(_) => self.heartbeats += 1,
-                    wire::Message::Reason(_) | wire::Message::Grounds(_) | wire::Message::People(_) => {}
+                    wire::Message::Reason(_)
+                    | wire::Message::Grounds(_)
+                    | wire::Message::People(_)
+                    | wire::Message::Faces(_) => {}
                 }
             }
         }

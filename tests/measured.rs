@@ -4,7 +4,7 @@
 mod onnx;
 
 use mien::{
-    cues::{Crop, Gate, Measurer, Nets, measure::Phrase},
+    cues::{Cues, Gate, Measurer, Nets, measure::Phrase},
     source::{Chunk, Reading},
 };
 use std::{
@@ -61,7 +61,7 @@ fn speaks(i: usize) -> f32 {
 }
 
 fn measurer() -> Measurer {
-    Measurer::new(&Nets::default(), Gate::default(), Crop::None, 1).unwrap()
+    Measurer::new(&Nets::default(), Gate::default(), Cues::default(), 1).unwrap()
 }
 
 fn chunk(number: usize, sample: &dyn Fn(usize) -> f32) -> Reading {
@@ -189,7 +189,7 @@ fn nets_hold_nothing_more_after_a_run() {
         face_box: net("eyes.onnx", onnx::Detector { score: 5.0, ..onnx::Detector::default() }.onnx()),
         ..Nets::default()
     };
-    let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 1).unwrap();
+    let mut measurer = Measurer::new(&nets, Gate::default(), Cues::default(), 1).unwrap();
     let mut work = |from: usize| {
         let readings = (from..from + 50).flat_map(|number| {
             let rgb = vec![120; 90 * 160 * 3];

@@ -2,7 +2,7 @@
 
 mod onnx;
 
-use mien::cues::{Crop, Gate, Measurer, Net, Nets};
+use mien::cues::{Cues, Gate, Measurer, Net, Nets};
 use onnx::Detector;
 use std::{fs, path::PathBuf};
 use tempfile::TempDir;
@@ -24,7 +24,9 @@ impl Case {
 
     fn load(&self, net: Net) -> Result<(), String> {
         let nets = Nets { face_box: Some(net), ..Nets::default() };
-        Measurer::new(&nets, Gate::default(), Crop::None, 1).map(drop).map_err(|error| format!("{error:#}"))
+        Measurer::new(&nets, Gate::default(), Cues::default(), 1)
+            .map(drop)
+            .map_err(|error| format!("{error:#}"))
     }
 
     fn refused(&self, bytes: &[u8]) -> String {
@@ -39,12 +41,56 @@ fn a_net_that_does_its_task_is_taken_and_sees_what_it_says() {
     for (score, people) in [(-5.0, 0), (5.0, 1)] {
         let file = case.file(&Detector { score, ..Detector::default() }.onnx());
         let nets = Nets { face_box: Some(Net { file, ..Net::default() }), ..Nets::default() };
-        let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 9).unwrap();
+        let mut measurer = Measurer::new(&nets, Gate::default(), Cues::default(), 9).unwrap();
         let frame = Frame { captured_ns: 1, height: 90, width: 160, rgb: vec![120; 90 * 160 * 3] };
         let faces = measurer.take(&mut Reading::Frame(frame)).faces.expect("a look");
         assert_eq!(faces.people.len().min(1), people, "{faces:?}");
         assert!(faces.people.iter().all(|person| person.light == 0.0), "a box without a size");
     }
+}
+
+#[test]
+fn a_net_for_expressions_says_what_claims_are_held_against() {
+    use mien::{
+        cues::ledger::Ledger,
+        source::{Frame, Reading},
+    };
+    let case = Case::new();
+    let faces = &[(64.0, 64.0, 60.0)];
+    let finder = Net { file: case.file(&Detector { faces, ..Detector::default() }.onnx()), ..Net::default() };
+    let load = |gains: &[f32], bias, labels: &[&str]| {
+        let file = case.folder.path().join("expression.onnx");
+        fs::write(&file, onnx::expression(gains, bias)).unwrap();
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let net = Net { file, labels, size: 64, ..Net::default() };
+        let nets = Nets { face_box: Some(finder.clone()), expression: Some(net), ..Nets::default() };
+        Measurer::new(&nets, Gate::default(), Cues::default(), 1)
+    };
+    let refused = |gains: &[f32], bias, labels: &[&str]| match load(gains, bias, labels) {
+        Ok(_) => panic!("a bad net"),
+        Err(error) => format!("{error:#}"),
+    };
+    let said = refused(&[1.0], 0.0, &["happy"]);
+    assert!(said.contains("`happy` is no claim of a face; there are raised brow"), "{said}");
+    let said = refused(&[1.0, 1.0], 0.0, &["smiling mouth"]);
+    assert!(said.contains("`output` has 2 values, and the task wants 1"), "{said}");
+    let said = refused(&[1.0], 3.5, &["smiling mouth"]);
+    assert!(said.contains("the net says 3.5, and shares from 0 to 1 are wanted"), "{said}");
+
+    // A bright picture: 0.8 of smiling, 0.4 of wide eyes, and an output that is not used.
+    let mut measurer = load(&[1.0, 1.25, 0.5], 0.0, &["smiling mouth", "", "wide eyes"]).unwrap();
+    let mut ledger = Ledger::default();
+    for i in 0..12 {
+        let frame =
+            Frame { captured_ns: i * 200_000_000, height: 128, width: 128, rgb: vec![204; 128 * 128 * 3] };
+        ledger.push(&measurer.take(&mut Reading::Frame(frame)));
+    }
+    let cues = ledger.cues(0, 2_400_000_000);
+    let of = |name: &str| cues.iter().find(|cue| cue.cue == name).expect("a cue");
+    assert_eq!((of("mouth").value, of("mouth").observable), ("smiling", true));
+    assert_eq!(of("mouth").known, ["smiling", "", "", ""], "the mesh's part is not measured");
+    assert_eq!((of("eyes").value, of("eyes").known[0], of("eyes").observable), ("", "wide", true));
+    assert!(!of("brow").observable, "no net says anything of it");
 }
 
 #[test]
@@ -59,8 +105,10 @@ fn a_net_with_other_inputs_or_outputs_is_refused_by_name() {
         voice_activity: Some(Net { file: case.file(&Detector::default().onnx()), ..Net::default() }),
         ..Nets::default()
     };
-    let said =
-        Measurer::new(&nets, Gate::default(), Crop::None, 1).err().map(|error| format!("{error:#}")).unwrap();
+    let said = Measurer::new(&nets, Gate::default(), Cues::default(), 1)
+        .err()
+        .map(|error| format!("{error:#}"))
+        .unwrap();
     assert!(said.contains("has 1 inputs (input), and the task wants 2"), "{said}");
 }
 

@@ -2,7 +2,7 @@
 
 use mien::cues::{
     Channel, ground,
-    ledger::{Cues, Measured},
+    ledger::{self, Cues, Measured},
 };
 use mien::sink::{EpisodeReason, Message, Setup, Sink, Speaker, json::Line, serial, stdout::Stdout};
 use mien::wire::{self, AUDIO, Cause, Decoder, Event, Heartbeat, Kind, NO_LABEL, Packet, VIDEO};
@@ -137,7 +137,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
-    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.1","#), "{}", lines[0]);
+    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.2","#), "{}", lines[0]);
     assert_eq!(
         lines[1],
         r#"{"type":"event","event":"begin","boot":"0123456789abcdef","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
@@ -207,6 +207,7 @@ fn kinds(decoder: &mut Decoder, bytes: &[u8]) -> Vec<&'static str> {
                 wire::Message::Reason(_) => "reason",
                 wire::Message::Grounds(_) => "grounds",
                 wire::Message::People(_) => "people",
+                wire::Message::Faces(_) => "faces",
             });
         }
     }
@@ -254,12 +255,16 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
     let mut sink = serial::Serial::new(settings, &setup());
     let people = wire::People { at_ms: 4_000, count: 2, track: 700 };
     sink.send(&Message::People(people));
+    let face = |track, label, confidence_permille| wire::Face { track, label, confidence_permille };
+    let faces = [face(700, 1, 640), face(701, NO_LABEL, 0)].into_iter().collect();
+    let faces = wire::Faces { at_ms: 4_000, faces };
+    sink.send(&Message::Faces(faces.clone()));
     let mut cues = Cues::new();
     let measured = Measured {
         cue: "pitch",
         channel: Channel::Voice,
         value: "low",
-        known: &["high", "low"],
+        known: ledger::known(&["high", "low"]),
         observable: true,
     };
     cues.push(measured).unwrap();
@@ -281,6 +286,7 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
         match decoder.feed(byte) {
             Some(Ok(Packet { message: wire::Message::Grounds(grounds), .. })) => said.push(grounds),
             Some(Ok(Packet { message: wire::Message::People(seen), .. })) => assert_eq!(seen, people),
+            Some(Ok(Packet { message: wire::Message::Faces(seen), .. })) => assert_eq!(seen, faces),
             _ => {}
         }
     }
@@ -300,7 +306,7 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
         sink.counts().losses == 1
     });
     let far = Pty::new(&tty);
-    expect(&mut sink, &far, &mut Decoder::new(), &["hello", "people"]);
+    expect(&mut sink, &far, &mut Decoder::new(), &["hello", "people", "faces"]);
 }
 
 /// Waits until bytes of a line make these packets.

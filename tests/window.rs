@@ -3,7 +3,7 @@
 use mien::{
     feature::image::Resizer,
     source::{Chunk, Frame, Gives, Modality, Pool, Reading},
-    window::{Settings, Window, Windows},
+    window::{Part, Settings, Window, Windows},
 };
 use proptest::prelude::*;
 
@@ -317,6 +317,53 @@ fn small_pictures_are_those_that_the_model_would_make_and_large_ones_go_back() {
     let mut windows = Windows::new(Settings::default(), 8, gives, Pool::default()).unwrap().fit_to(SIDE);
     let seen = push_all(&mut windows, [frame(100), frame(4_100)]);
     assert_eq!(seen[0].at_ms, [100; 8]);
+}
+
+#[test]
+fn parts_of_pictures_are_those_that_the_model_would_make_of_the_squares() {
+    const SIDE: usize = 8;
+    let gives = Gives { video: true, audio: false };
+    let mut windows =
+        Windows::new(Settings::default(), 8, gives, Pool::default()).unwrap().fit_to(SIDE).with_parts();
+    let mut resizer = Resizer::new(SIDE);
+    let (mut pictures, mut checked) = (std::collections::HashMap::new(), 0);
+    for at_ms in (0..60).map(|i: u64| i * 100) {
+        let reading = picture(at_ms, &Pool::default());
+        let Reading::Frame(frame) = &reading else { unreachable!() };
+        pictures.insert(at_ms * MS, frame.rgb.clone());
+        let square = |who, left, top, side| Part { who, left, top, side };
+        // Face 5 walks to the right, face 9 is seen in the first two seconds, and the last square reaches beyond the picture.
+        let mut parts = vec![square(5, (at_ms / 1_000) as u32, 2, 16), square(7, 20, 10, 16)];
+        parts.extend((at_ms < 2_000).then_some(square(9, 3, 3, 5)));
+        windows
+            .push_with(reading, &parts, |window| {
+                assert!(window.frames_of(7).is_empty() && window.frames_of(6).is_empty());
+                let whole = window.frames().unwrap();
+                let (walks, early) = (window.frames_of(5), window.frames_of(9));
+                assert_eq!((walks.len(), early.len()), (8, 8));
+                for (part, (id, _)) in walks.iter().zip(whole) {
+                    assert_eq!(part.0, *id | 5 << 48);
+                }
+                let latest = early.iter().map(|(_, frame)| frame.captured_ns).max().unwrap();
+                assert!(latest < 2_000 * MS, "the nearest picture that has it");
+                for (left, top, side, shown) in walks
+                    .iter()
+                    .map(|shown| (shown.1.captured_ns / MS / 1_000, 2, 16, shown))
+                    .chain(early.iter().map(|shown| (3, 3, 5, shown)))
+                {
+                    let from = &pictures[&shown.1.captured_ns];
+                    let rows = (top..top + side)
+                        .flat_map(|y| from[(y * 32 + left as usize) * 3..][..side * 3].to_vec());
+                    let mut rgb = vec![0; SIDE * SIDE * 3];
+                    resizer.resize(&rows.collect::<Vec<u8>>(), side, side, &mut rgb);
+                    assert!(rgb == shown.1.rgb, "at {} ms", shown.1.captured_ns / MS);
+                    checked += 1;
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    assert!(checked >= 2 * 16, "{checked}");
 }
 
 #[test]

@@ -59,9 +59,17 @@ static void print_packet(const struct mien_packet *p) {
         printf(" grounds episode=%" PRIu32 " claims=%u held=%u contradicted=%u unseen=%u contradicted_bits=%08" PRIx32 "\n",
                g->episode, (unsigned)g->claims, (unsigned)g->held, (unsigned)g->contradicted, (unsigned)g->unseen,
                g->contradicted_bits);
-    } else {
+    } else if (p->kind == MIEN_PEOPLE) {
         const struct mien_people *n = &p->as.people;
         printf(" people at_ms=%" PRIu64 " count=%u track=%" PRIu16 "\n", n->at_ms, (unsigned)n->count, n->track);
+    } else {
+        const struct mien_faces *f = &p->as.faces;
+        printf(" faces at_ms=%" PRIu64, f->at_ms);
+        for (int i = 0; i < f->n_faces; i++) {
+            printf(" %" PRIu16 ":%u:%" PRIu16, f->faces[i].track, (unsigned)f->faces[i].label,
+                   f->faces[i].confidence_permille);
+        }
+        printf("\n");
     }
 }
 

@@ -32,6 +32,7 @@
 #define MIEN_RAW_MAX 512u
 #define MIEN_LINE_MAX 517u
 #define MIEN_LABELS_MAX 16u
+#define MIEN_FACES_MAX 8u
 #define MIEN_NO_LABEL 255u
 #define MIEN_VIDEO 1u
 #define MIEN_AUDIO 2u
@@ -43,6 +44,7 @@
 #define MIEN_SCHEMA_REASON UINT32_C(0xE94C44F9)
 #define MIEN_SCHEMA_GROUNDS UINT32_C(0x30F4A619)
 #define MIEN_SCHEMA_PEOPLE UINT32_C(0xB339F756)
+#define MIEN_SCHEMA_FACES UINT32_C(0x236AC5AF)
 
 enum mien_kind {
     MIEN_HELLO = 0,
@@ -50,7 +52,8 @@ enum mien_kind {
     MIEN_HEARTBEAT = 2,
     MIEN_REASON = 3,
     MIEN_GROUNDS = 4, /* how the claims of a reason stand */
-    MIEN_PEOPLE = 5   /* faces that are there */
+    MIEN_PEOPLE = 5,  /* faces that are there */
+    MIEN_FACES = 6    /* what each face shows */
 };
 
 /* A code that is not in these lists comes from a newer sender: treat it as 0, "other". */
@@ -147,6 +150,20 @@ struct mien_people {
     uint16_t track;
 };
 
+/* What a face shows: an index into the hello's labels, or MIEN_NO_LABEL. */
+struct mien_face {
+    uint16_t track;
+    uint8_t label;
+    uint16_t confidence_permille;
+};
+
+/* Every face that is there, the one that events are about first. */
+struct mien_faces {
+    uint64_t at_ms;
+    uint8_t n_faces;
+    struct mien_face faces[MIEN_FACES_MAX];
+};
+
 struct mien_packet {
     uint16_t seq;
     uint8_t kind;
@@ -157,6 +174,7 @@ struct mien_packet {
         struct mien_reason reason;
         struct mien_grounds grounds;
         struct mien_people people;
+        struct mien_faces faces;
     } as;
 };
 
@@ -353,18 +371,32 @@ static inline void mien_read_(struct mien_reader_ *r, struct mien_packet *p) {
         g->contradicted = mien_u8_(r);
         g->unseen = mien_u8_(r);
         g->contradicted_bits = (uint32_t)mien_varint_(r, 32);
-    } else {
+    } else if (p->kind == MIEN_PEOPLE) {
         struct mien_people *n = &p->as.people;
         n->at_ms = mien_varint_(r, 64);
         n->count = mien_u8_(r);
         n->track = (uint16_t)mien_varint_(r, 16);
+    } else {
+        struct mien_faces *f = &p->as.faces;
+        f->at_ms = mien_varint_(r, 64);
+        uint64_t n = mien_varint_(r, 32);
+        if (n > MIEN_FACES_MAX) {
+            r->bad = 1;
+            return;
+        }
+        f->n_faces = (uint8_t)n;
+        for (uint8_t i = 0; i < f->n_faces; i++) {
+            f->faces[i].track = (uint16_t)mien_varint_(r, 16);
+            f->faces[i].label = mien_u8_(r);
+            f->faces[i].confidence_permille = (uint16_t)mien_varint_(r, 16);
+        }
     }
 }
 
 /* Reads what stands between two zeros, in place. */
 static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_packet *p) {
-    static const uint32_t schemas[6] = {MIEN_SCHEMA_HELLO, MIEN_SCHEMA_EVENT, MIEN_SCHEMA_HEARTBEAT,
-                                        MIEN_SCHEMA_REASON, MIEN_SCHEMA_GROUNDS, MIEN_SCHEMA_PEOPLE};
+    static const uint32_t schemas[7] = {MIEN_SCHEMA_HELLO,  MIEN_SCHEMA_EVENT,   MIEN_SCHEMA_HEARTBEAT, MIEN_SCHEMA_REASON,
+                                        MIEN_SCHEMA_GROUNDS, MIEN_SCHEMA_PEOPLE, MIEN_SCHEMA_FACES};
     int len = mien_cobs_(frame, frame_len);
     if (len < 0) {
         return MIEN_ERR_FRAMING;
@@ -375,7 +407,7 @@ static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_pack
     if (frame[0] != MIEN_VERSION) {
         return MIEN_ERR_VERSION;
     }
-    if (frame[3] > MIEN_PEOPLE) {
+    if (frame[3] > MIEN_FACES) {
         return MIEN_ERR_UNKNOWN;
     }
     memset(p, 0, sizeof *p);

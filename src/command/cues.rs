@@ -7,7 +7,7 @@ use crate::{
     bundle::Words,
     config,
     cues::{
-        Crop, Gate, Measurer,
+        Cues, Gate, Measurer,
         ledger::{Ledger, Measured, Presence},
         measure::{Heard, Voice},
     },
@@ -121,7 +121,7 @@ pub fn run(args: Args) -> Result<()> {
         return pitch(&mut *source, &pool, &mut out);
     }
     let nets = args.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
-    let mut measurer = Measurer::new(&nets, Gate::default(), Crop::None, 1)?;
+    let mut measurer = Measurer::new(&nets, Gate::default(), Cues::default(), 1)?;
     let mut ledger = Ledger::default();
     let open = |path: &Path| Listener::open(path, args.audio_context, args.window_ms);
     let mut listener = args.words.as_deref().map(open).transpose()?;
@@ -169,7 +169,8 @@ fn tell(
     end_ms: u64,
 ) -> Result<()> {
     let (start_ns, end_ns) = (start_ms * 1_000_000, end_ms * 1_000_000);
-    let Presence { voice, face, people, .. } = ledger.presence(start_ns, end_ns);
+    let presence = ledger.presence(start_ns, end_ns);
+    let (Presence { voice, face, .. }, people) = (presence, presence.people());
     let cues = ledger.cues(start_ns, end_ns);
     let seen = |observable| cues.iter().filter(move |m: &&Measured| m.observable == observable);
     let line = Line {

@@ -171,6 +171,9 @@ impl View {
             Ok(Line::People(People { at_ms, count, .. })) => {
                 self.say(format!("{:>9.1}s people  {count}", at_ms as f64 / 1_000.0));
             }
+            Ok(Line::Faces(faces)) => {
+                self.say(format!("{:>9.1}s faces   {}", faces.at_ms as f64 / 1_000.0, faces.text()));
+            }
             Ok(Line::State(_) | Line::Grounds(_)) => {}
             Err(_) => {
                 if let Ok(run) = serde_json::from_str::<serde_json::Value>(text)

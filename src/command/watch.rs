@@ -148,6 +148,7 @@ impl Watch {
             Message::Reason(part) => Line::Reason(json::Reason::plain(part.episode, part.text)),
             Message::Grounds(grounds) => Line::Grounds(json::Grounded::of(grounds)),
             Message::People(people) => Line::People(json::People::of(people)),
+            Message::Faces(faces) => Line::Faces(json::Faces::of(faces, name)),
         };
         self.show(&line)
     }
@@ -233,6 +234,7 @@ fn plain(line: &Line) -> String {
             let track = track.map(|track| format!(" track={track}")).unwrap_or_default();
             format!("{:>9.1}s people  {count}{track}", *at_ms as f64 / 1000.0)
         }
+        Line::Faces(faces) => format!("{:>9.1}s faces   {}", faces.at_ms as f64 / 1000.0, faces.text()),
     }
 }
 

@@ -7,8 +7,9 @@
 //! Limits: phrases, looks and speech of the longest window, 30 s; nothing is allocated after `new`.
 
 use super::{
-    Channel,
+    CUES, Channel, face_claims,
     measure::{Facts, Look, Own, Phrase, Speech},
+    net::{FACES_MAX, Shows},
     tone::tone,
 };
 use heapless::Deque;
@@ -42,6 +43,8 @@ const NOSE_TILT: f32 = -0.02;
 const EYES_PX_MIN: f32 = 18.0;
 const TURN_MAX: f32 = 0.6;
 const LIGHT: std::ops::Range<f32> = 25.0..240.0;
+/// Of a net's share, its mean over a stretch.
+const SHOWN: f32 = 0.5;
 
 /// What was measured of one cue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +54,23 @@ pub struct Measured {
     /// One of `known`, or empty: none of them.
     pub value: &'static str,
     /// Values that this measurement tells apart.
-    pub known: &'static [&'static str],
+    pub known: Known,
     /// False: before the person is known, or outside the validity range.
     pub observable: bool,
+}
+
+/// Values of one cue; empty behind the last.
+pub type Known = [&'static str; 4];
+
+/// A list of values, four at most.
+pub const fn known(values: &[&'static str]) -> Known {
+    let mut known = [""; 4];
+    let mut i = 0;
+    while i < values.len() {
+        known[i] = values[i];
+        i += 1;
+    }
+    known
 }
 
 /// Cues of one stretch of time.
@@ -64,10 +81,18 @@ pub type Cues = heapless::Vec<Measured, 12>;
 pub struct Presence {
     pub voice: Option<bool>,
     pub face: Option<bool>,
+    /// The faces of the last look, the largest first.
+    pub tracks: Tracks,
+}
+
+/// Numbers of faces; 0 behind the last.
+pub type Tracks = [u16; FACES_MAX];
+
+impl Presence {
     /// Faces in the last look.
-    pub people: u8,
-    /// The largest face; 0 without one.
-    pub track: u16,
+    pub fn people(&self) -> u8 {
+        self.tracks.iter().filter(|track| **track != 0).count() as u8
+    }
 }
 
 /// A look with its time and what it is worth.
@@ -75,10 +100,10 @@ pub struct Presence {
 struct Seen {
     at_ns: u64,
     present: bool,
-    people: u8,
-    track: u16,
+    tracks: Tracks,
     /// Only where it can be measured.
     look: Option<Look>,
+    shows: Option<Shows>,
 }
 
 /// The usual of one voice.
@@ -145,18 +170,19 @@ impl Ledger {
         }
         let Some(faces) = &facts.faces else { return };
         let first = faces.people.first();
-        let look = first.and_then(|person| {
-            let look = person.look?;
-            let good = look.eyes_px >= EYES_PX_MIN
+        let first = first.filter(|person| LIGHT.contains(&person.light));
+        let clear = |look: &Look| {
+            look.eyes_px >= EYES_PX_MIN
                 && look.yaw.abs() <= TURN_MAX
                 && look.pitch.abs() <= TURN_MAX
                 && look.roll.abs() <= TURN_MAX
-                && LIGHT.contains(&person.light);
-            good.then_some(look)
-        });
-        let track = first.map_or(0, |person| person.track);
-        let people = faces.people.len() as u8;
-        push(&mut self.seen, Seen { at_ns: faces.at_ns, present: faces.present, people, track, look });
+        };
+        let look = first.and_then(|person| person.look).filter(clear);
+        let shows = first.and_then(|person| person.shows.filter(|_| person.look.as_ref().is_none_or(clear)));
+        let track = faces.people.first().map_or(0, |person| person.track);
+        let mut tracks = Tracks::default();
+        tracks.iter_mut().zip(&faces.people).for_each(|(track, person)| *track = person.track);
+        push(&mut self.seen, Seen { at_ns: faces.at_ns, present: faces.present, tracks, look, shows });
         if let Some(look) = look {
             self.get_used(track, faces.at_ns, &look);
         }
@@ -186,7 +212,7 @@ impl Ledger {
         }
         for seen in self.seen.iter().filter(|seen| inside(seen.at_ns)) {
             *presence.face.get_or_insert(false) |= seen.present;
-            (presence.people, presence.track) = (seen.people, seen.track);
+            presence.tracks = seen.tracks;
         }
         presence
     }
@@ -210,17 +236,21 @@ impl Ledger {
         let mean =
             |of: fn(&Phrase) -> f32| phrases().map(|p| of(p) * f32::from(p.voiced)).sum::<f32>() / voiced;
         let spoke = voiced > 0.0;
-        let voice = |cue, value, known, observable| Measured {
+        let voice = |cue, value, values: &[&'static str], observable| Measured {
             cue,
             channel: Channel::Voice,
             value,
-            known,
+            known: known(values),
             observable,
         };
-        let mut add = |cue, usual: &Own, now: f32, known, judge: &dyn Fn(f32, f32) -> &'static str| {
+        let mut add = |cue,
+                       usual: &Own,
+                       now: f32,
+                       values: &[&'static str],
+                       judge: &dyn Fn(f32, f32) -> &'static str| {
             let usual = usual.usual(WARM).filter(|_| spoke && now.is_finite());
             let value = usual.map_or("", |usual| judge(now, usual));
-            cues.push(voice(cue, value, known, usual.is_some())).ok();
+            cues.push(voice(cue, value, values, usual.is_some())).ok();
         };
         add(
             "pitch",
@@ -245,7 +275,8 @@ impl Ledger {
 
     fn see(&self, start_ns: u64, end_ns: u64, presence: Presence, cues: &mut Cues) {
         let looks = || {
-            let mine = |seen: &&Seen| (start_ns..=end_ns).contains(&seen.at_ns) && seen.track == self.track;
+            let mine =
+                |seen: &&Seen| (start_ns..=end_ns).contains(&seen.at_ns) && seen.tracks[0] == self.track;
             self.seen.iter().filter(mine).filter_map(|seen| seen.look.as_ref())
         };
         let enough = looks().count() >= LOOKS_MIN && presence.face == Some(true);
@@ -267,13 +298,13 @@ impl Ledger {
             () => "",
         };
         let when = |there: bool, value| if there { value } else { "" };
-        let mut add = |cue, value, known, by: f32| {
+        let mut add = |cue, value, values: &[&'static str], by: f32| {
             let observable = enough && !by.is_nan();
             cues.push(Measured {
                 cue,
                 channel: Channel::Face,
                 value: when(observable, value),
-                known,
+                known: known(values),
                 observable,
             })
             .ok();
@@ -289,17 +320,57 @@ impl Ledger {
             cue: "face",
             channel: Channel::Face,
             value: when(gone, "no"),
-            known: &["no"],
+            known: known(&["no"]),
             observable,
         })
         .ok();
+        if presence.face == Some(true) {
+            self.read(start_ns, end_ns, presence.tracks[0], cues);
+        }
+    }
+
+    /// What a net for expressions says of the face that is there, in place of what the mesh says of the same.
+    fn read(&self, start_ns: u64, end_ns: u64, track: u16, cues: &mut Cues) {
+        let inside = |seen: &&Seen| (start_ns..=end_ns).contains(&seen.at_ns) && seen.tracks[0] == track;
+        let shows = || self.seen.iter().filter(inside).filter_map(|seen| seen.shows.as_ref());
+        let looks = shows().count();
+        if looks < LOOKS_MIN {
+            return;
+        }
+        for (name, channel, values) in CUES.iter().filter(|(_, channel, _)| *channel == Channel::Face) {
+            let share = |value: &str| {
+                let claim = face_claims().position(|claim| claim == (*name, value))?;
+                let sum: Option<f32> = shows().map(|shows| shows[claim]).sum();
+                sum.map(|sum| sum / looks as f32)
+            };
+            let named = || values.iter().filter_map(|value| Some((*value, share(value)?)));
+            if named().next().is_none() {
+                continue;
+            }
+            let most = named().filter(|(_, share)| *share >= SHOWN).max_by(|(_, a), (_, b)| a.total_cmp(b));
+            let mesh = cues.iter().position(|cue| cue.cue == *name);
+            let mesh = mesh.map(|at| cues.swap_remove(at)).filter(|mesh| mesh.observable);
+            let by_mesh = |value: &str| mesh.is_some_and(|mesh| mesh.known.contains(&value));
+            let mut all = Known::default();
+            let both = values.iter().filter(|value| share(value).is_some() || by_mesh(value));
+            all.iter_mut().zip(both).for_each(|(known, value)| *known = value);
+            let left = mesh.map(|mesh| mesh.value).filter(|value| share(value).is_none());
+            let value = most.map(|(value, _)| value).or(left).unwrap_or("");
+            cues.push(Measured { cue: name, channel: *channel, value, known: all, observable: true }).ok();
+        }
     }
 }
 
 /// What was said, as a cue: its tone where it has one, or that there were no words.
 pub fn words(said: &str) -> Measured {
     let value = if said.is_empty() { "no" } else { tone(said) };
-    Measured { cue: "words", channel: Channel::Words, value, known: &["good", "bad", "no"], observable: true }
+    Measured {
+        cue: "words",
+        channel: Channel::Words,
+        value,
+        known: known(&["good", "bad", "no"]),
+        observable: true,
+    }
 }
 
 /// `share` against two limits.

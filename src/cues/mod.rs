@@ -19,7 +19,7 @@ mod settings;
 mod tone;
 
 pub use measure::{Facts, Measurer};
-pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, Task};
+pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, People, Task};
 
 use serde::Deserialize;
 
@@ -59,3 +59,22 @@ pub const CUES: [(&str, Channel, &[&str]); 12] = [
     ("voice", Voice, &["no"]),
     ("words", Words, &["good", "bad", "plain", "no"]),
 ];
+
+/// How many claims [`face_claims`] gives.
+pub const FACE_CLAIMS: usize = 10;
+
+/// The claims that a single look at a face can show, in the order of [`CUES`].
+pub fn face_claims() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let seen = CUES.iter().filter(|(cue, channel, _)| *channel == Face && *cue != "face");
+    seen.flat_map(|(cue, _, values)| values.iter().map(move |value| (*cue, *value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_a_face_are_counted() {
+        assert_eq!(face_claims().count(), FACE_CLAIMS);
+    }
+}

@@ -10,10 +10,11 @@ pub enum Task {
     VoiceActivity,
     FaceBox,
     FaceMesh,
+    Expression,
 }
 
 impl Task {
-    pub const ALL: [Task; 3] = [Task::VoiceActivity, Task::FaceBox, Task::FaceMesh];
+    pub const ALL: [Task; 4] = [Task::VoiceActivity, Task::FaceBox, Task::FaceMesh, Task::Expression];
 
     /// Its key in a config and in a folder's manifest.
     pub fn name(self) -> &'static str {
@@ -21,9 +22,23 @@ impl Task {
             Task::VoiceActivity => "voice-activity",
             Task::FaceBox => "face-box",
             Task::FaceMesh => "face-mesh",
+            Task::Expression => "expression",
+        }
+    }
+
+    /// Names of its outputs where a config gives none: the default net's.
+    fn outputs(self) -> &'static [&'static str] {
+        match self {
+            Task::VoiceActivity => &["output", "stateN"],
+            Task::FaceBox => &["regressors", "classificators"],
+            Task::FaceMesh => &["conv2d_21", "conv2d_31"],
+            Task::Expression => &["output"],
         }
     }
 }
+
+/// Pixels across of the largest picture that a net is given.
+const SIZE_MAX: usize = 1_024;
 
 /// The order of a picture's dimensions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
@@ -58,8 +73,14 @@ pub struct Net {
     /// A value of the input is `(pixel - mean) * scale`, with pixels from 0 to 255.
     pub mean: f32,
     pub scale: f32,
-    /// Names of the outputs in the task's order: `[speech, state]`, `[boxes, scores]`, `[points, flag]`. Empty: the default net's.
+    /// Names of the outputs in the task's order: `[speech, state]`, `[boxes, scores]`, `[points, flag]`, `[shares]`. Empty: the
+    /// default net's.
     pub outputs: Vec<String>,
+    /// Of an expression net alone: the claim that each number of its output is about, such as `smiling mouth`; empty for one that is
+    /// not used.
+    pub labels: Vec<String>,
+    /// Of an expression net alone: pixels of its picture, across and down; 0 for 224.
+    pub size: usize,
 }
 
 impl Default for Net {
@@ -73,31 +94,32 @@ impl Default for Net {
             mean: 0.0,
             scale: 1.0 / 255.0,
             outputs: Vec::new(),
+            labels: Vec::new(),
+            size: 0,
         }
     }
 }
 
 impl Net {
-    /// The names of a task's two outputs.
-    pub fn outputs(&self, task: Task) -> [&str; 2] {
-        match self.outputs.as_slice() {
-            [first, second] => [first, second],
-            _ => match task {
-                Task::VoiceActivity => ["output", "stateN"],
-                Task::FaceBox => ["regressors", "classificators"],
-                Task::FaceMesh => ["conv2d_21", "conv2d_31"],
-            },
-        }
+    /// The names of a task's outputs, of which there are `N`.
+    pub fn outputs<const N: usize>(&self, task: Task) -> [&str; N] {
+        std::array::from_fn(|i| self.outputs.get(i).map_or(task.outputs()[i], String::as_str))
     }
 
     fn check(&self, task: Task) -> Result<()> {
         let name = task.name();
         ensure!(!self.file.as_os_str().is_empty(), "nets.{name}.file is not set: name an ONNX file");
         ensure!(
-            self.outputs.is_empty() || self.outputs.len() == 2,
-            "nets.{name}.outputs has {} names: the task has 2",
-            self.outputs.len()
+            self.outputs.is_empty() || self.outputs.len() == task.outputs().len(),
+            "nets.{name}.outputs has {} names: the task has {}",
+            self.outputs.len(),
+            task.outputs().len()
         );
+        ensure!(
+            task == Task::Expression || (self.labels.is_empty() && self.size == 0),
+            "nets.{name} has labels or a size, which only nets.expression has"
+        );
+        ensure!(self.size <= SIZE_MAX, "nets.{name}.size = {}: at most {SIZE_MAX}", self.size);
         ensure!(
             self.scale.is_finite() && self.scale != 0.0 && self.mean.is_finite(),
             "nets.{name}: mean = {}, scale = {}: numbers, and a scale that is not 0",
@@ -117,6 +139,7 @@ pub struct Nets {
     pub voice_activity: Option<Net>,
     pub face_box: Option<Net>,
     pub face_mesh: Option<Net>,
+    pub expression: Option<Net>,
 }
 
 impl Nets {
@@ -125,15 +148,27 @@ impl Nets {
             Task::VoiceActivity => self.voice_activity.as_ref(),
             Task::FaceBox => self.face_box.as_ref(),
             Task::FaceMesh => self.face_mesh.as_ref(),
+            Task::Expression => self.expression.as_ref(),
         }
     }
 
     pub fn check(&self) -> Result<()> {
         Task::ALL.iter().try_for_each(|&task| self.of(task).map_or(Ok(()), |net| net.check(task)))?;
-        ensure!(
-            self.face_mesh.is_none() || self.face_box.is_some() || self.folder.is_some(),
-            "nets.face-mesh stands without nets.face-box, which finds the face"
-        );
+        if self.folder.is_none() {
+            self.check_face()?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a net that looks at a face where none finds it.
+    pub fn check_face(&self) -> Result<()> {
+        for task in [Task::FaceMesh, Task::Expression] {
+            ensure!(
+                self.of(task).is_none() || self.face_box.is_some(),
+                "nets.{} stands without nets.face-box, which finds the face",
+                task.name()
+            );
+        }
         Ok(())
     }
 }
@@ -224,10 +259,32 @@ pub enum Crop {
     Face,
 }
 
+/// Who is scored where there is more than one face.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum People {
+    /// The largest face.
+    #[default]
+    Largest,
+    /// The largest with the sound, then each of the others by its pictures alone (whose voice it is is not known), as time allows.
+    Each,
+}
+
 /// `[cues]`: what is measured beside the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cues {
     pub ground: Ground,
     pub crop: Crop,
+    pub people: People,
+}
+
+impl Cues {
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.people != People::Each || self.crop == Crop::Face,
+            "cues.people = \"each\" without cues.crop = \"face\": each is scored by pictures that are cut to the face"
+        );
+        Ok(())
+    }
 }

@@ -24,6 +24,7 @@ mod measure;
 mod memory;
 mod newest;
 mod numbers;
+mod others;
 mod pace;
 mod plan;
 mod prepare;

@@ -7,7 +7,7 @@ use crate::{
     backend::Footprint,
     bundle,
     config::{self, Explain},
-    cues::{self, Crop, Ground, Measurer, Task},
+    cues::{self, Crop, Ground, Measurer, People, Task},
     model::{
         Infer,
         words::{self, Told},
@@ -15,7 +15,7 @@ use crate::{
     policy, privacy,
     sink::{self, Message, Setup, Speaker},
     source::{self, Gives, Pool, SAMPLE_RATE},
-    window,
+    window::{self, PARTS_MAX},
     wire::LINE_BYTES_MAX,
 };
 use anyhow::{Result, ensure};
@@ -138,6 +138,11 @@ impl Plan {
         self.model.reason != Explain::Off && self.cues.ground != Ground::Off
     }
 
+    /// Whether each face is scored, and not the largest alone.
+    pub fn scores_each(&self) -> bool {
+        self.cues.people == People::Each
+    }
+
     /// Whether anything asks for measured voices and faces.
     fn measures(&self) -> bool {
         self.gate.is_some() || self.cues.crop != Crop::None || self.grounds()
@@ -162,7 +167,7 @@ impl Plan {
         }
         // A track's number tells nothing of a person: it begins anywhere.
         let first_track = (self.speaker.boot as u16).max(1);
-        Measurer::new(&self.nets, self.gate.unwrap_or_default(), self.cues.crop, first_track).map(Some)
+        Measurer::new(&self.nets, self.gate.unwrap_or_default(), self.cues, first_track).map(Some)
     }
 
     /// What cannot be measured for want of a net, with the next step.
@@ -173,6 +178,8 @@ impl Plan {
             let needed = match task {
                 Task::VoiceActivity => gives.audio && self.gate.is_some(),
                 Task::FaceBox | Task::FaceMesh => gives.video,
+                // No default net does it.
+                Task::Expression => false,
             };
             asked && needed && self.nets.of(task).is_none()
         };
@@ -182,6 +189,7 @@ impl Plan {
                 Task::VoiceActivity => "every sound counts as a voice",
                 Task::FaceBox => "every picture counts as one with a face, and faces are not measured",
                 Task::FaceMesh => "faces are found and not measured",
+                Task::Expression => "what a face shows is left to the mesh",
             };
             format!("no net for {}: {what}; `tools/nets fetch {folder}` gets it", task.name())
         };
@@ -259,6 +267,8 @@ impl Plan {
             row("keys and values", "the longest prompt and answer".into(), Some(memory.model.cache)),
             row("scratch", "activations and packed inputs".into(), Some(memory.model.scratch)),
         ];
+        let faces = self.scores_each().then(|| self.faces_row(memory));
+        let rows: Vec<Limit> = rows.into_iter().chain(faces).collect();
         let sum_most: usize = rows.iter().filter_map(|row| row.bytes).sum();
         let sum = sum_most - readings;
         Limits { rows: board.into_iter().chain(rows).collect(), sum, sum_most }
@@ -268,6 +278,13 @@ impl Plan {
         let names: Vec<&str> =
             Task::ALL.iter().filter(|task| self.nets.of(**task).is_some()).map(|task| task.name()).collect();
         if names.is_empty() { "none".into() } else { names.join(", ") }
+    }
+
+    /// Pictures of one face each, with the one that is cut out before it is made small.
+    fn faces_row(&self, memory: &Memory) -> Limit {
+        let held = self.pictures_held() * PARTS_MAX;
+        let bytes = Some(memory.picture + held * self.side * self.side * 3);
+        Limit { what: "faces in windows", limit: held.to_string(), bytes }
     }
 
     fn pictures_held(&self) -> usize {

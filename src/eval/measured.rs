@@ -6,7 +6,7 @@
 use super::manifest::Line;
 use crate::{
     cues::{
-        Crop, Gate, Measurer, Nets,
+        Gate, Measurer, Nets,
         ground::{self, Verdict},
         ledger::{Cues, Ledger},
     },
@@ -57,7 +57,7 @@ pub struct Measuring {
 impl Measuring {
     /// Without nets voices alone are measured.
     pub fn new(nets: &Nets, given: Gives) -> Result<Measuring> {
-        let measurer = Measurer::new(nets, Gate::default(), Crop::None, 1)?;
+        let measurer = Measurer::new(nets, Gate::default(), Default::default(), 1)?;
         Ok(Measuring { measurer, given, people: HashMap::new(), next_ns: 0 })
     }
 

@@ -31,7 +31,11 @@ pub fn lines(bytes: &[u8]) -> Vec<Line> {
                 let label = labels.get(usize::from(event.label)).map(String::as_str);
                 lines.push(Line::Event(json::Event::of(&event, label, boot)));
             }
-            Message::Heartbeat(_) | Message::Reason(_) | Message::Grounds(_) | Message::People(_) => {}
+            Message::Heartbeat(_)
+            | Message::Reason(_)
+            | Message::Grounds(_)
+            | Message::People(_)
+            | Message::Faces(_) => {}
         }
     }
     lines
@@ -114,7 +118,8 @@ impl Story {
                 Line::Reason(reason) => {
                     story.reasons.push((reason.episode, reason.at_ms, reason.text.clone()))
                 }
-                Line::State(_) | Line::Heartbeat(_) | Line::Grounds(_) | Line::People(_) => {}
+                Line::State(_) | Line::Heartbeat(_) | Line::Grounds(_) | Line::People(_) | Line::Faces(_) => {
+                }
             }
         }
         let last_ms = story.end_ms;

@@ -27,6 +27,7 @@ pub enum Line {
     Reason(Reason),
     Grounds(Grounded),
     People(People),
+    Faces(Faces),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +178,52 @@ pub struct People {
     pub track: Option<u16>,
 }
 
+/// What each face shows, the one that events are about first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Faces {
+    pub at_ms: u64,
+    pub faces: Vec<Face>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Face {
+    pub track: u16,
+    /// Absent while no label holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    pub confidence: f64,
+}
+
+impl Faces {
+    /// `name` gives a label's name.
+    pub fn of(faces: &wire::Faces, name: impl Fn(u8) -> Option<String>) -> Faces {
+        let face = |face: &wire::Face| {
+            let label = name(face.label);
+            Face {
+                track: face.track,
+                expression: label.as_deref().map(|label| expression(label).into()),
+                label,
+                confidence: f64::from(face.confidence_permille) / 1000.0,
+            }
+        };
+        Faces { at_ms: faces.at_ms, faces: faces.faces.iter().map(face).collect() }
+    }
+
+    /// What people read: a label and its confidence for each face.
+    pub fn text(&self) -> String {
+        let face = |face: &Face| match &face.label {
+            Some(label) => format!("{}: {label} {:.2}", face.track, face.confidence),
+            None => format!("{}: -", face.track),
+        };
+        match self.faces.is_empty() {
+            true => "nobody".into(),
+            false => self.faces.iter().map(face).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 impl Grounded {
     pub fn of(grounds: &wire::Grounds) -> Grounded {
         let wire::Grounds { episode, claims, held, contradicted, unseen, contradicted_bits: bits } = *grounds;
@@ -272,6 +319,9 @@ impl Line {
             }),
             Message::Reason(reason) => Line::Reason(Reason::of(reason)),
             Message::People(people) => Line::People(People::of(people)),
+            Message::Faces(faces) => {
+                Line::Faces(Faces::of(faces, |label| speaker.label(label).map(Into::into)))
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Limits: a message is small and mostly `Copy`; only a reason carries text.
 
 use crate::cues::ground::{Grounds, Verdict};
-use crate::wire::{self, Event, Heartbeat, LABELS_MAX, People};
+use crate::wire::{self, Event, Faces, Heartbeat, LABELS_MAX, People};
 use std::sync::Arc;
 
 /// Who speaks: a hello that owns its text.
@@ -32,6 +32,7 @@ pub enum Message {
     Scores(WindowScores),
     Reason(Arc<EpisodeReason>),
     People(People),
+    Faces(Faces),
 }
 
 /// Smoothed and plain scores of one window.

@@ -91,7 +91,7 @@ impl Sink for Record {
                 };
                 self.put(&window.text());
             }
-            Message::Event(_) | Message::Reason(_) | Message::People(_) => {
+            Message::Event(_) | Message::Reason(_) | Message::People(_) | Message::Faces(_) => {
                 let text = Line::of(message, &self.speaker).text();
                 self.put(&text);
             }

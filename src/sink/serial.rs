@@ -103,6 +103,7 @@ pub struct Serial {
     counts: SinkCounts,
     /// Said again after a hello.
     people: Option<wire::People>,
+    faces: Option<wire::Faces>,
 }
 
 impl Serial {
@@ -119,6 +120,7 @@ impl Serial {
             hello_at: Instant::now(),
             counts: SinkCounts::default(),
             people: None,
+            faces: None,
         };
         serial.attend();
         serial
@@ -142,6 +144,9 @@ impl Serial {
             self.put(&wire::Message::Hello(speaker.hello()));
             if let Some(people) = self.people {
                 self.put(&wire::Message::People(people));
+            }
+            if let Some(faces) = self.faces.clone() {
+                self.put(&wire::Message::Faces(faces));
             }
         }
         self.settle();
@@ -233,6 +238,10 @@ impl Sink for Serial {
             Message::People(people) => {
                 self.people = Some(*people);
                 self.put_once(&wire::Message::People(*people));
+            }
+            Message::Faces(faces) => {
+                self.faces = Some(faces.clone());
+                self.put_once(&wire::Message::Faces(faces.clone()));
             }
             Message::Event(_) | Message::Scores(_) => {}
         }

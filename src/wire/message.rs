@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 /// First byte of every packet: the protocol's major version.
 pub const VERSION: u8 = 1;
 /// Counts appended kinds and codes within a major version.
-pub const MINOR: u8 = 1;
+pub const MINOR: u8 = 2;
 /// Bytes of a packet before framing.
 pub const RAW_BYTES_MAX: usize = 512;
 /// Bytes of a packet on the line: COBS adds one in 254, and a zero on each side.
 pub const LINE_BYTES_MAX: usize = RAW_BYTES_MAX + RAW_BYTES_MAX / 254 + 1 + 2;
 pub const LABELS_MAX: usize = 16;
+/// Faces in one [`Faces`].
+pub const FACES_MAX: usize = 8;
 /// Bytes of text in one [`ReasonPart`].
 pub const REASON_BYTES_MAX: usize = 160;
 /// `Event::label` when there is none.
@@ -22,13 +24,14 @@ pub const VIDEO: u8 = 1;
 pub const AUDIO: u8 = 2;
 
 /// One line per kind, in the order of the kinds. Frozen: what changes here is another protocol.
-pub const SCHEMA: [&str; 6] = [
+pub const SCHEMA: [&str; 7] = [
     "hello minor:u8 schema:u32 boot:u64 device:str software:str purpose:str bundle:str bundle_hash:[u8;8] label_set:str labels:[str] window_ms:u32 hop_ms:u32 heartbeat_ms:u32",
     "event seq:u32 episode:u32 kind:u8 label:u8 confidence_permille:u16 track:u16 expected:u8 present:u8 cause:u8 at_ms:u64 begin_ms:u64 window_ms:u32 wall_ms:u64 wall_synced:u8 age_ms:u32",
     "heartbeat uptime_ms:u64 label:u8 episode:u32 events:u32 windows:u32 late:u32 dropped:u32 video:u8 audio:u8 muted:u8 infer_ms:u32",
     "reason episode:u32 part:u8 parts:u8 text:str",
     "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
     "people at_ms:u64 count:u8 track:u16",
+    "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
 ];
 
 /// Schema ids in the order of the kinds: the CRC of a packet begins with its kind's.
@@ -85,6 +88,7 @@ pub enum Message<'a> {
     Reason(ReasonPart<'a>),
     Grounds(Grounds),
     People(People),
+    Faces(Faces),
 }
 
 /// Who speaks, and the names of the labels. Sent when a line opens and again now and then.
@@ -215,4 +219,24 @@ pub struct People {
     pub count: u8,
     /// The largest face, which is scored: the same number as long as it is followed; 0 without one. No identity.
     pub track: u16,
+}
+
+/// What each face shows, where each is scored; said when it changes, and all of it at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faces {
+    /// End of the window in which they were seen.
+    pub at_ms: u64,
+    /// The one that events are about first.
+    pub faces: Vec<Face, FACES_MAX>,
+}
+
+/// What one face shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Face {
+    /// As of [`People`]: the same number as long as it is followed. No identity.
+    pub track: u16,
+    /// Index into the hello's labels, or [`NO_LABEL`].
+    pub label: u8,
+    /// Smoothed score of the label; 0 without one.
+    pub confidence_permille: u16,
 }

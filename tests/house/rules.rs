@@ -155,7 +155,8 @@ const CRATES: [(&str, &[&str]); 44] = [
         &[
             "src/wire/",
             "src/source/pipe.rs",
-            "src/window.rs",
+            "src/window/mod.rs",
+            "src/window/shelf.rs",
             "src/cues/",
             "src/policy.rs",
             "src/sink/snapshot.rs",
@@ -230,7 +231,8 @@ const CRATES: [(&str, &[&str]); 44] = [
         &[
             "src/source/mod.rs",
             "src/feature/image.rs",
-            "src/window.rs",
+            "src/window/mod.rs",
+            "src/window/shelf.rs",
             "src/cues/",
             "src/model/omni/engine.rs",
             "src/model/words/",

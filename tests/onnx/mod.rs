@@ -55,13 +55,15 @@ fn node(kind: &str, domain: &str, inputs: &[&str], output: &str) -> Message {
     node.text(2, output).text(4, kind).text(7, domain)
 }
 
-/// A face detector that sees the same everywhere: `score`, and the picture's mean times `gain`.
+/// A face detector that sees the same everywhere: `score`, and the picture's mean times `gain`; and certain `faces`.
 pub struct Detector {
     pub boxes: &'static str,
     pub numbers: u64,
     pub score: f32,
     /// Of the picture's mean, added to the score.
     pub gain: f32,
+    /// Middle and side, in pixels of the 128 x 128 that the net is given.
+    pub faces: &'static [(f32, f32, f32)],
     pub picture: [&'static str; 4],
     pub kind: &'static str,
     pub domain: &'static str,
@@ -75,6 +77,7 @@ impl Default for Detector {
             numbers: 16,
             score: -5.0,
             gain: 0.0,
+            faces: &[],
             picture,
             kind: "Mul",
             domain: "",
@@ -84,7 +87,16 @@ impl Default for Detector {
 
 impl Detector {
     pub fn onnx(&self) -> Vec<u8> {
-        let boxes = vec![0.0; 896 * self.numbers as usize];
+        let mut boxes = vec![0.0; 896 * self.numbers as usize];
+        let mut scores = [self.score; 896];
+        for (x, y, side) in self.faces {
+            // Two anchors to a cell of 8 x 8 pixels, in rows of 16 cells.
+            let (column, row) = ((x / 8.0) as usize, (y / 8.0) as usize);
+            let anchor = 2 * (16 * row + column);
+            let middle = [column, row].map(|cell| 8.0 * cell as f32 + 4.0);
+            boxes[anchor * 16..][..4].copy_from_slice(&[x - middle[0], y - middle[1], *side, *side]);
+            scores[anchor] = 5.0;
+        }
         let graph = Message::default()
             .part(1, node("ReduceMean", "", &["input"], "mean"))
             .part(1, node(self.kind, self.domain, &["mean", "gain"], "scaled"))
@@ -95,7 +107,7 @@ impl Detector {
             .part(5, weight("gain", &[1], &[self.gain]))
             .part(5, shape())
             .part(5, weight("all boxes", &[1, 896, self.numbers], &boxes))
-            .part(5, weight("all scores", &[1, 896, 1], &[self.score; 896]))
+            .part(5, weight("all scores", &[1, 896, 1], &scores))
             .part(11, value("input", &self.picture))
             .part(12, value(self.boxes, &["1", "896", &self.numbers.to_string()]))
             .part(12, value("classificators", &["1", "896", "1"]));
@@ -116,6 +128,23 @@ pub fn listener() -> Vec<u8> {
         .part(11, value("state", &["2", "1", "128"]))
         .part(12, value("output", &["1", "1"]))
         .part(12, value("stateN", &["2", "1", "128"]));
+    Message::default().number(1, 8).part(7, graph).part(8, Message::default().number(2, 13)).0
+}
+
+/// A net for expressions: each share is the picture's mean times a gain, and `bias`.
+pub fn expression(gains: &[f32], bias: f32) -> Vec<u8> {
+    let count = gains.len() as u64;
+    let graph = Message::default()
+        .part(1, node("ReduceMean", "", &["input"], "mean"))
+        .part(1, node("Reshape", "", &["mean", "shape"], "flat"))
+        .part(1, node("Mul", "", &["flat", "gains"], "scaled"))
+        .part(1, node("Add", "", &["scaled", "bias"], "output"))
+        .text(2, "net")
+        .part(5, shape())
+        .part(5, weight("gains", &[1, 1, count], gains))
+        .part(5, weight("bias", &[1], &[bias]))
+        .part(11, value("input", &["1", "3", "64", "64"]))
+        .part(12, value("output", &["1", "1", &count.to_string()]));
     Message::default().number(1, 8).part(7, graph).part(8, Message::default().number(2, 13)).0
 }
 

@@ -4,13 +4,14 @@
 //   const decoder = new Decoder();
 //   port.on("data", bytes => { for (const packet of decoder.feed(bytes)) console.log(packet); });
 //
-// A packet is an object: `type` (hello, event, heartbeat, reason, grounds, people), `packet_seq`, and the fields of its kind. Codes come as their names; a code
+// A packet is an object: `type` (hello, event, heartbeat, reason, grounds, people, faces), `packet_seq`, and the fields of its kind. Codes come as their names; a code
 // that this version does not know is "other". `boot` and `bundle_hash` are hexadecimal text. Times are in ms; a number above
 // Number.MAX_SAFE_INTEGER is a BigInt.
 
 export const VERSION = 1;
 export const PACKET_BYTES_MAX = 512;
 export const LABELS_MAX = 16;
+export const FACES_MAX = 8;
 const FRAME_BYTES_MAX = PACKET_BYTES_MAX + Math.floor(PACKET_BYTES_MAX / 254) + 3;
 // Frozen, as in the sender: the CRC of a packet begins with the FNV-1a of its kind's line.
 export const SCHEMA = [
@@ -20,6 +21,7 @@ export const SCHEMA = [
   "reason episode:u32 part:u8 parts:u8 text:str",
   "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
   "people at_ms:u64 count:u8 track:u16",
+  "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
 ];
 export const KIND = ["other", "begin", "change", "end", "unknown"];
 export const CAUSE = [
@@ -50,7 +52,7 @@ const KINDS = SCHEMA.map(line => {
   const [name, ...fields] = line.split(" ");
   const schema = new Uint8Array(4);
   new DataView(schema.buffer).setUint32(0, fnv1a(line), true);
-  return { name, fields: fields.map(field => field.split(":")), schema };
+  return { name, fields: fields.map(field => field.split(/:(.*)/s)), schema };
 });
 
 function uncobs(frame) {
@@ -103,6 +105,13 @@ class Body {
     }
   }
 
+  list(kind) {
+    const fields = kind.slice(1, -1).split(",").map(field => field.split(":"));
+    const count = this.varint(64);
+    if (count > BigInt(FACES_MAX)) throw new Refused("payload");
+    return Array.from({ length: Number(count) }, () => Object.fromEntries(fields.map(([field, each]) => [field, this.value(each)])));
+  }
+
   value(kind) {
     switch (kind) {
       case "u8": return this.take(1)[0];
@@ -113,7 +122,7 @@ class Body {
         if (count > BigInt(LABELS_MAX)) throw new Refused("payload");
         return Array.from({ length: Number(count) }, () => this.text());
       }
-      default: return this.number(Number(kind.slice(1)));
+      default: return kind.startsWith("[") ? this.list(kind) : this.number(Number(kind.slice(1)));
     }
   }
 }

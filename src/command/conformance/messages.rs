@@ -1,6 +1,8 @@
 //! What a device of these plays says, however it is carried.
 
-use crate::wire::{self, AUDIO, Cause, Event, Health, Heartbeat, Hello, Kind, People, VIDEO};
+use crate::wire::{
+    self, AUDIO, Cause, Event, Face, Faces, Health, Heartbeat, Hello, Kind, NO_LABEL, People, VIDEO,
+};
 
 pub fn hello(boot: u64) -> Hello<'static> {
     let labels = ["happy", "sad", "neutral", "angry"].into_iter().collect();
@@ -53,4 +55,10 @@ pub fn beat() -> Heartbeat {
 
 pub fn people() -> People {
     People { at_ms: 11_000, count: 2, track: 65_535 }
+}
+
+pub fn faces() -> Faces {
+    let face = |track, label, confidence_permille| Face { track, label, confidence_permille };
+    let faces = [face(65_535, 3, 777), face(1, NO_LABEL, 0)].into_iter().collect();
+    Faces { at_ms: 11_000, faces }
 }

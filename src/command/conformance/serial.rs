@@ -1,10 +1,10 @@
 //! Packets on a serial line.
 //!
 //! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
-//! `event`, `heartbeat`, `reason`, `grounds` or `people`; what follows on the line is passed over.
+//! `event`, `heartbeat`, `reason`, `grounds`, `people` or `faces`; what follows on the line is passed over.
 
 use super::{
-    messages::{beat, event, hello, people},
+    messages::{beat, event, faces, hello, people},
     step::{Step, play},
 };
 use crate::{
@@ -98,7 +98,8 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     step("a reason in two parts, in any script", parts, &["2 reason", "3 reason"]);
     let largest = "x".repeat(wire::REASON_BYTES_MAX);
     step("the longest text", vec![packet(&reason(0, &largest), 4)], &["4 reason"]);
-    step("how a reason stands, and who is there", newest().to_vec(), &["5 grounds", "6 people"]);
+    step("how a reason stands, and who is there", later().to_vec(), &["5 grounds", "6 people"]);
+    step("what each face shows", vec![packet(&Message::Faces(faces()), 7)], &["7 faces"]);
     step(
         "a hello of another boot: all that was begun has ended",
         vec![packet(&Message::Hello(hello(2)), 0)],
@@ -107,8 +108,8 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     steps
 }
 
-/// The kinds that were appended last.
-fn newest() -> [Vec<u8>; 2] {
+/// The kinds that were appended first.
+fn later() -> [Vec<u8>; 2] {
     let grounds = Grounds {
         episode: 4,
         claims: 9,
@@ -182,6 +183,7 @@ mod tests {
                         Message::Reason(_) => "reason",
                         Message::Grounds(_) => "grounds",
                         Message::People(_) => "people",
+                        Message::Faces(_) => "faces",
                     };
                     said.push(format!("{} {kind}", packet.seq));
                 }

@@ -1,7 +1,10 @@
 //! What was measured of one reading, on its way to the core.
 
 use super::{face::Look, voice::Phrase};
-use crate::cues::net::{FACES_MAX, Face};
+use crate::{
+    cues::net::{FACES_MAX, Face, Shows},
+    window::Part,
+};
 
 /// Whether somebody spoke, until `at_ns`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
@@ -18,6 +21,8 @@ pub struct Person {
     pub face: Face,
     /// Of the largest face alone.
     pub look: Option<Look>,
+    /// Likewise; where there is a net for it.
+    pub shows: Option<Shows>,
     /// Mean brightness of the face, 0 to 255.
     pub light: f32,
 }
@@ -38,4 +43,6 @@ pub struct Facts {
     pub phrases: heapless::Vec<Phrase, 4>,
     pub speech: heapless::Vec<Speech, 16>,
     pub faces: Option<Faces>,
+    /// Of a picture, where each face is scored.
+    pub parts: heapless::Vec<Part, FACES_MAX>,
 }

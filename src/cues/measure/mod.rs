@@ -19,10 +19,13 @@ pub use voice::{Heard, Phrase, Step, Voice};
 
 use super::{
     gate::{Seen, Speaking},
-    net::{FACES_MAX, Face, FaceBox, FaceMesh, VoiceActivity},
-    settings::{Crop, Gate, Nets, Task},
+    net::{Expression, FACES_MAX, Face, FaceBox, FaceMesh, VoiceActivity},
+    settings::{Crop, Cues, Gate, Nets, People, Task},
 };
-use crate::source::{Chunk, Frame, Reading, SAMPLE_RATE};
+use crate::{
+    source::{Chunk, Frame, Reading, SAMPLE_RATE},
+    window::Part,
+};
 use anyhow::Result;
 use tracks::Tracks;
 
@@ -36,6 +39,8 @@ const SURE: f32 = 0.99;
 const INSIDE: f32 = 0.95;
 /// Of a face's longer side: what the model sees of a picture that is cut.
 const MARGIN: f32 = 2.0;
+/// Another face takes the first place when it is so many times as large.
+const LARGER: f32 = 1.5;
 
 /// Measures readings.
 pub struct Measurer {
@@ -43,44 +48,57 @@ pub struct Measurer {
     speaking: Speaking,
     seen: Seen,
     tracks: Tracks,
-    crop: Crop,
+    cues: Cues,
     listener: Option<VoiceActivity>,
     finder: Option<FaceBox>,
     mesh: Option<FaceMesh>,
+    expression: Option<Expression>,
     /// The mesh has been sure of its face since it was found.
     sure: bool,
-    /// Where the largest face was last.
-    place: Option<(u64, Face)>,
+    /// Where faces were last, the largest first.
+    places: heapless::Vec<Place, FACES_MAX>,
     /// Who was found when the whole picture was looked at last.
     found: Option<(u64, heapless::Vec<Person, FACES_MAX>)>,
 }
 
+/// Where a face was.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at_ns: u64,
+    track: u16,
+    face: Face,
+}
+
 impl Measurer {
     /// Loads the nets. `first_track` is the number of the first face.
-    pub fn new(nets: &Nets, gate: Gate, crop: Crop, first_track: u16) -> Result<Measurer> {
+    pub fn new(nets: &Nets, gate: Gate, cues: Cues, first_track: u16) -> Result<Measurer> {
         Ok(Measurer {
             voice: Voice::default(),
             speaking: Speaking::new(gate),
             seen: Seen::new(gate),
             tracks: Tracks::new(first_track),
-            crop,
+            cues,
             listener: nets.of(Task::VoiceActivity).map(VoiceActivity::load).transpose()?,
             finder: nets.of(Task::FaceBox).map(FaceBox::load).transpose()?,
             mesh: nets.of(Task::FaceMesh).map(FaceMesh::load).transpose()?,
+            expression: nets.of(Task::Expression).map(Expression::load).transpose()?,
             sure: false,
-            place: None,
+            places: heapless::Vec::new(),
             found: None,
         })
     }
 
-    /// Measures a reading; a picture may be cut to the face in it.
+    /// Measures a reading; a picture may be cut to the face in it, or gets the parts of it that show a face each.
     pub fn take(&mut self, reading: &mut Reading) -> Facts {
         let mut facts = Facts::default();
         match reading {
             Reading::Chunk(chunk) => self.hear(chunk, &mut facts),
             Reading::Frame(frame) => {
                 facts.faces = self.see(frame);
-                self.cut(frame);
+                match self.cues.people {
+                    People::Largest => self.cut(frame),
+                    People::Each => facts.parts = self.parts(frame),
+                }
             }
             Reading::Lost { .. } | Reading::End { .. } => {}
         }
@@ -99,7 +117,11 @@ impl Measurer {
         if let Some(mesh) = &mut self.mesh {
             mesh.forget();
         }
-        (self.place, self.found, self.sure) = (None, None, false);
+        if let Some(expression) = &mut self.expression {
+            expression.forget();
+        }
+        self.places.clear();
+        (self.found, self.sure) = (None, false);
     }
 
     fn hear(&mut self, chunk: &Chunk, facts: &mut Facts) {
@@ -131,7 +153,7 @@ impl Measurer {
                 log::error!(
                     "the nets for faces are done with, and every picture counts as one with a face: {error:#}"
                 );
-                (self.finder, self.mesh) = (None, None);
+                (self.finder, self.mesh, self.expression) = (None, None, None);
                 None
             }
         }
@@ -145,67 +167,122 @@ impl Measurer {
             Some(people) => people,
             None => self.find(frame)?,
         };
-        if let (Some(mesh), Some(largest)) = (&mut self.mesh, people.first_mut()) {
-            let (points, flag) = mesh.find(frame, &largest.face)?;
-            if flag >= self.seen.settings().mesh_score {
-                self.sure = flag >= SURE && (fresh || self.sure);
-                let measurable = self.sure && inside(points, frame) >= INSIDE;
-                largest.look = face::look(points).filter(|_| measurable);
-                largest.face = around(points, flag);
-            } else {
-                people.clear();
-                self.found = None;
-            }
+        self.tracks.follow(&mut people, at_ns);
+        if fresh {
+            self.keep_first(&mut people);
+            self.found = (!people.is_empty()).then(|| (at_ns, people.clone()));
+        }
+        self.measure_first(frame, fresh, &mut people)?;
+        // A face that the mesh guesses shows nothing.
+        if let (Some(net), Some(first)) = (&mut self.expression, people.first_mut())
+            && (self.mesh.is_none() || first.look.is_some())
+        {
+            first.shows = Some(net.find(frame, &first.face)?);
         }
         for person in &mut people {
             person.light = light(frame, &person.face);
         }
-        self.tracks.follow(&mut people, at_ns);
-        self.place = people.first().map(|person| (at_ns, person.face)).or(self.place);
+        self.remember(&people, at_ns);
         Ok(Faces { at_ns, present: self.seen.push(!people.is_empty(), at_ns), people })
     }
 
-    /// While a mesh follows the largest face, the whole picture is looked at once a second.
+    /// While a mesh follows the largest face, the whole picture is looked at once a second; where each face is scored, only while
+    /// there is one.
     fn followed(&self, at_ns: u64) -> Option<heapless::Vec<Person, FACES_MAX>> {
         let (found_ns, people) = self.found.as_ref()?;
-        let (_, face) = self.place?;
+        let largest = self.places.first()?;
         self.mesh.as_ref()?;
+        if self.cues.people == People::Each && people.len() > 1 {
+            return None;
+        }
         let mut people = people.clone();
-        people.first_mut()?.face = face;
+        people.first_mut()?.face = largest.face;
         (at_ns.saturating_sub(*found_ns) < AGAIN_NS).then_some(people)
     }
 
     fn find(&mut self, frame: &Frame) -> Result<heapless::Vec<Person, FACES_MAX>> {
-        let mut people = heapless::Vec::new();
-        if let Some(finder) = &mut self.finder {
-            for face in finder.find(frame, self.seen.settings().face_score)? {
-                people.push(Person { face, ..Person::default() }).ok();
-            }
-        }
-        self.found = (!people.is_empty()).then(|| (frame.captured_ns, people.clone()));
-        Ok(people)
+        let Some(finder) = &mut self.finder else { return Ok(heapless::Vec::new()) };
+        let faces = finder.find(frame, self.seen.settings().face_score)?;
+        Ok(faces.into_iter().map(|face| Person { face, ..Person::default() }).collect())
     }
 
-    /// Cuts a picture to the last face, where one is wanted and known.
+    /// Two faces of about the same size would take turns as the largest.
+    fn keep_first(&self, people: &mut [Person]) {
+        let Some(before) = self.places.first() else { return };
+        if let Some(at) = people.iter().position(|person| person.track == before.track)
+            && people[0].face.area() < LARGER * people[at].face.area()
+        {
+            people[..=at].rotate_right(1);
+        }
+    }
+
+    /// Measures the first face in which the mesh sees one; those before it are none.
+    fn measure_first(
+        &mut self,
+        frame: &Frame,
+        fresh: bool,
+        people: &mut heapless::Vec<Person, FACES_MAX>,
+    ) -> Result<()> {
+        while let (Some(mesh), Some(first)) = (&mut self.mesh, people.first_mut()) {
+            let (points, flag) = mesh.find(frame, &first.face)?;
+            if flag >= self.seen.settings().mesh_score {
+                self.sure = flag >= SURE && (fresh || self.sure);
+                let measurable = self.sure && inside(points, frame) >= INSIDE;
+                first.look = face::look(points).filter(|_| measurable);
+                first.face = around(points, flag);
+                return Ok(());
+            }
+            people.remove(0);
+            self.found = None;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, people: &[Person], at_ns: u64) {
+        let old = self.places.clone();
+        let now = people.iter().map(|person| Place { at_ns, track: person.track, face: person.face });
+        self.places = now.collect();
+        for place in old {
+            let away = people.iter().all(|person| person.track != place.track);
+            if away && at_ns.abs_diff(place.at_ns) <= PLACE_NS {
+                self.places.push(place).ok();
+            }
+        }
+    }
+
+    /// Cuts a picture to the largest face, where that is wanted and known.
     fn cut(&self, frame: &mut Frame) {
-        let (Crop::Face, Some((at_ns, face))) = (self.crop, self.place) else { return };
-        if frame.captured_ns.abs_diff(at_ns) > PLACE_NS {
+        let Some(place) = self.places.first().filter(|_| self.cues.crop == Crop::Face) else { return };
+        if frame.captured_ns.abs_diff(place.at_ns) > PLACE_NS {
             return;
         }
-        let side = (MARGIN * face.width().max(face.bottom - face.top)) as i64;
-        let (width, height) = (i64::from(frame.width), i64::from(frame.height));
-        let side = side.clamp(1, width.min(height));
-        let start = |middle: f32, whole: i64| (middle as i64 - side / 2).clamp(0, whole - side) as usize;
-        let left = start((face.left + face.right) / 2.0, width);
-        let top = start((face.top + face.bottom) / 2.0, height);
-        let (side, width) = (side as usize, width as usize);
+        let Part { left, top, side, .. } = part(place, frame);
+        let (left, top, side) = (left as usize, top as usize, side as usize);
         for row in 0..side {
-            let from = ((top + row) * width + left) * 3;
+            let from = ((top + row) * frame.width as usize + left) * 3;
             frame.rgb.copy_within(from..from + side * 3, row * side * 3);
         }
         frame.rgb.truncate(side * side * 3);
         (frame.width, frame.height) = (side as u32, side as u32);
     }
+
+    /// The parts of a picture that show a face each.
+    fn parts(&self, frame: &Frame) -> heapless::Vec<Part, FACES_MAX> {
+        let lately = |place: &&Place| frame.captured_ns.abs_diff(place.at_ns) <= PLACE_NS;
+        self.places.iter().filter(lately).map(|place| part(place, frame)).collect()
+    }
+}
+
+/// A square about a face, with a margin, that lies in the picture.
+fn part(place: &Place, frame: &Frame) -> Part {
+    let face = &place.face;
+    let side = (MARGIN * face.width().max(face.bottom - face.top)) as i64;
+    let (width, height) = (i64::from(frame.width), i64::from(frame.height));
+    let side = side.clamp(1, width.min(height));
+    let start = |middle: f32, whole: i64| (middle as i64 - side / 2).clamp(0, whole - side) as u32;
+    let left = start((face.left + face.right) / 2.0, width);
+    let top = start((face.top + face.bottom) / 2.0, height);
+    Part { who: place.track, left, top, side: side as u32 }
 }
 
 /// The box of a mesh, and its outer corners of the eyes.

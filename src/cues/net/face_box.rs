@@ -11,10 +11,12 @@ const SIZE: usize = 128;
 const ANCHORS: usize = 896;
 /// Numbers of an anchor: middle and size of the box, then six points.
 const NUMBERS: usize = 16;
+/// Of a face's longer side: what other nets are given of it.
+const MARGIN: f32 = 1.5;
 /// Boxes that overlap by more are of one face.
 const SAME: f32 = 0.3;
 /// Faces of a picture at most.
-pub const FACES_MAX: usize = 4;
+pub const FACES_MAX: usize = crate::window::PARTS_MAX;
 
 /// One face.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
@@ -35,6 +37,14 @@ impl Face {
 
     pub fn area(&self) -> f32 {
         (self.right - self.left).max(0.0) * (self.bottom - self.top).max(0.0)
+    }
+
+    /// The face turned upright by its eyes, with chin and forehead.
+    pub fn cut(&self, size: usize) -> Cut {
+        let [left, right] = self.eyes;
+        let angle = (right.1 - left.1).atan2(right.0 - left.0);
+        let (x, y) = ((self.left + self.right) / 2.0, (self.top + self.bottom) / 2.0);
+        Cut::square(x, y, MARGIN * self.width().max(self.bottom - self.top), angle, size)
     }
 
     /// Shared area over joint area.

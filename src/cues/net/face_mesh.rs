@@ -3,13 +3,11 @@
 //! Shapes: 192 x 192 pixels in; 468 points `(x, y, z)` and one flag out.
 //! Units: pixels of the picture; the flag is a probability that it is a face at all.
 
-use super::{Face, Net, Settings, Task, Wants, picture::Cut};
+use super::{Face, Net, Settings, Task, Wants};
 use crate::{cues::measure::POINTS, source::Frame};
 use anyhow::Result;
 
 const SIZE: usize = 192;
-/// Of the box's longer side: the mesh wants chin and forehead.
-const MARGIN: f32 = 1.5;
 
 /// A net that finds the points of a face.
 pub struct FaceMesh {
@@ -40,11 +38,7 @@ impl FaceMesh {
 
     /// The points of a face, and how sure the net is that it is one.
     pub fn find(&mut self, frame: &Frame, face: &Face) -> Result<(&[[f32; 3]; POINTS], f32)> {
-        let [left, right] = face.eyes;
-        let angle = (right.1 - left.1).atan2(right.0 - left.0);
-        let (x, y) = ((face.left + face.right) / 2.0, (face.top + face.bottom) / 2.0);
-        let side = MARGIN * face.width().max(face.bottom - face.top);
-        let cut = Cut::square(x, y, side, angle, SIZE);
+        let cut = face.cut(SIZE);
         cut.fill(frame, SIZE, &self.settings, &mut self.input);
         let points = &mut self.points;
         let flag = self.net.run(&[&self.input], |said| {

@@ -9,11 +9,13 @@
 mod engine;
 #[cfg(feature = "nets")]
 mod engine;
+mod expression;
 mod face_box;
 mod face_mesh;
 mod picture;
 mod voice_activity;
 
+pub use expression::{Expression, Shows};
 pub use face_box::{FACES_MAX, Face, FaceBox};
 pub use face_mesh::FaceMesh;
 pub use voice_activity::VoiceActivity;

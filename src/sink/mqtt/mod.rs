@@ -76,6 +76,8 @@ pub struct Mqtt {
     greet: Greeting,
     /// Who is there, as its retained topic says it.
     people: Option<String>,
+    /// What each face shows, likewise.
+    faces: Option<String>,
     /// Home Assistant's births are listened to on this connection.
     births_asked: bool,
     /// Home Assistant was born: it is told of this device again then.
@@ -91,7 +93,20 @@ struct Greeting {
     state: bool,
     ros: bool,
     people: bool,
+    faces: bool,
     device: bool,
+}
+
+impl Greeting {
+    const ALL: Greeting = Greeting {
+        online: true,
+        hello: true,
+        state: true,
+        ros: true,
+        people: true,
+        faces: true,
+        device: true,
+    };
 }
 
 /// Finding out whether another machine speaks under this name.
@@ -135,6 +150,7 @@ impl Mqtt {
             health_at: Instant::now(),
             greet: Greeting::default(),
             people: None,
+            faces: None,
             births_asked: false,
             told_again_at: None,
             seq: 0,
@@ -159,8 +175,7 @@ impl Mqtt {
         if generation != self.generation {
             self.generation = generation;
             self.meeting = Meeting::Due;
-            self.greet =
-                Greeting { online: true, hello: true, state: true, ros: true, people: true, device: true };
+            self.greet = Greeting::ALL;
             self.births_asked = false;
             self.health_at = Instant::now();
         }
@@ -313,6 +328,11 @@ impl Mqtt {
         {
             self.greet.people = self.publish("people", people.clone().into(), true).is_none();
         }
+        if self.greet.faces
+            && let Some(faces) = &self.faces
+        {
+            self.greet.faces = self.publish("faces", faces.clone().into(), true).is_none();
+        }
         if self.greet.online {
             self.greet.online = self.publish("availability", b"online".to_vec(), true).is_none();
         }
@@ -352,6 +372,10 @@ impl Sink for Mqtt {
             Message::People(_) => {
                 self.people = Some(Line::of(message, &self.speaker).text());
                 self.greet.people = true;
+            }
+            Message::Faces(_) => {
+                self.faces = Some(Line::of(message, &self.speaker).text());
+                self.greet.faces = true;
             }
             Message::Reason(_) | Message::Scores(_) => {}
         }

@@ -67,6 +67,7 @@ impl Shown {
             Message::Event(event) => event.at_ms,
             Message::Reason(reason) => reason.at_ms,
             Message::People(people) => people.at_ms,
+            Message::Faces(faces) => faces.at_ms,
             Message::Scores(scores) => scores.at_ms,
         };
         let text = Line::of(message, &self.speaker).text();

@@ -7,7 +7,7 @@
             for packet in decoder.feed(line.read(line.in_waiting or 1)):
                 print(packet)
 
-A packet is a dict: `type` (hello, event, heartbeat, reason, grounds, people), `packet_seq`, and the fields of its kind. Codes come as their names; a code that
+A packet is a dict: `type` (hello, event, heartbeat, reason, grounds, people, faces), `packet_seq`, and the fields of its kind. Codes come as their names; a code that
 this version does not know is "other". `boot` and `bundle_hash` are hexadecimal text. Times are in ms.
 """
 
@@ -17,6 +17,7 @@ import zlib
 VERSION = 1
 PACKET_BYTES_MAX = 512
 LABELS_MAX = 16
+FACES_MAX = 8
 FRAME_BYTES_MAX = PACKET_BYTES_MAX + PACKET_BYTES_MAX // 254 + 3
 # Frozen, as in the sender: the CRC of a packet begins with the FNV-1a of its kind's line.
 SCHEMA = (
@@ -26,6 +27,7 @@ SCHEMA = (
     "reason episode:u32 part:u8 parts:u8 text:str",
     "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
     "people at_ms:u64 count:u8 track:u16",
+    "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
 )
 KIND = ("other", "begin", "change", "end", "unknown")
 CAUSE = (
@@ -104,6 +106,12 @@ class _Body:
             return [self.text() for _ in range(count)]
         if kind == "[u8;8]":
             return self.take(8).hex()
+        if kind.startswith("["):
+            fields = [field.split(":") for field in kind[1:-1].split(",")]
+            count = self.varint(64)
+            if count > FACES_MAX:
+                raise Refused("payload")
+            return [{field: self.value(each) for field, each in fields} for _ in range(count)]
         return self.varint(int(kind[1:]))
 
 

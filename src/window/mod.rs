@@ -7,16 +7,19 @@
 //! Due: a window goes out when every modality that is expected has passed its end, or one of them has passed it by `lateness_ms`;
 //! at the end of recordings, while there are readings that no window has shown.
 //! Size: with [`Windows::fit_to`], pictures that were kept are held as the model sees them, all but the newest.
+//! Parts: with [`Windows::with_parts`], squares of a picture (faces) are kept beside it, each as the model sees it.
 //! Invariant: windows come in order, `hop_ms` apart; a stretch without readings of more than `JUMP_MS` starts the grid anew.
 //! Limits: sound of `window_ms + lateness_ms` and one picture per cell; a window is at most 30 s, and no longer than the bundle hears.
 
-use crate::{
-    feature::image::Resizer,
-    source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32},
-};
+mod shelf;
+
+use crate::source::{Chunk, Frame, Gives, Modality, Pool, Reading, SAMPLE_RATE, sample_f32};
 use anyhow::{Result, ensure};
 use serde::Deserialize;
+use shelf::{Picture, Shelf};
 use zeroize::Zeroize;
+
+pub use shelf::{PARTS_MAX, Part};
 
 /// The most pictures that a window can have.
 pub const FRAMES_MAX: usize = 32;
@@ -29,6 +32,9 @@ pub const JUMP_MS: u64 = 60_000;
 
 /// Sound whose stamp is off by at most this follows on: stamps jitter, samples do not.
 pub const JITTER_MS: u64 = 20;
+
+/// The id of a face's picture is the picture's own with the face's number from this bit on: a device makes fewer pictures than this.
+const WHO_SHIFT: u32 = 48;
 
 /// Stamps from here on are no clock's.
 const STAMP_NS_MAX: u64 = 1 << 62;
@@ -86,6 +92,7 @@ pub struct Window<'a> {
     pub video: Video,
     pub audio: Audio,
     pictures: heapless::Vec<(u64, &'a Frame), FRAMES_MAX>,
+    parts: heapless::Vec<&'a [(u16, Frame)], FRAMES_MAX>,
     samples: &'a [f32],
 }
 
@@ -115,6 +122,15 @@ impl Window<'_> {
         (!self.pictures.is_empty()).then_some(&self.pictures[..])
     }
 
+    /// The same of one face, where a picture without it shows the nearest one that has it; empty where none has.
+    pub fn frames_of(&self, who: u16) -> heapless::Vec<(u64, &Frame), FRAMES_MAX> {
+        let part = |at: usize| {
+            let frame = self.parts[at].iter().find(|(whose, _)| *whose == who)?;
+            Some((self.pictures[at].0 | u64::from(who) << WHO_SHIFT, &frame.1))
+        };
+        (0..self.parts.len()).filter_map(|at| nearest(at, self.parts.len(), part)).collect()
+    }
+
     /// 16 kHz mono; `None` where not a single sample came.
     pub fn samples(&self) -> Option<&[f32]> {
         (self.audio.missing as usize != self.samples.len()).then_some(self.samples)
@@ -142,53 +158,6 @@ struct Cell {
     seen: u32,
     gaps: u32,
     picture: Option<Picture>,
-}
-
-#[derive(Debug)]
-struct Picture {
-    id: u64,
-    frame: Frame,
-    /// As small as the model sees it; its buffer is not the pool's.
-    small: bool,
-}
-
-/// Where buffers of pictures come from and go to.
-#[derive(Debug)]
-struct Shelf {
-    pool: Pool,
-    /// Makes pictures as small as the model sees them.
-    fit: Option<Fit>,
-}
-
-#[derive(Debug)]
-struct Fit {
-    side: u32,
-    resizer: Resizer,
-    spare: Vec<Vec<u8>>,
-}
-
-impl Shelf {
-    fn take_back(&mut self, picture: Picture) {
-        match &mut self.fit {
-            Some(fit) if picture.small => fit.spare.push(picture.frame.rgb),
-            _ => self.pool.give_rgb(picture.frame.rgb),
-        }
-    }
-
-    /// Makes a picture small that is not yet.
-    fn settle(&mut self, picture: &mut Picture) {
-        let Some(Fit { side, resizer, spare }) = &mut self.fit else { return };
-        let frame = &mut picture.frame;
-        let bytes = (*side * *side * 3) as usize;
-        if picture.small || frame.rgb.len() <= bytes {
-            return;
-        }
-        let mut rgb = spare.pop().unwrap_or_else(|| vec![0; bytes]);
-        resizer.resize(&frame.rgb, frame.height as usize, frame.width as usize, &mut rgb);
-        self.pool.give_rgb(std::mem::replace(&mut frame.rgb, rgb));
-        (frame.height, frame.width) = (*side, *side);
-        picture.small = true;
-    }
 }
 
 /// Takes readings, gives windows.
@@ -224,9 +193,6 @@ impl Drop for Windows {
         for cell in &mut self.cells {
             cell.picture.take().into_iter().for_each(|picture| self.shelf.take_back(picture));
         }
-        if let Some(fit) = &mut self.shelf.fit {
-            fit.spare.zeroize();
-        }
         self.sound.zeroize();
         self.shown.zeroize();
     }
@@ -242,7 +208,7 @@ impl Windows {
         Ok(Self {
             settings,
             frames,
-            shelf: Shelf { pool, fit: None },
+            shelf: Shelf::new(pool),
             origin_ns: None,
             out: 0,
             video_ns: gives.video.then_some(0),
@@ -262,8 +228,13 @@ impl Windows {
     /// Holds pictures as the model sees them, `side` pixels across and down, with the bytes that it would make of them: what a camera
     /// sends is some times larger. The newest stays as it came while a better one may come.
     pub fn fit_to(mut self, side: usize) -> Self {
-        let spare = (0..self.cells.len()).map(|_| vec![0; side * side * 3]).collect();
-        self.shelf.fit = Some(Fit { side: side as u32, resizer: Resizer::new(side), spare });
+        self.shelf.fit_to(side, self.cells.len());
+        self
+    }
+
+    /// Keeps parts of pictures beside them, for windows that are fit to a size.
+    pub fn with_parts(mut self) -> Self {
+        self.shelf.keep_parts(self.cells.len());
         self
     }
 
@@ -283,13 +254,23 @@ impl Windows {
 
     /// Takes a reading and calls `see` for every window that is due now. An error of `see` comes back at once; what was left of
     /// the reading is dropped.
-    pub fn push(&mut self, reading: Reading, mut see: impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+    pub fn push(&mut self, reading: Reading, see: impl FnMut(&Window<'_>) -> Result<()>) -> Result<()> {
+        self.push_with(reading, &[], see)
+    }
+
+    /// The same for a picture with parts, [`PARTS_MAX`] at most.
+    pub fn push_with(
+        &mut self,
+        reading: Reading,
+        parts: &[Part],
+        mut see: impl FnMut(&Window<'_>) -> Result<()>,
+    ) -> Result<()> {
         match reading {
             Reading::Frame(frame) => {
                 if let (Some(at_ns), Some(_)) = (self.place(frame.captured_ns, &mut see)?, self.video_ns) {
                     self.video_ns = self.video_ns.max(Some(at_ns));
                     self.due(&mut see)?;
-                    self.show(at_ns, frame);
+                    self.show(at_ns, frame, parts);
                 } else {
                     self.shelf.pool.give_rgb(frame.rgb);
                 }
@@ -349,7 +330,7 @@ impl Windows {
         Ok(Some(0))
     }
 
-    fn show(&mut self, at_ns: u64, frame: Frame) {
+    fn show(&mut self, at_ns: u64, frame: Frame, parts: &[Part]) {
         let number = at_ns * self.frames as u64 / self.window_ns();
         let off_middle = self.off_middle(number, at_ns);
         if number < self.first_cell() || frame.captured_ns < self.origin_ns.unwrap_or(0) {
@@ -362,7 +343,7 @@ impl Windows {
         let held = self.cell_mut(number).picture.as_ref();
         let held_ns = held.map(|held| held.frame.captured_ns - origin_ns);
         let held_off_middle = held_ns.map(|held_ns| self.off_middle(number, held_ns));
-        let picture = Picture { id: self.next_id, frame, small: false };
+        let picture = Picture::new(self.next_id, frame, parts);
         let cell = self.cell_mut(number);
         cell.seen += 1;
         let unused = match held_off_middle {
@@ -511,7 +492,9 @@ impl Windows {
         self.out += 1;
         let index = self.counts.windows;
         self.counts.windows += 1;
-        let (mut video, mut pictures) = (Video::default(), heapless::Vec::new());
+        let mut video = Video::default();
+        let (mut pictures, mut parts) =
+            (heapless::Vec::new(), heapless::Vec::<&[(u16, Frame)], FRAMES_MAX>::new());
         let ring = self.cells.len() as u64;
         let cell = |offset: usize| {
             let number = first + offset as u64;
@@ -524,17 +507,14 @@ impl Windows {
                 video.gaps += cell.gaps;
                 video.distinct += u32::from(cell.picture.is_some());
             }
-            let nearest = (0..self.frames).find_map(|away| {
-                let before = offset.checked_sub(away).and_then(picture);
-                before.or_else(|| Some(offset + away).filter(|&after| after < self.frames).and_then(picture))
-            });
-            if let Some(Picture { id, frame, .. }) = nearest {
-                pictures.push((*id, frame)).expect("`check` bounds the pictures of a window");
+            if let Some(shown) = nearest(offset, self.frames, picture) {
+                pictures.push((shown.id, &shown.frame)).expect("`check` bounds the pictures of a window");
+                parts.push(&shown.parts).expect("`check` bounds the pictures of a window");
             }
         }
         let start_ns = self.origin_ns.unwrap_or(0) + start_ns;
         let end_ns = start_ns + self.window_ns();
-        see(&Window { index, start_ns, end_ns, video, audio, pictures, samples: &self.shown })
+        see(&Window { index, start_ns, end_ns, video, audio, pictures, parts, samples: &self.shown })
     }
 
     /// Copies the sound of a window that starts at sample `start` out of the ring.
@@ -572,6 +552,14 @@ impl Windows {
     fn hop_ns(&self) -> u64 {
         u64::from(self.settings.hop_ms) * NS_PER_MS
     }
+}
+
+/// What the nearest of `count` places to `at` has, the earlier of two.
+fn nearest<T>(at: usize, count: usize, of: impl Fn(usize) -> Option<T>) -> Option<T> {
+    (0..count).find_map(|away| {
+        let before = at.checked_sub(away).and_then(&of);
+        before.or_else(|| Some(at + away).filter(|&after| after < count).and_then(&of))
+    })
 }
 
 /// The sample nearest to a time.

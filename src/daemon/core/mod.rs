@@ -1,10 +1,13 @@
 //! The thread that owns window, model and policy: readings in, messages out.
 
+mod explain;
+
 use super::{
     exits::Exits,
     inbox::{Inbox, Item},
     newest::Newest,
     numbers::Numbers,
+    others::Others,
     pace::Pace,
     plan::Plan,
     queue::Popped,
@@ -19,17 +22,19 @@ use crate::{
     config::Explain,
     cues::{
         Ground,
-        ledger::{self, Cues, Ledger, Presence},
+        ledger::{Cues, Ledger, Presence, Tracks},
     },
     kept::Kept,
     machine,
-    model::{Decoding, Infer, Input, Reason, Sampling},
+    model::{Infer, Input},
     policy::{self, Observation, Policy},
     privacy::Gate,
     sink::{self, Message, clock, ledger::Told, snapshot::Passed},
-    source::{Pool, Reading, monotonic_ns},
-    window::{Window, Windows},
-    wire::{AUDIO, Cause, Event, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, People, VIDEO},
+    source::{Frame, Pool, Reading, monotonic_ns},
+    window::{Part, Window, Windows},
+    wire::{
+        self, AUDIO, Cause, Event, Face, Faces, Health, Heartbeat, Kind, LABELS_MAX, NO_LABEL, People, VIDEO,
+    },
 };
 use anyhow::Result;
 use std::{
@@ -44,9 +49,6 @@ const WAIT: Duration = Duration::from_millis(50);
 const NS_PER_MS: u64 = 1_000_000;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
-
-/// How a reason is asked for once more: not the likeliest words again, and without those that were contradicted.
-const AGAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
 
 /// What the core shares with the other threads.
 pub struct Links {
@@ -94,6 +96,9 @@ struct State<'a> {
     shown: Shown,
     /// Faces and the largest one's track, as they were told last; `None` while nobody has looked.
     people: Option<(u8, u16)>,
+    /// The faces beside it, where each is scored, and what was told last of all of them.
+    others: Option<Others>,
+    faces: heapless::Vec<Face, { wire::FACES_MAX }>,
     writing: Option<Writing>,
     /// Windows by what the gate let through, and what scoring took.
     passed: Passed,
@@ -147,6 +152,8 @@ impl<'a> Core<'a> {
             failing: false,
             shown: Shown::default(),
             people: None,
+            others: plan.scores_each().then(|| Others::new(plan.policy.clone(), plan.speaker.labels.len())),
+            faces: heapless::Vec::new(),
             writing: None,
             passed: Passed::default(),
             scored: 0,
@@ -189,7 +196,7 @@ impl<'a> Core<'a> {
                 self.pool.give(reading);
             } else {
                 self.state.ledger.push(&facts);
-                if let Err(error) = self.push(reading) {
+                if let Err(error) = self.push(reading, &facts.parts) {
                     break (Cause::Shutdown, Err(error));
                 }
             }
@@ -216,17 +223,18 @@ impl<'a> Core<'a> {
         }
     }
 
-    fn push(&mut self, reading: Reading) -> Result<()> {
+    fn push(&mut self, reading: Reading, parts: &[Part]) -> Result<()> {
         let windows = match &mut self.windows {
             Some(windows) => windows,
             none => {
                 let plan = self.plan;
                 let windows = Windows::new(plan.window, plan.frames, plan.gives(), self.pool.clone())?;
-                none.insert(windows.fit_to(plan.side))
+                let windows = windows.fit_to(plan.side);
+                none.insert(if plan.scores_each() { windows.with_parts() } else { windows })
             }
         };
         let state = &mut self.state;
-        windows.push(reading, |window| state.see(window))
+        windows.push_with(reading, parts, |window| state.see(window))
     }
 
     pub fn summary(&self, took: Duration) -> Summary {
@@ -259,7 +267,8 @@ impl State<'_> {
         self.end_ns = window.end_ns;
         let at_ms = window.end_ns / NS_PER_MS;
         let who = self.ledger.presence(window.start_ns, window.end_ns);
-        let (input, nobody) = self.gated(window, who);
+        let largest = window.frames_of(who.tracks[0]);
+        let (input, nobody) = self.gated(window, &largest, who);
         let present = u8::from(input.frames.is_some()) * VIDEO + u8::from(input.samples.is_some()) * AUDIO;
 
         self.status.set_busy(true);
@@ -267,7 +276,7 @@ impl State<'_> {
         let started = Instant::now();
         let scores = if self.policy.serves(present) { self.score(&input)? } else { None };
         if scores.is_some() {
-            let (start_ns, end_ns, people) = (window.start_ns, window.end_ns, who.people);
+            let (start_ns, end_ns, people) = (window.start_ns, window.end_ns, who.people());
             self.shown = Shown { start_ns, end_ns, present, people };
         }
         let took = self.note_time(started);
@@ -291,7 +300,7 @@ impl State<'_> {
             scores: scores.as_deref(),
         });
         if who.face.is_some() {
-            self.tell_people(at_ms, who.people, who.track);
+            self.tell_people(at_ms, who.people(), who.tracks[0]);
         }
         self.tell_scores(at_ms, present, nobody, scores.as_deref().unwrap_or_default());
         let began = events.iter().find(|event| event.kind == Kind::Begin).map(|event| event.episode);
@@ -299,26 +308,71 @@ impl State<'_> {
             self.tell(event);
         }
         self.status.set_beat(self.beat);
-        if self
-            .writing
-            .as_ref()
-            .is_some_and(|writing| self.policy.holds().is_none_or(|(_, now)| now != writing.episode))
-        {
-            self.cut_reason();
-        }
+        self.cut_old_reason();
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
             self.explain(episode, None)?;
         } else if plan.pace != Pace::Fast && self.newest.passed(window.end_ns + plan.hop_ns(), 0) {
             self.write_for(took)?;
         }
+        self.see_others(window, who)?;
         self.status.set_busy(false);
         self.beat_in_time(at_ms);
         Ok(())
     }
 
-    /// What the model is shown of a window: with a gate, the modality in which somebody is there. True: nobody is.
-    fn gated<'w>(&self, window: &'w Window<'w>, who: Presence) -> (Input<'w>, bool) {
-        let (mut frames, mut samples) = (window.frames(), window.samples());
+    fn see_others(&mut self, window: &Window<'_>, who: Presence) -> Result<()> {
+        self.score_others(window, who)?;
+        self.tell_faces(window.end_ns / NS_PER_MS, &who.tracks);
+        Ok(())
+    }
+
+    /// The other faces of a window, one after the other, until the next window is due. Not while a reason is written that may be asked
+    /// for once more: that is about what the model was shown last.
+    fn score_others(&mut self, window: &Window<'_>, who: Presence) -> Result<()> {
+        let Some(others) = &mut self.others else { return Ok(()) };
+        let turns = others.turns(&who.tracks);
+        if self.writing.is_some() && self.plan.cues.ground == Ground::AskAgain {
+            return Ok(());
+        }
+        for track in turns {
+            let late = || self.newest.passed(window.end_ns + self.plan.hop_ns(), 0);
+            if self.halt.raised() || (self.plan.pace != Pace::Fast && late()) {
+                return Ok(());
+            }
+            let frames = window.frames_of(track);
+            if frames.is_empty() {
+                continue;
+            }
+            let started = Instant::now();
+            let scores = self.score(&Input { frames: Some(&frames), samples: None, words: None })?;
+            self.infer_time += started.elapsed();
+            if self.gate.muted() || self.halt.raised() {
+                return Ok(());
+            }
+            let seen = Observation {
+                at_ms: window.end_ns / NS_PER_MS,
+                window_ms: self.plan.window.window_ms,
+                expected: VIDEO,
+                present: VIDEO,
+                nobody: false,
+                scores: scores.as_deref(),
+            };
+            self.others.iter_mut().for_each(|others| others.push(track, &seen));
+        }
+        Ok(())
+    }
+
+    /// What the model is shown of a window: the largest face where it was cut out, and with a gate the modality in which somebody is
+    /// there. True: nobody is.
+    fn gated<'w>(
+        &self,
+        window: &'w Window<'w>,
+        largest: &'w [(u64, &'w Frame)],
+        who: Presence,
+    ) -> (Input<'w>, bool) {
+        let whole = window.frames();
+        let mut frames = whole.map(|whole| if largest.is_empty() { whole } else { largest });
+        let mut samples = window.samples();
         let had = frames.is_some() || samples.is_some();
         if self.plan.gate.is_some() {
             frames = frames.filter(|_| who.face != Some(false));
@@ -351,6 +405,7 @@ impl State<'_> {
     fn take_limits(&mut self) {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(limits) = limits {
+            self.others.iter_mut().for_each(|others| others.set_limits(limits.clone()));
             self.policy.set_limits(limits);
         }
     }
@@ -393,126 +448,6 @@ impl State<'_> {
         Ok(None)
     }
 
-    /// Begins a reason for what the model was shown last; a recording that is played fast waits for it. After a `first` one that had
-    /// contradicted claims it is sampled.
-    fn explain(&mut self, episode: u32, first: Option<Thought>) -> Result<()> {
-        let shown = self.shown;
-        let mut cues = self.ledger.cues(shown.start_ns, shown.end_ns);
-        if let Some(said) = self.infer.heard() {
-            cues.push(ledger::words(said)).ok();
-        }
-        let started = Instant::now();
-        let decoding = match &first {
-            Some(first) => Decoding {
-                sampling: Some(AGAIN),
-                avoid: first.contradictions(),
-                ..self.plan.model.decoding()
-            },
-            None => self.plan.model.decoding(),
-        };
-        let asked = match self.plan.cues.ground {
-            Ground::AskAgain => self.infer.set_decoding(decoding),
-            _ => Ok(()),
-        }
-        .and_then(|()| self.infer.ask(&self.plan.model.reason_prompt));
-        self.infer_time += started.elapsed();
-        let writing = Writing { episode, shown, cues, first };
-        match asked {
-            Ok(()) => self.writing = Some(writing),
-            Err(error) => return self.without_reason(writing, error),
-        }
-        match self.plan.pace {
-            Pace::Fast => self.write_to_the_end(),
-            // The first token comes from the prompt's last row, which another window would write over.
-            Pace::Live | Pace::Paced => self.write_on(),
-        }
-    }
-
-    /// The next token of the reason in the making, where there is one.
-    fn write_on(&mut self) -> Result<()> {
-        if self.writing.is_none() {
-            return Ok(());
-        }
-        self.status.set_busy(true);
-        let started = Instant::now();
-        let said = self.infer.reason_on(&mut |_| {});
-        self.infer_time += started.elapsed();
-        self.status.set_busy(false);
-        if matches!(said, Ok(None)) && !self.halt.raised() {
-            return Ok(());
-        }
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        match said {
-            _ if self.halt.raised() => Ok(()),
-            Ok(Some(said)) => self.finish(writing, said),
-            Ok(None) => Ok(()),
-            Err(error) => self.without_reason(writing, error),
-        }
-    }
-
-    /// A machine that is behind always has a window to score: the reason gets as much time as the last one took.
-    fn write_for(&mut self, time: Duration) -> Result<()> {
-        let started = Instant::now();
-        while self.writing.is_some() && started.elapsed() < time && !self.halt.raised() {
-            self.write_on()?;
-        }
-        Ok(())
-    }
-
-    fn write_to_the_end(&mut self) -> Result<()> {
-        while self.writing.is_some() {
-            self.write_on()?;
-        }
-        Ok(())
-    }
-
-    /// The label is gone that the reason in the making is about.
-    fn cut_reason(&mut self) {
-        if let (Some(writing), Some(said)) = (self.writing.take(), self.infer.cut_reason()) {
-            let Writing { episode, shown, cues, first } = writing;
-            let mut cut = Thought::of(said, shown, &cues, self.plan);
-            cut.cut = true;
-            // A whole reason is worth more than half of another.
-            self.tell_reason(episode, first.unwrap_or(cut));
-        }
-    }
-
-    fn give_reason_up(&mut self) {
-        self.writing = None;
-        self.infer.cut_reason();
-    }
-
-    /// A reason is whole: it is told, or asked for once more where a claim of it is contradicted and the config says so.
-    fn finish(&mut self, writing: Writing, said: Reason) -> Result<()> {
-        let Writing { episode, shown, cues, first } = writing;
-        let thought = Thought::of(said, shown, &cues, self.plan);
-        match first {
-            None if thought.contradicted() && self.plan.cues.ground == Ground::AskAgain => {
-                return self.explain(episode, Some(thought));
-            }
-            Some(first) if !thought.better_than(&first) => self.tell_reason(episode, first),
-            _ => self.tell_reason(episode, thought),
-        }
-        Ok(())
-    }
-
-    fn tell_reason(&self, episode: u32, thought: Thought) {
-        self.exits.send(&Message::Reason(Arc::new(thought.reason(episode))));
-    }
-
-    fn without_reason(&mut self, writing: Writing, error: anyhow::Error) -> Result<()> {
-        self.writing = None;
-        let Writing { episode, first, .. } = writing;
-        if let Some(first) = first {
-            self.tell_reason(episode, first);
-        }
-        if error.is::<Lost>() {
-            return Err(error);
-        }
-        log::error!("no reason for episode {episode}: {error:#}");
-        Ok(())
-    }
-
     fn note_time(&mut self, started: Instant) -> Duration {
         let took = started.elapsed();
         self.infer_time += took;
@@ -526,6 +461,21 @@ impl State<'_> {
     fn tell_people(&mut self, at_ms: u64, count: u8, track: u16) {
         if self.people.replace((count, track)) != Some((count, track)) {
             self.exits.send(&Message::People(People { at_ms, count, track }));
+        }
+    }
+
+    /// What every face shows, where that has changed: who is there, a label, or a label's confidence by as much as is worth a change.
+    fn tell_faces(&mut self, at_ms: u64, tracks: &Tracks) {
+        let Some(others) = &self.others else { return };
+        let faces = others.faces(tracks, &self.policy);
+        let step = (self.policy.limits().change * 1000.0) as u16;
+        let moved = |(now, told): (&Face, &Face)| {
+            let by = now.confidence_permille.abs_diff(told.confidence_permille);
+            (now.track, now.label) != (told.track, told.label) || (step > 0 && by >= step)
+        };
+        if faces.len() != self.faces.len() || faces.iter().zip(&self.faces).any(moved) {
+            self.faces = faces.clone();
+            self.exits.send(&Message::Faces(Faces { at_ms, faces }));
         }
     }
 
@@ -567,6 +517,8 @@ impl State<'_> {
         if self.people.is_some() {
             self.tell_people(at_ms, 0, 0);
         }
+        self.others.iter_mut().for_each(Others::forget);
+        self.tell_faces(at_ms, &Tracks::default());
         for event in self.policy.close(at_ms, cause) {
             self.tell(event);
         }
