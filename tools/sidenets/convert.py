@@ -106,10 +106,14 @@ class Graph:
                        pads=self.padding(o.Padding(), self.shape(inputs[0])[1:3], kernel, strides))
 
     def rectify(self, inputs, output):
-        """PRelu as a sum of what is above and below zero, which tract runs as two operators, and PRelu as three."""
-        value, zero = self.name(inputs[0]), self.constant(np.zeros((1, 1, 1, 1), np.float32))
-        slopes = self.constant(self.values[inputs[1]].astype(np.float32).reshape(1, -1, 1, 1))
-        below = self.node("Mul", [self.node("Min", [value, zero]), slopes])
+        """PRelu, of which tract makes more operators than needed. With slopes up to 1 it is the larger of a value and its slope's share; else a
+        sum of what is above and below zero."""
+        value, slopes = self.name(inputs[0]), self.values[inputs[1]].astype(np.float32).reshape(1, -1, 1, 1)
+        if slopes.max() <= 1:
+            self.node("Max", [value, self.node("Mul", [value, self.constant(slopes)])], output)
+            return
+        zero = self.constant(np.zeros((1, 1, 1, 1), np.float32))
+        below = self.node("Mul", [self.node("Min", [value, zero]), self.constant(slopes)])
         self.node("Add", [self.node("Max", [value, zero]), below], output)
 
     @staticmethod

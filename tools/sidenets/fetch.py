@@ -33,7 +33,7 @@ NETS = {
     },
     "face-mesh": {
         "source": f"npm {MEDIAPIPE}, face_landmark.tflite", "licence": "Apache-2.0, Google", "bytes": (2495952, 3737848),
-        "found": "c603fa6149219a3e9487dc9abd7a0c24474c77263273d24868378cdf40aa26d1", "made": "fca41091099af5f56f57d24f06e3bbf8f056bcaa0bf19853d8ce540248ff8c7f",
+        "found": "c603fa6149219a3e9487dc9abd7a0c24474c77263273d24868378cdf40aa26d1", "made": "e66115e568e2b0356018eb607a684991a081a499a1dace033859f9d21ee7909a",
         "settings": {"mean": 0.0, "scale": 1 / 255, "outputs": ["conv2d_21", "conv2d_31"]},
     },
 }
