@@ -90,7 +90,7 @@ pub struct Model {
     pub reason: Explain,
     /// Tokens of a reason at most. Windows are scored while it is written.
     pub reason_tokens: usize,
-    /// How much sound is encoded: `whole`, or `speech` for what holds sound.
+    /// How much sound is encoded: `whole`, `speech` for what holds sound, or `brief`, with which the decoder does not run silence either.
     pub audio_context: AudioContext,
     /// 0: as many as the machine has cores.
     pub threads: usize,
@@ -136,6 +136,10 @@ impl Words {
         ensure!(
             !self.bundle.as_os_str().is_empty(),
             "words.bundle is not set: name a file that `mien pack --whisper` made"
+        );
+        ensure!(
+            self.audio_context != AudioContext::Brief,
+            "words.audio_context = \"brief\": a recogniser has no prompt; take \"whole\" or \"speech\""
         );
         let words = bundle::Words::open(&self.bundle).with_context(at)?;
         let hears_ms = words.header().shape.hears_ms();

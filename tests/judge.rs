@@ -80,6 +80,7 @@ fn about(labels: &[&str]) -> About {
         temperature: 1.0,
         prompt: Some("reason".into()),
         max_new_tokens: None,
+        audio_context: mien::model::AudioContext::Whole,
         given: "both".into(),
         measured: None,
         manifest: "m.jsonl".into(),

@@ -151,6 +151,44 @@ fn near(a: &[f32], b: &[f32]) -> bool {
 }
 
 #[test]
+fn brief_context_is_near_and_depends_on_its_window_alone() {
+    let clip = fixture::clip();
+    let frames: Vec<(u64, &Frame)> = (0..8).zip(&clip.frames).collect();
+    let long: Vec<f32> = clip.samples.iter().copied().cycle().take(480_000).collect();
+    for device in [Device::Cpu, Device::Scalar] {
+        let mut model = load(device);
+        let mut score = |context: Option<AudioContext>, frames: Option<&[_]>, samples: &[f32]| {
+            if let Some(context) = context {
+                model.set_audio_context(context).unwrap();
+            }
+            model.see("label", &Input { frames, samples: Some(samples), words: None }).unwrap();
+            let scores = model.score("dfew").unwrap().probabilities.clone();
+            model.ask("reason").unwrap();
+            model.reason_on(&mut |_| ()).unwrap();
+            scores
+        };
+        let both = Some(&frames[..]);
+        let whole = score(Some(AudioContext::Whole), both, &clip.samples);
+        let speech = score(Some(AudioContext::Speech), both, &clip.samples);
+        let brief = score(Some(AudioContext::Brief), both, &clip.samples);
+        let off = |scores: &[f32]| whole.iter().zip(scores).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{device:?}: a score is off by {:.1e}, speech by {:.1e}", off(&brief), off(&speech));
+        assert!(brief != speech && off(&brief) < 0.2, "{device:?}: a score is off by {}", off(&brief));
+        // Other windows, and the reasons that `score` begins, leave no trace.
+        for other in [&clip.samples[..4_000], &long[..]] {
+            score(None, both, other);
+            score(None, None, other);
+            assert_eq!(score(None, both, &clip.samples), brief, "{device:?}");
+        }
+        let filled = score(Some(AudioContext::Whole), both, &long);
+        assert_eq!(score(Some(AudioContext::Brief), both, &long), filled, "{device:?}: 30 s of sound");
+        // Without pictures the prompt is another one: silence is run.
+        let heard = score(Some(AudioContext::Speech), None, &clip.samples);
+        assert_eq!(score(Some(AudioContext::Brief), None, &clip.samples), heard, "{device:?}: no pictures");
+    }
+}
+
+#[test]
 fn speech_context_is_near_and_exact_where_sound_fills_the_tower() {
     let sound = fixture::clip().samples;
     let long: Vec<f32> = sound.iter().copied().cycle().take(480_000).collect();

@@ -15,6 +15,7 @@ use crate::bundle::Tensor;
 use anyhow::{Result, bail};
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -184,6 +185,8 @@ pub trait Backend {
     fn copy(&mut self, src: &Self::Buf, src_at: usize, dst: &mut Self::Buf, dst_at: usize, len: usize);
     /// `to` holds what `from` held, of two caches of one size; what `from` holds then is of no use.
     fn move_cache(&mut self, from: &mut Self::Cache, to: &mut Self::Cache);
+    /// Copies the keys and values of positions in every layer, between caches of the same heads.
+    fn copy_positions(&mut self, from: &Self::Cache, to: &mut Self::Cache, positions: Range<usize>);
 
     // Products. `out` is `(rows, outputs)`.
     /// `out = act(x W^T + bias)`

@@ -16,6 +16,7 @@ use crate::{
         report,
     },
     kept::{self, Durable},
+    model::AudioContext,
     report::evaluation,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -91,6 +92,9 @@ struct Run {
     /// Tokens of an answer at most; otherwise the bundle's limit.
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
+    /// whole; speech: only what holds sound is encoded; brief: nor is silence run in the decoder.
+    #[arg(long, value_name = "CONTEXT", default_value = "whole")]
+    audio_context: AudioContext,
     #[command(flatten)]
     machine: Machine,
 }
@@ -187,6 +191,7 @@ fn evaluate(args: &Run) -> Result<()> {
     if before < mine.len() {
         let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
         examiner.set_max_new_tokens(args.max_new_tokens)?;
+        examiner.set_audio_context(args.audio_context)?;
         examiner.set_measuring(measuring);
         let bar = clips::bar(mine.len(), before)?;
         for line in mine {
@@ -264,6 +269,7 @@ impl Run {
             prompt: self.prompt().map(str::to_owned),
             max_new_tokens: self.max_new_tokens,
             given: self.given().name().to_owned(),
+            audio_context: self.audio_context,
             measured: self.measured.then(|| match self.nets {
                 Some(_) => "voice and face".to_owned(),
                 None => "voice".to_owned(),

@@ -4,7 +4,7 @@ use super::{manifest::Line, measured::Measuring, metrics, record::Record};
 use crate::{
     bundle::{Bundle, LabelSet},
     cues::{Channel, Cue},
-    model::{self, Decoding, Device, Infer, Input, Stop},
+    model::{self, AudioContext, Decoding, Device, Infer, Input, Stop},
     source::{Gives, recorded::whole::Recording},
 };
 use anyhow::{Result, ensure};
@@ -61,6 +61,11 @@ impl<'a> Examiner<'a> {
     /// Tokens of an answer at most; otherwise the bundle's limit.
     pub fn set_max_new_tokens(&mut self, max_new_tokens: Option<usize>) -> Result<()> {
         self.model.set_decoding(Decoding { max_new_tokens, ..Decoding::default() })
+    }
+
+    /// How much sound is encoded.
+    pub fn set_audio_context(&mut self, context: AudioContext) -> Result<()> {
+        self.model.set_audio_context(context)
     }
 
     /// Shows a clip under the prompt `label`; returns when the clip had been read.

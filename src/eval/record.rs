@@ -3,7 +3,10 @@
 //! Invariant: a file that was cut in the middle of a line can be gone on with; one of another run is refused.
 
 use super::{answer, measured::Verdicts};
-use crate::cues::{claims, ledger};
+use crate::{
+    cues::{claims, ledger},
+    model::AudioContext,
+};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,6 +36,8 @@ pub struct About {
     pub max_new_tokens: Option<usize>,
     /// `both`, `audio` or `video`: what the model was given.
     pub given: String,
+    #[serde(default, skip_serializing_if = "AudioContext::is_whole")]
+    pub audio_context: AudioContext,
     /// What reasons were held against: `voice`, or `voice and face`; nothing where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<String>,

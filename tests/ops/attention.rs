@@ -99,6 +99,42 @@ fn cached_attention_in_steps_is_causal_attention_at_once() {
 }
 
 #[test]
+fn positions_that_were_copied_are_attended_to_like_the_others() {
+    on_every_device!(|b, bound| {
+        let (heads, rows) = (Heads { n_heads: 4, n_kv_heads: 2, head_dim: 24 }, 50);
+        let (width, row) = (heads.n_heads * heads.head_dim, heads.qkv());
+        let (own, other) = (bell(71, rows * row), bell(72, rows * row));
+        for range in [0..16, 16..32, 5..6, 3..37, 47..49, 20..20] {
+            let mut mixed = own.clone();
+            let copied = range.start * row..range.end * row;
+            mixed[copied.clone()].copy_from_slice(&other[copied]);
+            let turned = turn(&mixed, heads, 10000.0);
+            let want = attention_rows(&turned, rows, heads, true);
+            // The caches are of two sizes.
+            let (mut to, mut from) =
+                (b.cache(3, heads, rows + 21).unwrap(), b.cache(3, heads, rows).unwrap());
+            for layer in [2, 0] {
+                for (values, cache) in [(&own, &mut to), (&other, &mut from)] {
+                    let mut buf = b.vector(values).unwrap();
+                    b.rope_store(&mut buf, rows, 0, 10000.0, heads, cache, layer);
+                }
+            }
+            b.copy_positions(&from, &mut to, range.clone());
+            let off = (bound.cached + 2e-5) * largest(&turned);
+            for layer in [2, 0] {
+                let mut last = b.vector(&own[(rows - 1) * row..]).unwrap();
+                let mut out = b.alloc(width).unwrap();
+                b.rope_store(&mut last, 1, rows - 1, 10000.0, heads, &mut to, layer);
+                b.attend_cached(&last, 1, rows - 1, heads, &to, layer, &mut out);
+                let got = read(&mut b, &out, width);
+                let want = want[(rows - 1) * width..].iter().map(|w| (*w, off));
+                agree(&format!("copied {range:?}"), &bound, &got, want);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_repeated_step_is_the_step() {
     on_every_device!(|b, bound| {
         let (mut plain, mut repeated) = (Layer::new(&b), Layer::new(&b));

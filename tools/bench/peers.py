@@ -273,6 +273,7 @@ class Run:
         self.keep("mien hop", self.fleet["mien-q4_0"].step("hop")["ms"])
         if self.fleet.short_audio:
             self.keep("mien short hop", self.fleet["mien-q4_0-speech"].step("hop")["ms"])
+            self.keep("mien brief hop", self.fleet["mien-q4_0-brief"].step("hop")["ms"])
 
     def cold(self):
         def ours():

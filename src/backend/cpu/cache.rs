@@ -9,6 +9,7 @@ use crate::backend::Heads;
 use crate::backend::format::rope_angle;
 use anyhow::Result;
 use half::f16;
+use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -52,6 +53,50 @@ impl Cache {
             turns: vec![(0.0, 0.0); positions_max * heads.head_dim / 2],
             theta: f32::NAN,
         })
+    }
+
+    /// Copies the keys and values of positions in every layer out of a cache with the same heads and layers.
+    pub fn take_positions(&mut self, from: &Cache, positions: Range<usize>) {
+        assert_eq!((self.heads, self.entry), (from.heads, from.entry), "caches of two kinds");
+        assert!(
+            positions.end <= self.positions_max.min(from.positions_max),
+            "positions {positions:?} of {} and {}",
+            self.positions_max,
+            from.positions_max
+        );
+        let layers = self.layers().min(from.layers());
+        for (layer, head) in
+            (0..layers).flat_map(|layer| (0..self.heads.n_kv_heads).map(move |head| (layer, head)))
+        {
+            let whole = positions.start.next_multiple_of(PANEL)..positions.end / PANEL * PANEL;
+            let edges = positions.clone().filter(|position| !whole.contains(position));
+            for (position, d) in edges.flat_map(|at| (0..self.heads.head_dim).map(move |d| (at, d))) {
+                let (to, at) = (self.key_at(layer, head, position, d), from.key_at(layer, head, position, d));
+                self.copy_entries(&self.keys, to, &from.keys, at, 1);
+            }
+            let len = whole.len() * self.heads.head_dim;
+            let (to, at) =
+                (self.key_at(layer, head, whole.start, 0), from.key_at(layer, head, whole.start, 0));
+            self.copy_entries(&self.keys, to, &from.keys, at, len);
+            let (to, at) =
+                (self.value_at(layer, head, positions.start), from.value_at(layer, head, positions.start));
+            self.copy_entries(&self.values, to, &from.values, at, positions.len() * self.heads.head_dim);
+        }
+    }
+
+    fn copy_entries(&self, to: &Memory, to_at: usize, from: &Memory, from_at: usize, len: usize) {
+        let size = if self.entry == Entry::F16 { 2 } else { 4 };
+        let (bytes, to_at, from_at) = (len * size, to_at * size, from_at * size);
+        assert!(to_at + bytes <= to.bytes() && from_at + bytes <= from.bytes(), "{bytes} bytes at {to_at}");
+        // SAFETY: below the sizes of two memories, of which `self` is borrowed alone by the caller.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.ptr::<u8>().add(from_at), to.ptr::<u8>().add(to_at), bytes)
+        };
+    }
+
+    fn layers(&self) -> usize {
+        let size = if self.entry == Entry::F16 { 2 } else { 4 };
+        self.keys.bytes() / (self.head_at(1, 0) * size)
     }
 
     pub fn bytes(&self) -> usize {

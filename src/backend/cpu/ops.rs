@@ -17,6 +17,7 @@ use crate::{
     bundle::Tensor,
 };
 use anyhow::Result;
+use std::ops::Range;
 
 /// Rows up to which attention over the cache takes one row at a time.
 const FEW_ROWS: usize = 4;
@@ -73,6 +74,10 @@ impl Backend for Cpu {
 
     fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
         to.exchange(from);
+    }
+
+    fn copy_positions(&mut self, from: &Cache, to: &mut Cache, positions: Range<usize>) {
+        to.take_positions(from, positions);
     }
 
     fn copy(&mut self, src: &Buf, src_at: usize, dst: &mut Buf, dst_at: usize, len: usize) {

@@ -12,6 +12,7 @@ use crate::{
     bundle::{Kind, Tensor},
 };
 use anyhow::Result;
+use std::ops::Range;
 
 /// The reference device.
 #[derive(Debug, Default)]
@@ -168,6 +169,17 @@ impl Backend for Scalar {
 
     fn move_cache(&mut self, from: &mut Cache, to: &mut Cache) {
         std::mem::swap(from, to);
+    }
+
+    fn copy_positions(&mut self, from: &Cache, to: &mut Cache, positions: Range<usize>) {
+        let width = from.heads.n_kv_heads * from.heads.head_dim;
+        let layers = from.keys.len() / (from.positions_max * width);
+        for layer in 0..layers {
+            let at = |cache: &Cache| (layer * cache.positions_max + positions.start) * width;
+            let (source, target, len) = (at(from), at(to), positions.len() * width);
+            to.keys[target..target + len].copy_from_slice(&from.keys[source..source + len]);
+            to.values[target..target + len].copy_from_slice(&from.values[source..source + len]);
+        }
     }
 
     fn copy(&mut self, src: &Vec<f32>, src_at: usize, dst: &mut Vec<f32>, dst_at: usize, len: usize) {

@@ -14,7 +14,7 @@ use crate::{
     bundle::Tensor,
 };
 use anyhow::{Result, ensure};
-use std::sync::atomic::Ordering::Relaxed;
+use std::{ops::Range, sync::atomic::Ordering::Relaxed};
 
 /// Beyond it `sine_cosine` of the kernels loses digits.
 const POSITIONS_MAX: usize = 32_768;
@@ -117,6 +117,27 @@ impl Backend for Cuda {
         let op = self.op();
         op.copy(from.keys, to.keys, bytes);
         op.copy(from.values, to.values, bytes);
+    }
+
+    fn copy_positions(&mut self, from: &Cache, to: &mut Cache, positions: Range<usize>) {
+        assert_eq!(
+            (from.heads, from.entry, from.padded),
+            (to.heads, to.entry, to.padded),
+            "caches of two kinds"
+        );
+        let most = from.positions_max.min(to.positions_max);
+        assert!(positions.end <= most, "positions {positions:?} of {most}");
+        let row = from.padded * from.entry;
+        let op = self.op();
+        for (layer, head) in (0..from.layers as u64)
+            .flat_map(|layer| (0..from.heads.n_kv_heads).map(move |head| (layer, head)))
+        {
+            let at = |cache: &Cache| {
+                layer * cache.layer_bytes + ((head * cache.positions_max + positions.start) * row) as u64
+            };
+            op.copy(from.keys + at(from), to.keys + at(to), positions.len() * row);
+            op.copy(from.values + at(from), to.values + at(to), positions.len() * row);
+        }
     }
 
     fn linear(&mut self, x: &Buf, rows: usize, w: &Matrix, bias: Option<&Buf>, act: Act, out: &mut Buf) {

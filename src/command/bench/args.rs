@@ -30,7 +30,7 @@ pub struct Args {
     /// Whole windows to time.
     #[arg(long, default_value_t = 3)]
     pub windows: usize,
-    /// whole, or speech: only what holds sound is encoded; tells how far that is from whole.
+    /// whole; or speech: only what holds sound is encoded; or brief: nor is silence run in the decoder. Tells how far that is from whole.
     #[arg(long, value_name = "CONTEXT", default_value = "whole")]
     pub audio_context: AudioContext,
     /// Tokens of each reason.

@@ -114,7 +114,7 @@ fn measure<B: Measured>(args: &Args, bundle: Bundle, open: Duration) -> Result<R
     let peak_bytes = machine::resident_bytes_max();
     let errors = match args.audio_context {
         AudioContext::Whole => Vec::new(),
-        AudioContext::Speech => bench.error_of_speech()?,
+        short => bench.error_of(short)?,
     };
     let ceilings = bench.ceilings()?;
     let product_per_s = B::product_ceiling(&ceilings, quant.products());

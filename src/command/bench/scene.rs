@@ -163,12 +163,12 @@ impl<'a, B: Measured> Bench<'a, B> {
         Ok(self.model.reason(&mut |_| ())?.tokens)
     }
 
-    /// How far speech context is from whole context, on a window that nobody saw before.
-    pub fn error_of_speech(&mut self) -> Result<Vec<(&'static str, f64)>> {
+    /// How far a short context is from the whole one, on a window that nobody saw before.
+    pub fn error_of(&mut self, short: AudioContext) -> Result<Vec<(&'static str, f64)>> {
         let taps = Taps::of(["audio_tokens"]);
         self.model.observe(Some(Box::new(taps.clone())));
         let mut seen = Vec::new();
-        for (context, fresh) in [(AudioContext::Whole, self.frames), (AudioContext::Speech, 0)] {
+        for (context, fresh) in [(AudioContext::Whole, self.frames), (short, 0)] {
             self.model.set_audio_context(context)?;
             self.label(fresh)?;
             let tokens = taps.take().pop().context("the model has no audio tokens")?;

@@ -21,6 +21,8 @@ pub struct Audio<B: Backend> {
     fc2: Linear<B>,
     /// What `encode` leaves: `(audio_tokens, decoder hidden)`.
     pub tokens: B::Buf,
+    /// How many of them hold sound; the others are those of silence.
+    pub fresh: usize,
     /// The same of silence, where only what holds sound is encoded.
     silence: Option<B::Buf>,
     mels: usize,
@@ -41,6 +43,7 @@ impl<B: Backend> Audio<B> {
             fc1: loader.linear("fusion.audio.fc1")?,
             fc2: loader.linear("fusion.audio.fc2")?,
             tokens: loader.backend.alloc(shape.audio_tokens() * shape.decoder.hidden)?,
+            fresh: shape.audio_tokens(),
             silence: None,
             mels: shape.mels,
             rows: shape.audio_positions,
@@ -69,8 +72,9 @@ impl<B: Backend> Audio<B> {
         pass.begin("audio");
         let rows = self.ear.hear(pass, scratch, samples)?;
         self.join(pass, scratch, rows)?;
+        self.fresh = rows / self.pool;
         if let Some(silence) = &self.silence {
-            let (from, to) = (rows / self.pool * self.token_width, self.rows / self.pool * self.token_width);
+            let (from, to) = (self.fresh * self.token_width, self.rows / self.pool * self.token_width);
             pass.backend.copy(silence, from, &mut self.tokens, from, to - from);
         }
         pass.end("audio", &self.tokens)?;

@@ -1,7 +1,7 @@
 //! Sound as an audio tower of Whisper's kind hears it: log-mel, two convolutions, positions, the tower, its last norm.
 //!
 //! Shapes: mel `(2 * positions, mels)`; out `(positions, hidden)`.
-//! Context: a tower always hears 30 s, of which a window fills a few. With [`AudioContext::Speech`] only the positions that hold sound are
+//! Context: a tower always hears 30 s, of which a window fills a few. Unless it is [`AudioContext::Whole`], only the positions that hold sound are
 //! encoded, beside keys and values that silence left when the context was set.
 
 use crate::{
@@ -17,7 +17,9 @@ use crate::{
 use anyhow::{Result, bail};
 
 /// How much of the tower's time is encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum AudioContext {
     /// All of it, as the model was trained.
@@ -25,6 +27,15 @@ pub enum AudioContext {
     Whole,
     /// What holds sound, and a margin; the rest stays as a silent run left it. An approximation.
     Speech,
+    /// Likewise in the decoder: where a window is scored, tokens of silence are not run, but keep the keys and values that a grey and
+    /// silent window left. A further approximation.
+    Brief,
+}
+
+impl AudioContext {
+    pub fn is_whole(&self) -> bool {
+        *self == AudioContext::Whole
+    }
 }
 
 impl std::str::FromStr for AudioContext {
@@ -34,7 +45,8 @@ impl std::str::FromStr for AudioContext {
         Ok(match name {
             "whole" => AudioContext::Whole,
             "speech" => AudioContext::Speech,
-            other => bail!("`{other}` is no audio context; choose whole or speech"),
+            "brief" => AudioContext::Brief,
+            other => bail!("`{other}` is no audio context; choose whole, speech or brief"),
         })
     }
 }

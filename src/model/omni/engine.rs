@@ -18,6 +18,7 @@ use crate::{
         },
         weights::Loader,
     },
+    source::Frame,
 };
 use anyhow::{Context, Result, bail, ensure};
 use zeroize::Zeroize;
@@ -41,7 +42,18 @@ pub struct Model<B: Backend> {
     encoder: Option<Encoder>,
     /// What was said, as tokens.
     said: Vec<u32>,
+    /// Silence in the decoder, where it is not run ([`AudioContext::Brief`]).
+    silence: Option<Silence>,
     halt: Halt,
+}
+
+/// What is kept of silence in the decoder.
+#[derive(Clone, Debug, Default)]
+struct Silence {
+    /// Of this prompt; empty: of none yet.
+    prompt: String,
+    /// Where its sound begins.
+    start: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +92,7 @@ impl<B: Backend> Model<B> {
             seen: None,
             encoder: asks_for_words(bundle).then(|| Encoder::new(bundle.vocabulary())),
             said: Vec::with_capacity(WORDS_MAX),
+            silence: None,
             halt: Halt::default(),
         })
     }
@@ -124,6 +137,72 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
+    /// Prefills a prompt over what was seen. `brief`: tokens of silence are not run where they stand already.
+    fn prefill(&mut self, prompt: &str, brief: bool) -> Result<()> {
+        self.session.forget();
+        let seen = self.seen.context("there is nothing to ask about: no window was seen yet")?;
+        let Self {
+            backend, session, scratch, observer, fusion, audio, prompts, shape, said, silence, ..
+        } = self;
+        let prompt = named(prompts, prompt)?;
+        let pieces = pieces(prompt, seen)?;
+        let stands = |silence: &Silence| {
+            silence.prompt == prompt.name && silence.start == start_of_sound(pieces, said.len(), shape)
+        };
+        let fresh = match brief && silence.as_ref().is_some_and(stands) {
+            true => audio.fresh,
+            false => shape.audio_tokens(),
+        };
+        let mut pass = Pass::new(backend, observer.as_deref_mut());
+        pass.begin("prefill");
+        if seen.video {
+            pass.tap_host("gate_weights", 1, 3, &prompt.gate);
+            fusion.mix(&mut pass, prompt.gate)?;
+        }
+        let silent = shape.audio_tokens() - fresh;
+        let there = pieces.iter().filter(|piece| **piece != Piece::Words || !said.is_empty());
+        let parts = there.flat_map(|piece| match piece {
+            Piece::Text(ids) => [Some(Part::Text(ids)), None],
+            Piece::Video => [Some(Part::Rows(&fusion.tokens, shape.visual_tokens())), None],
+            Piece::Audio => {
+                [Some(Part::Rows(&audio.tokens, fresh)), (silent > 0).then_some(Part::Silence(silent))]
+            }
+            Piece::Words => [Some(Part::Text(said)), None],
+        });
+        session
+            .prefill(&mut pass, scratch, parts.flatten())
+            .with_context(|| format!("prompt `{}`", prompt.name))
+    }
+
+    /// Runs a prompt over a grey and silent window, and keeps what that leaves where the sound stands.
+    fn run_silence(&mut self, prompt: &str) -> Result<()> {
+        let side = self.shape.image as u32;
+        let grey =
+            Frame { captured_ns: 0, height: side, width: side, rgb: vec![128; (side * side * 3) as usize] };
+        // Ids that no real frame will have.
+        let frames: Vec<(u64, &Frame)> =
+            (0..self.shape.frames as u64).map(|i| (u64::MAX - (1 << 32) - i, &grey)).collect();
+        let samples = vec![0.0; self.shape.samples_max()];
+        let observer = self.observer.take();
+        let ran = self
+            .encode_checked(&Input { frames: Some(&frames), samples: Some(&samples), words: None })
+            .and_then(|()| {
+                self.said.clear();
+                self.seen = Some(Seen { video: true, audio: true });
+                self.prefill(prompt, false)
+            });
+        self.observer = observer;
+        ran?;
+        let pieces = &named(&self.prompts, prompt)?.video_audio;
+        let start = start_of_sound(pieces, 0, &self.shape);
+        let positions = start..start + self.shape.audio_tokens();
+        self.session.keep_silence(&mut Pass::new(&mut self.backend, None), positions);
+        if !self.halt.raised() {
+            self.silence = Some(Silence { prompt: prompt.into(), start });
+        }
+        Ok(())
+    }
+
     fn check(&self, input: &Input<'_>) -> Result<()> {
         ensure!(
             input.frames.is_some() || input.samples.is_some(),
@@ -157,34 +236,22 @@ impl<B: Backend> Infer for Model<B> {
         self.check(input)?;
         self.seen = None;
         self.session.forget();
+        let both = input.frames.is_some() && input.samples.is_some();
+        if both && self.silence.as_ref().is_some_and(|silence| silence.prompt != prompt) {
+            self.run_silence(prompt)?;
+            self.seen = None;
+        }
         self.encode_checked(input)?;
         self.said.zeroize();
         if let (Some(encoder), Some(words)) = (&self.encoder, input.words) {
             self.said.extend(encoder.encode(words).into_iter().take(WORDS_MAX));
         }
         self.seen = Some(Seen { video: input.frames.is_some(), audio: input.samples.is_some() });
-        self.ask(prompt)
+        self.prefill(prompt, both)
     }
 
     fn ask(&mut self, prompt: &str) -> Result<()> {
-        self.session.forget();
-        let seen = self.seen.context("there is nothing to ask about: no window was seen yet")?;
-        let Self { backend, session, scratch, observer, fusion, audio, prompts, shape, said, .. } = self;
-        let prompt = named(prompts, prompt)?;
-        let mut pass = Pass::new(backend, observer.as_deref_mut());
-        pass.begin("prefill");
-        if seen.video {
-            pass.tap_host("gate_weights", 1, 3, &prompt.gate);
-            fusion.mix(&mut pass, prompt.gate)?;
-        }
-        let there = pieces(prompt, seen)?.iter().filter(|piece| **piece != Piece::Words || !said.is_empty());
-        let parts = there.map(|piece| match piece {
-            Piece::Text(ids) => Part::Text(ids),
-            Piece::Video => Part::Rows(&fusion.tokens, shape.visual_tokens()),
-            Piece::Audio => Part::Rows(&audio.tokens, shape.audio_tokens()),
-            Piece::Words => Part::Text(said),
-        });
-        session.prefill(&mut pass, scratch, parts).with_context(|| format!("prompt `{}`", prompt.name))
+        self.prefill(prompt, false)
     }
 
     fn score(&mut self, label_set: &str) -> Result<&Scores> {
@@ -219,12 +286,22 @@ impl<B: Backend> Infer for Model<B> {
         let Self { backend, audio, scratch, session, .. } = self;
         self.seen = None;
         session.forget();
-        audio.set_context(&mut Pass::new(backend, None), scratch, context)
+        let mut pass = Pass::new(backend, None);
+        let brief = context == AudioContext::Brief;
+        session.make_room_for_silence(&mut pass, brief)?;
+        self.silence = brief.then(Silence::default);
+        audio.set_context(&mut pass, scratch, context)
     }
 
     fn observe(&mut self, observer: Option<Box<dyn Observer>>) {
         self.observer = observer;
     }
+}
+
+/// Where the first token of sound stands, after so many tokens of what was said.
+fn start_of_sound(pieces: &[Piece], said: usize, shape: &Shape) -> usize {
+    let before = pieces.iter().take_while(|piece| **piece != Piece::Audio);
+    before.map(|piece| if *piece == Piece::Words { said } else { piece.positions(shape) }).sum()
 }
 
 fn named<'a>(prompts: &'a [Prompt], name: &str) -> Result<&'a Prompt> {

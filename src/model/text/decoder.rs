@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use anyhow::{Result, ensure};
+use std::ops::Range;
 
 /// Rows of a prompt that come out of the last layer. More than one: a single row may meet quantised weights less exactly than the rest
 /// of its prompt (`backend::cuda`).
@@ -92,6 +93,8 @@ pub struct Decoder<B: Backend> {
     cache: B::Cache,
     /// Room for those of an answer that waits.
     aside: Option<B::Cache>,
+    /// What silence leaves at the positions of a prompt.
+    silence: Option<B::Cache>,
     /// `(rows_max, hidden)`
     x: B::Buf,
     /// `(picks_max, Heads::qkv)` of one of many spans, or of the rows that leave the last layer.
@@ -147,6 +150,7 @@ impl<B: Backend> Decoder<B> {
             norm: loader.vector("decoder.norm.weight")?,
             cache: backend.cache(stack.layers, heads, positions_max)?,
             aside: None,
+            silence: None,
             x: backend.alloc(rows_max * stack.hidden)?,
             span_qkv: backend.alloc(picks_max * heads.qkv())?,
             span_mixed: backend.alloc(picks_max * stack.hidden)?,
@@ -191,6 +195,28 @@ impl<B: Backend> Decoder<B> {
     pub fn take_back(&mut self, pass: &mut Pass<'_, B>) {
         let aside = self.aside.as_mut().expect("only what was laid aside is taken back");
         pass.backend.move_cache(aside, &mut self.cache);
+    }
+
+    /// Takes the memory that [`Decoder::keep_silence`] needs, or gives it back.
+    pub fn make_room_for_silence(&mut self, pass: &mut Pass<'_, B>, wanted: bool) -> Result<()> {
+        let (layers, rows_max) = (self.layers.len(), self.limits.rows_max);
+        self.silence = match wanted {
+            true => Some(pass.backend.cache(layers, self.heads, rows_max)?),
+            false => None,
+        };
+        Ok(())
+    }
+
+    /// Keeps the keys and values of these positions.
+    pub fn keep_silence(&mut self, pass: &mut Pass<'_, B>, positions: Range<usize>) {
+        let silence = self.silence.as_mut().expect("room was made for silence");
+        pass.backend.copy_positions(&self.cache, silence, positions);
+    }
+
+    /// Puts what was kept where it was.
+    pub fn put_silence(&mut self, pass: &mut Pass<'_, B>, positions: Range<usize>) {
+        let silence = self.silence.as_ref().expect("only what was kept is put back");
+        pass.backend.copy_positions(silence, &mut self.cache, positions);
     }
 
     /// Embeddings of `ids` as the rows from `at`.

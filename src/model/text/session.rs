@@ -19,13 +19,24 @@ use crate::{
     },
 };
 use anyhow::{Context, Result, ensure};
+use std::ops::Range;
 
 /// A part of a prompt.
 pub enum Part<'a, B: Backend> {
     Text(&'a [u32]),
     /// So many rows of embeddings, `(rows, hidden)`.
     Rows(&'a B::Buf, usize),
+    /// So many positions at which silence stands ([`Session::keep_silence`]).
+    Silence(usize),
 }
+
+impl<B: Backend> Clone for Part<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Part<'_, B> {}
 
 /// What a bundle says of text.
 pub struct Language {
@@ -114,25 +125,35 @@ impl<B: Backend> Session<B> {
             _ => &[],
         };
         let known = opening.iter().zip(&self.prefix).take_while(|(a, b)| a == b).count();
+        self.prefix.truncate(known);
         let decoder = &mut self.decoder;
-        let mut rows = 0;
+        let mut span = Span { rows: 0, start: known };
         for (i, part) in parts.enumerate() {
-            rows += match part {
+            span.rows += match part {
                 Part::Text(ids) => {
                     let ids = if i == 0 { &ids[known..] } else { ids };
-                    decoder.embed(pass, ids, rows);
+                    decoder.embed(pass, ids, span.rows);
                     ids.len()
                 }
                 Part::Rows(embeddings, count) => {
-                    decoder.place(pass, embeddings, count, rows);
+                    decoder.place(pass, embeddings, count, span.rows);
                     count
+                }
+                Part::Silence(count) => {
+                    if span.rows > 0 {
+                        decoder.run_for_last(pass, scratch, span)?;
+                    }
+                    let at = span.start + span.rows;
+                    decoder.put_silence(pass, at..at + count);
+                    span = Span { rows: 0, start: at + count };
+                    0
                 }
             };
         }
-        ensure!(rows > 0, "the prompt is empty");
+        let Span { rows, start } = span;
+        ensure!(rows > 0, "the prompt is empty, or ends in silence");
         decoder.tap_rows(pass, "input_embeds", rows)?;
-        self.prefix.truncate(known);
-        let last = decoder.run_for_last(pass, scratch, Span { rows, start: known })?;
+        let last = decoder.run_for_last(pass, scratch, span)?;
         decoder.keep_row(pass, last, &mut self.prompt_row);
         pass.end("prefill", &self.prompt_row)?;
         if self.halt.raised() {
@@ -141,7 +162,7 @@ impl<B: Backend> Session<B> {
         } else {
             self.prefix.extend_from_slice(&opening[known..]);
         }
-        self.asked = Some(known + rows);
+        self.asked = Some(start + rows);
         Ok(())
     }
 
@@ -165,6 +186,16 @@ impl<B: Backend> Session<B> {
     /// Takes the memory for answers that wait while other prompts are scored.
     pub fn make_room(&mut self, pass: &mut Pass<'_, B>) -> Result<()> {
         self.decoder.make_room(pass)
+    }
+
+    /// Takes the memory for what silence leaves, or gives it back.
+    pub fn make_room_for_silence(&mut self, pass: &mut Pass<'_, B>, wanted: bool) -> Result<()> {
+        self.decoder.make_room_for_silence(pass, wanted)
+    }
+
+    /// Keeps the keys and values at positions of the prompt that was prefilled last, for prompts in which they stand for silence.
+    pub fn keep_silence(&mut self, pass: &mut Pass<'_, B>, positions: Range<usize>) {
+        self.decoder.keep_silence(pass, positions);
     }
 
     /// Goes on with the answer to the prompt, or begins it: one step of the decoder, or what needs none. `say` gets text as it comes,
