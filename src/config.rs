@@ -92,6 +92,9 @@ pub struct Model {
     pub reason_tokens: usize,
     /// How much sound is encoded: `whole`, `speech` for what holds sound, or `brief`, with which the decoder does not run silence either.
     pub audio_context: AudioContext,
+    /// How far scores are believed: `followed`, less where labels lie closer together than on the clips of the bundle's calibration, where
+    /// it was fitted for that (`mien calibrate --follow`); or `fixed`.
+    pub temperature: Temperature,
     /// 0: as many as the machine has cores.
     pub threads: usize,
 }
@@ -149,6 +152,15 @@ impl Words {
         );
         Ok(words)
     }
+}
+
+/// Which temperature label scores have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Temperature {
+    #[default]
+    Followed,
+    Fixed,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
@@ -217,6 +229,7 @@ impl Default for Model {
             reason: Explain::Off,
             reason_tokens: 200,
             audio_context: AudioContext::Whole,
+            temperature: Temperature::Followed,
             threads: 0,
         }
     }

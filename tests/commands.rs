@@ -88,7 +88,7 @@ fn a_record_replays_to_the_same_events_and_shows_what_was_changed() {
     assert_eq!(events(&replay(&[]).1), events(&String::from_utf8_lossy(&told.stdout)), "the same bytes");
 
     let stricter = folder.path().join("stricter.toml");
-    let text = fs::read_to_string(demo).unwrap().replace("enter = 0.35", "enter = 0.9");
+    let text = fs::read_to_string(demo).unwrap().replace("enter = 0.35", "enter = 0.95");
     let here = |text: String| text.replace("path = \"demo.avi\"", "path = \"x.avi\"");
     fs::write(&stricter, here(text)).unwrap();
     let (code, said) = replay(&["--config", stricter.to_str().unwrap()]);

@@ -146,6 +146,7 @@ fn plan(pipe: pipe::Settings, tty: PathBuf) -> Plan {
         nets: Default::default(),
         words: None,
         gate: None,
+        followers: None,
         cues: Default::default(),
         policy: Limits { dwell_ms: 0, smooth_ms: 0, refractory_ms: 0, ..Default::default() },
         model: config::Model { labels: "two".into(), ..Default::default() },

@@ -55,6 +55,52 @@ fn every_state_of_the_demo_clip_is_told_and_the_reasons_are_true() {
     assert!(supported * 10 >= made * 9, "{supported} of {made} claims are true:\n{said}");
 }
 
+/// The demo's sound alone, as the bundle's temperature has it and as this place is believed.
+#[test]
+fn scores_of_sound_alone_are_believed_less() {
+    use mien::source::{Gives, Pool, Reading, clip};
+    let folder = tempfile::tempdir().unwrap();
+    let path = root().join("models/demo/demo.avi");
+    let settings = clip::Settings { path, paced: false, frames_per_second: 10 };
+    let mut source = settings.open(&Pool::default()).unwrap();
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut wav = hound::WavWriter::create(folder.path().join("sound.wav"), spec).unwrap();
+    let mut left = Gives { video: true, audio: true };
+    while let Some(reading) = clip::next(&mut *source, &mut left).unwrap() {
+        if let Reading::Chunk(chunk) = reading {
+            chunk.samples.iter().for_each(|sample| wav.write_sample(*sample).unwrap());
+        }
+    }
+    wav.finalize().unwrap();
+    let run = |temperature: &str| -> Vec<Vec<f64>> {
+        let site = folder.path().join("site.toml");
+        let text = format!(
+            "[model]\nbundle = \"{}/models/default.gguf\"\ntemperature = \"{temperature}\"\n[clip]\npath = \"sound.wav\"\n\
+             [sink.stdout]\nscores = true\n[privacy]\npurpose = \"demonstration\"\n",
+            root().display()
+        );
+        std::fs::write(&site, text).unwrap();
+        let said = mien(&["run", site.to_str().unwrap(), "--fast"]);
+        let lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let scores = lines.filter(|line| line["type"] == "scores");
+        scores.map(|line| serde_json::from_value(line["plain"].clone()).unwrap()).collect()
+    };
+    let (fixed, followed) = (run("fixed"), run("followed"));
+    assert!(fixed.len() == followed.len() && fixed.len() > 50, "{}", fixed.len());
+    let top = |row: &[f64]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    for (fixed, followed) in fixed.iter().zip(&followed) {
+        let label = top(fixed);
+        assert!(followed[label] <= fixed[label] + 1e-3, "{fixed:?}, followed {followed:?}");
+    }
+    let surest = |rows: &[Vec<f64>]| rows.iter().map(|row| row[top(row)]).sum::<f64>() / rows.len() as f64;
+    assert!(surest(&followed) < surest(&fixed) - 0.1, "{} and {}", surest(&fixed), surest(&followed));
+}
+
 #[test]
 fn the_committed_bundle_is_the_one_in_its_list() {
     let path = root().join("models/default.gguf");

@@ -78,6 +78,7 @@ fn about(labels: &[&str]) -> About {
         label_set: "own".into(),
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         temperature: 1.0,
+        shift: None,
         prompt: Some("reason".into()),
         max_new_tokens: None,
         audio_context: mien::model::AudioContext::Whole,

@@ -286,6 +286,7 @@ fn scores_are_the_likelihoods_of_the_labels_one_by_one() {
         prefix: vec![60, 61],
         tokens: vec![vec![300, 17], vec![301, 302, 303, 17], vec![300, 44, 17]],
         temperature: 0.5,
+        shift: None,
     };
     // Every label is also the end of a prompt, token by token, whose next token's likelihood can be asked for.
     let with = changed(|head| {

@@ -273,6 +273,7 @@ impl Run {
             nets: Default::default(),
             words: None,
             gate: None,
+            followers: None,
             cues: Default::default(),
             policy: Limits {
                 smooth_ms: 500,

@@ -2,12 +2,12 @@
 
 use mien::{
     bundle::{
-        Kind,
+        Kind, Shift,
         synthetic::{self, Preset},
     },
     config::{self, Explain},
     daemon::{self, Controls, Pace, Plan},
-    model::{self, Device as Machine},
+    model::{self, Device as Machine, follow::Follower},
     policy::Limits,
     privacy,
     sink::{self, Message, Sink, SinkCounts, Speaker, serial},
@@ -146,6 +146,9 @@ fn produce(
     })
 }
 
+/// So that the temperature follows the windows.
+const SHIFT: Shift = Shift { margins: [1.0; 3], factors: [1.5; 3], slope: 1.0 };
+
 #[test]
 fn steady_state_takes_no_memory() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,6 +189,7 @@ fn steady_state_takes_no_memory() {
         nets: Default::default(),
         words: None,
         gate: None,
+        followers: Some([0, 1, 2].map(|kind| Follower::new(SHIFT, kind, set.temperature))),
         cues: Default::default(),
         policy: Limits { dwell_ms: 0, smooth_ms: 0, change: 0.01, ..Default::default() },
         model: config::Model { labels: set.name.clone(), reason: Explain::Off, ..Default::default() },
@@ -208,7 +212,6 @@ fn steady_state_takes_no_memory() {
     for producer in producers {
         producer.join().unwrap();
     }
-    println!("{summary:?}");
     assert!(summary.windows as usize >= WARM + COUNTED, "{summary:?}");
     let (taken, bytes) = (TAKEN.load(SeqCst), BYTES.load(SeqCst));
     ARMED.store(true, SeqCst);

@@ -21,6 +21,7 @@
 //! | `r1-omni.labels.<name>.prefix` (i32 array) | see `LabelSet` |
 //! | `r1-omni.labels.<name>.tokens`, `.lengths` (i32 arrays) | remainders one after the other; how long each is |
 //! | `r1-omni.labels.<name>.temperature` (f32) | |
+//! | `r1-omni.labels.<name>.margins`, `.factors` (3 x f32), `.slope` (f32) | optional: see `Shift` |
 //! | `r1-omni.self_test.prompt`, `.labels` (texts), `.scores` (f32 array) | optional: see `SelfTest` |
 //! | `tokenizer.ggml.model`, `.pre` | `gpt2`, `qwen2` |
 //! | `tokenizer.ggml.tokens` | byte-level texts |
@@ -100,6 +101,19 @@ pub struct LabelSet {
     pub tokens: Vec<Vec<u32>>,
     /// Divides the mean log likelihoods before the softmax; 1 until the bundle is calibrated.
     pub temperature: f32,
+    /// How the temperature follows a place that is unlike the clips it was fitted on; `None` until it was fitted for that.
+    pub shift: Option<Shift>,
+}
+
+/// How much less scores are to be believed where the two likeliest labels lie closer together than usual (`model::follow`).
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Shift {
+    /// The mean margin on the clips of the calibration, in mean log likelihoods: pictures alone, sound alone, both.
+    pub margins: [f32; 3],
+    /// The temperature of each over that of both.
+    pub factors: [f32; 3],
+    /// By how much the logarithm of the temperature grows for each unit that the mean margin falls.
+    pub slope: f32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -196,6 +210,11 @@ impl Contents for Header {
             put("tokens", ids(&set.tokens.concat()));
             put("lengths", Value::I32s(set.tokens.iter().map(|t| t.len() as i32).collect()));
             put("temperature", Value::F32(set.temperature));
+            if let Some(shift) = set.shift {
+                put("margins", Value::F32s(shift.margins.to_vec()));
+                put("factors", Value::F32s(shift.factors.to_vec()));
+                put("slope", Value::F32(shift.slope));
+            }
         }
         if let Some(test) = &self.self_test {
             put("self_test.prompt", Value::Text(test.prompt.clone()));
@@ -379,7 +398,21 @@ impl Keys<'_> {
             prefix,
             tokens,
             temperature: self.positive(&key("temperature"))?,
+            shift: self.shift(&key("margins"), &key("factors"), &key("slope"))?,
         })
+    }
+
+    fn shift(&self, margins: &str, factors: &str, slope: &str) -> Result<Option<Shift>> {
+        if [margins, factors, slope].iter().all(|key| !self.0.contains_key(*key)) {
+            return Ok(None);
+        }
+        let three = |key: &str| match self.get(key)? {
+            Value::F32s(v) if v.len() == 3 && v.iter().all(|v| v.is_finite() && *v > 0.0) => {
+                Ok([v[0], v[1], v[2]])
+            }
+            other => bail!("key `{key}` is {other:?}, but must be three positive f32"),
+        };
+        Ok(Some(Shift { margins: three(margins)?, factors: three(factors)?, slope: self.positive(slope)? }))
     }
 }
 

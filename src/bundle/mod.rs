@@ -42,7 +42,7 @@ pub use block::Kind;
 pub use contents::Contents;
 pub use digest::hex;
 pub use encode::Encoder;
-pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest, WORDS_MAX};
+pub use header::{Generation, Header, LabelSet, Marks, Piece, Prompt, SelfTest, Shift, WORDS_MAX};
 pub use keys::OtherKind;
 pub use open::{Bundle, Damaged, Packed, Tensors};
 pub use recipe::Recipe;

@@ -130,7 +130,14 @@ impl Template {
             tokens.iter().all(|t| !t.is_empty()),
             "in label set `{name}` one label's tokens begin another's; leave one out"
         );
-        Ok(LabelSet { name: name.to_owned(), labels: labels.to_vec(), prefix, tokens, temperature: 1.0 })
+        Ok(LabelSet {
+            name: name.to_owned(),
+            labels: labels.to_vec(),
+            prefix,
+            tokens,
+            temperature: 1.0,
+            shift: None,
+        })
     }
 
     /// Tokens of `<answer>label</answer>` up to and including the first of `</answer>`.

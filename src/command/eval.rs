@@ -266,6 +266,7 @@ impl Run {
             label_set: set.name.clone(),
             labels: set.labels.clone(),
             temperature: set.temperature,
+            shift: set.shift,
             prompt: self.prompt().map(str::to_owned),
             max_new_tokens: self.max_new_tokens,
             given: self.given().name().to_owned(),

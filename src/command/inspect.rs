@@ -221,16 +221,19 @@ fn prompts(bundle: &Bundle) -> Table {
 }
 
 fn label_sets(bundle: &Bundle) -> Table {
-    let mut table = Table::new("Label sets", &["name", "labels", "prefix", "tokens", "temperature", ""]);
+    let mut table =
+        Table::new("Label sets", &["name", "labels", "prefix", "tokens", "temperature", "followed", ""]);
     for set in bundle.label_sets() {
         let tokens = set.tokens.iter().map(|t| t.len().to_string()).collect::<Vec<_>>().join(" ");
         let (count, prefix) = (set.labels.len().to_string(), set.prefix.len().to_string());
+        let follows = if set.shift.is_some() { "yes" } else { "no" }.to_owned();
         table.row([
             &set.name,
             &count,
             &prefix,
             &tokens,
             &set.temperature.to_string(),
+            &follows,
             &set.labels.join(", "),
         ]);
     }

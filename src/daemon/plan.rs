@@ -10,6 +10,7 @@ use crate::{
     cues::{self, Crop, Ground, Measurer, People, Task},
     model::{
         Infer,
+        follow::Follower,
         words::{self, Told},
     },
     policy, privacy,
@@ -46,6 +47,8 @@ pub struct Plan {
     pub gate: Option<cues::Gate>,
     pub cues: cues::Cues,
     pub model: config::Model,
+    /// Of its label set, where the temperature is to be followed.
+    pub followers: Option<[Follower; 3]>,
     /// Its `readings_max` is never 0 here.
     pub daemon: config::Daemon,
     /// Empty: nothing survives a restart.

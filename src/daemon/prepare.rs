@@ -3,9 +3,10 @@
 use super::{pace::Pace, plan::Plan};
 use crate::{
     bundle::{Bundle, Piece},
-    config::{self, Config, Explain},
+    config::{self, Config, Explain, Temperature},
     cues::Ground,
     machine,
+    model::follow::Follower,
     sink::Speaker,
     source,
     wire::LABELS_MAX,
@@ -57,6 +58,7 @@ pub fn prepare(config: &Config, bundle: &Bundle, fast: bool) -> Result<Plan> {
         words: config.words.clone(),
         gate: config.gate,
         cues: config.cues,
+        followers: Follower::all(set).filter(|_| model.temperature == Temperature::Followed),
         model,
         daemon: config::Daemon { readings_max: config.readings_max(frames), ..config.daemon.clone() },
         state_dir: state_dir(config),

@@ -1,6 +1,6 @@
 //! A model shown the clips of a manifest, one record each.
 
-use super::{manifest::Line, measured::Measuring, metrics, record::Record};
+use super::{degrade::Degrade, manifest::Line, measured::Measuring, metrics, record::Record};
 use crate::{
     bundle::{Bundle, LabelSet},
     cues::{Channel, Cue},
@@ -69,9 +69,14 @@ impl<'a> Examiner<'a> {
     }
 
     /// Shows a clip under the prompt `label`; returns when the clip had been read.
-    fn see(&mut self, line: &Line, given: Given) -> Result<Instant> {
+    fn see(&mut self, line: &Line, given: Given, degrade: Option<&Degrade>) -> Result<Instant> {
         let shape = self.bundle.shape();
         let mut recording = Recording::open(&line.clip, shape.frames)?;
+        self.clips += 1;
+        if let Some(degrade) = degrade {
+            degrade.change_pictures(&line.id, recording.pictures_mut());
+            recording.samples.iter_mut().for_each(|samples| degrade.change_sound(&line.id, samples));
+        }
         recording.hear(shape.samples_max());
         let mut frames = recording.frames();
         let mut samples = recording.samples.as_deref();
@@ -87,7 +92,6 @@ impl<'a> Examiner<'a> {
             given.name()
         );
         // Features are kept by number: the pictures of no two clips may share one.
-        self.clips += 1;
         for (number, _) in frames.iter_mut().flatten() {
             *number |= self.clips << 32;
         }
@@ -97,9 +101,14 @@ impl<'a> Examiner<'a> {
         Ok(read)
     }
 
-    /// Probabilities of the labels.
-    pub fn scores(&mut self, line: &Line, set: &LabelSet) -> Result<Vec<f32>> {
-        self.see(line, Given::Both)?;
+    /// Probabilities of the labels, of a clip as it is or made worse.
+    pub fn scores(&mut self, line: &Line, set: &LabelSet, degrade: Option<&Degrade>) -> Result<Vec<f32>> {
+        let given = match degrade {
+            Some(degrade) if !degrade.sound => Given::Video,
+            Some(degrade) if !degrade.pictures => Given::Audio,
+            _ => Given::Both,
+        };
+        self.see(line, given, degrade)?;
         Ok(self.model.score(&set.name)?.probabilities.clone())
     }
 
@@ -131,7 +140,7 @@ impl<'a> Examiner<'a> {
         given: Given,
     ) -> Result<()> {
         let began = Instant::now();
-        let read = self.see(line, given)?;
+        let read = self.see(line, given, None)?;
         let scores = self.model.score(&set.name)?.probabilities.clone();
         record.answer = Some(set.labels[metrics::best(&scores).0].clone());
         if let Some(prompt) = prompt {

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod dataset;
+pub mod degrade;
 pub mod examiner;
 pub mod manifest;
 pub mod measured;

@@ -4,6 +4,7 @@
 
 use super::{answer, measured::Verdicts};
 use crate::{
+    bundle::Shift,
     cues::{claims, ledger},
     model::AudioContext,
 };
@@ -31,6 +32,9 @@ pub struct About {
     pub labels: Vec<String>,
     /// Of the label scores.
     pub temperature: f32,
+    /// How it follows a place; nothing where the bundle was not fitted for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<Shift>,
     /// Prompt of the answers; none where only labels are scored.
     pub prompt: Option<String>,
     pub max_new_tokens: Option<usize>,

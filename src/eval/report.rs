@@ -8,6 +8,7 @@ use super::{
     metrics::{self, Bin},
     record::{About, Record},
 };
+use crate::model::follow::{self, Follower};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -29,6 +30,8 @@ pub struct Report {
     pub war_scores: Option<f64>,
     pub format: Option<f64>,
     pub ece: Option<f64>,
+    /// The same at the temperature that follows the clips, one after the other.
+    pub ece_followed: Option<f64>,
     pub brier: Option<f64>,
     pub nll: Option<f64>,
     /// Mean risk over all coverages.
@@ -75,6 +78,22 @@ pub struct Subset {
     pub clips: usize,
     pub uar: Option<f64>,
     pub war: Option<f64>,
+}
+
+/// ECE of the scores as a daemon would believe them, that sees the clips in their order.
+fn followed(about: &About, read: &[&Record]) -> Option<f64> {
+    let kind = follow::kind(about.given != "audio", about.given != "video")?;
+    let mut follower = Follower::new(about.shift?, kind, about.temperature);
+    let mut guesses = Vec::with_capacity(read.len());
+    for record in read {
+        let mut scores = record.scores.clone();
+        follower.temper(&mut scores);
+        let (guess, confidence) = metrics::best(&scores);
+        if let Some(truth) = answer::place(&about.labels, &record.label) {
+            guesses.push((confidence, guess == truth));
+        }
+    }
+    metrics::ece(&metrics::bins(&guesses))
 }
 
 /// Points of a curve that are kept.
@@ -132,6 +151,7 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         war_scores: metrics::war(&truths, &by_scores),
         format: metrics::mean(read.iter().filter_map(|r| r.format)),
         ece: metrics::ece(&bins),
+        ece_followed: followed(about, &read),
         brier: metrics::brier(&rows),
         nll: (!rows.is_empty()).then(|| metrics::nll(&rows, 1.0, 1.0)),
         aurc: metrics::mean(curve.iter().map(|(_, risk)| *risk)),
@@ -238,6 +258,11 @@ impl Report {
             ("unknown recall", percent(self.unknown_recall), "clips labelled unknown, answered unknown"),
             ("format", percent(self.format), "a thought, then one answer, nothing else"),
             ("ECE", percent(self.ece), "confidence against being right, ten bins"),
+            (
+                "ECE, followed",
+                percent(self.ece_followed),
+                "the same as a daemon's scores: believed less where labels lie close",
+            ),
             ("Brier", plain(self.brier), "summed over labels, 0 to 2"),
             ("NLL", plain(self.nll), "of the label scores"),
             ("AURC", plain(self.aurc), "mean risk over coverage"),

@@ -3,6 +3,7 @@
 //! Shapes: see `bundle::Shape`. A window goes in as frames and samples, `Scores` and `Reason` come out.
 //! Limits: all memory is taken when a model is loaded, for the longest prompt and the longest answer of its bundle.
 
+pub mod follow;
 pub mod infer;
 pub mod observe;
 pub mod omni;

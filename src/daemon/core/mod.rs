@@ -26,7 +26,10 @@ use crate::{
     },
     kept::Kept,
     machine,
-    model::{Infer, Input},
+    model::{
+        Infer, Input,
+        follow::{self, Follower},
+    },
     policy::{self, Observation, Policy},
     privacy::Gate,
     sink::{self, Message, clock, ledger::Told, snapshot::Passed},
@@ -47,6 +50,8 @@ use std::{
 
 const WAIT: Duration = Duration::from_millis(50);
 const NS_PER_MS: u64 = 1_000_000;
+/// A place whose temperature is so many times the bundle's is unlike its clips.
+const UNLIKE: f64 = 1.5;
 
 type Probabilities = heapless::Vec<f32, LABELS_MAX>;
 
@@ -91,6 +96,10 @@ struct State<'a> {
     expected: u8,
     beat: Heartbeat,
     beat_due_ms: u64,
+    /// How far scores are believed here.
+    followers: Option<[Follower; 3]>,
+    /// That scores are believed less here was said.
+    told_unlike: bool,
     /// A failure of the model was reported and has not passed.
     failing: bool,
     shown: Shown,
@@ -149,6 +158,8 @@ impl<'a> Core<'a> {
             expected: u8::from(gives.video) * VIDEO + u8::from(gives.audio) * AUDIO,
             beat: Heartbeat { label: NO_LABEL, ..Heartbeat::default() },
             beat_due_ms: u64::from(plan.daemon.heartbeat_ms),
+            followers: plan.followers,
+            told_unlike: false,
             failing: false,
             shown: Shown::default(),
             people: None,
@@ -215,6 +226,7 @@ impl<'a> Core<'a> {
     fn forget(&mut self, readings: &Inbox) {
         self.windows = None;
         *self.state.ledger = Ledger::default();
+        self.state.followers.iter_mut().flatten().for_each(Follower::forget);
         readings.forget();
         self.pool.wipe();
         self.state.gate.mute_began().store(false, Ordering::Release);
@@ -422,8 +434,26 @@ impl State<'_> {
         }
     }
 
-    /// Probabilities of the labels, or `None` where the model failed on this window.
+    /// Probabilities of the labels as far as they are believed here, or `None` where the model failed on this window.
     fn score(&mut self, input: &Input<'_>) -> Result<Option<Probabilities>> {
+        let mut scores = self.score_plain(input)?;
+        let kind = follow::kind(input.frames.is_some(), input.samples.is_some());
+        let follower = self.followers.as_mut().and_then(|followers| followers.get_mut(kind?));
+        if let (Some(follower), Some(scores), false) = (follower, &mut scores, self.halt.raised()) {
+            follower.temper(scores);
+            let times = follower.unlike();
+            if times >= UNLIKE && !std::mem::replace(&mut self.told_unlike, true) {
+                log::warn!(
+                    "labels lie closer together here than on the clips that the bundle was calibrated on: scores are believed less, at {times:.1} \
+                     times its temperature"
+                );
+            }
+        }
+        Ok(scores)
+    }
+
+    /// At the temperature of the bundle.
+    fn score_plain(&mut self, input: &Input<'_>) -> Result<Option<Probabilities>> {
         let result = self
             .infer
             .see(&self.plan.model.prompt, input)

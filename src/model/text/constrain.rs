@@ -156,6 +156,7 @@ mod tests {
             prefix: vec![5],
             tokens: vec![vec![6, 2], vec![7, 2], vec![7, 8, 2]],
             temperature: 1.0,
+            shift: None,
         };
         Form::new(&marks, &set, &Vocabulary::new(tokens)).unwrap()
     }

@@ -75,6 +75,11 @@ impl Recording {
         }
     }
 
+    /// Its different pictures, to be changed.
+    pub fn pictures_mut(&mut self) -> impl Iterator<Item = &mut Frame> {
+        self.pictures.iter_mut().map(|(_, frame)| frame)
+    }
+
     /// The model's frames in order, each with an id that is the same for the same picture; `None` without pictures.
     pub fn frames(&self) -> Option<Vec<(u64, &Frame)>> {
         if self.pictures.is_empty() {
