@@ -1,7 +1,7 @@
 //! The model file: what was written comes back, and whatever is wrong with a file is refused by name.
 
 use mien::bundle::synthetic::{self, Preset};
-use mien::bundle::{Bundle, Kind, Piece, Recipe, shape};
+use mien::bundle::{Bundle, Kind, Piece, Recipe, Shift, shape, write};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +18,28 @@ fn a_synthetic_bundle_opens_again() {
         assert_eq!(bundle.vector("decoder.norm.weight").unwrap().len(), 64);
         assert_eq!(bundle.shape(), &Preset::Tiny.shape());
         assert!(!bundle.header().trained && bundle.header().description.contains("UNTRAINED"));
+    }
+}
+
+#[test]
+fn what_a_calibration_fitted_comes_back() {
+    let bundle = synthetic::bundle(Preset::Tiny, 7, Kind::Q8_0).unwrap();
+    let mut head = bundle.header().clone();
+    let shift = Shift { margins: [0.5, 1.25, 2.5], factors: [3.5, 1.5, 1.0], slope: 1.75 };
+    let mut written = |shift| {
+        head.label_sets[0].shift = Some(shift);
+        let bytes = write::write_bytes(&head, false, &mut write::Stored(&bundle));
+        let opened = bytes.and_then(Bundle::from_bytes).map(|opened| opened.header() == &head);
+        opened.map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(written(shift), Ok(true));
+    for (wrong, said) in [
+        (Shift { margins: [0.5, f32::NAN, 2.5], ..shift }, "labels.dfew.margins"),
+        (Shift { factors: [0.5, 0.0, 1.0], ..shift }, "labels.dfew.factors"),
+        (Shift { slope: -1.0, ..shift }, "labels.dfew.slope"),
+    ] {
+        let error = written(wrong).unwrap_err();
+        assert!(error.contains(said) && error.contains("positive f32"), "{error}");
     }
 }
 

@@ -322,6 +322,13 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let once = new.header().label_sets[0].temperature;
     assert!((twice / once - 1.0).abs() < 1e-3, "a second fit finds the same: {once}, {twice}");
 
+    let (code, said) = calibrate(&["-o", "followed.gguf", "--follow"]);
+    assert!(
+        code == 1 && said.contains("--follow, sound alone: every clip needs pictures and sound"),
+        "{said}"
+    );
+    assert!(!bench.path("followed.gguf").exists());
+
     let few: String = learned.lines().take(20).map(|l| format!("{l}\n")).collect();
     fs::write(bench.path("m.jsonl"), few).unwrap();
     let (code, said) = calibrate(&[]);

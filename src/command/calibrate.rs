@@ -86,7 +86,9 @@ pub fn run(args: Args) -> Result<()> {
     let mut rows = vec![Row { name: "as they are".into(), kind: BOTH, clips }];
     for degrade in degrade::ALL.iter().filter(|_| args.follow) {
         let kind = follow::kind(degrade.pictures, degrade.sound).context("a clip without anything")?;
-        rows.push(Row { name: degrade.name.into(), kind, clips: score(&held_out.lines, Some(degrade))? });
+        let clips = score(&held_out.lines, Some(degrade))
+            .with_context(|| format!("--follow, {}: every clip needs pictures and sound", degrade.name))?;
+        rows.push(Row { name: degrade.name.into(), kind, clips });
     }
     let shift = args.follow.then(|| fitted(&rows, old, new)).transpose()?;
     if let Some((path, clips)) = &beside {
@@ -155,12 +157,11 @@ fn fitted(rows: &[Row], old: f64, new: f64) -> Result<Shift> {
     let usual = rows[0].clips.margin(old);
     for Row { kind, clips, .. } in rows {
         let (margin, times) = (clips.margin(old), metrics::temperature(&clips.labelled(), old) / new);
-        if *kind != BOTH {
-            (shift.margins[*kind], shift.factors[*kind]) = (margin as f32, times as f32);
-        }
         if *kind == BOTH {
             closer_sum += (usual - margin).powi(2);
             both_sum += (usual - margin) * times.ln();
+        } else {
+            (shift.margins[*kind], shift.factors[*kind]) = (margin as f32, times as f32);
         }
     }
     shift.margins[BOTH] = usual as f32;
