@@ -106,6 +106,20 @@ fn the_untrained_bundle_is_what_its_command_writes() {
 }
 
 #[test]
+fn a_synthetic_bundle_takes_no_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    let done = Command::new(env!("CARGO_BIN_EXE_mien"))
+        .args(["pack", "--synthetic", "tiny", "--labels", "own=a,b", "-o"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success() && !path.exists(), "{said}");
+    assert!(said.contains("name nothing but --output, --quant and --seed"), "{said}");
+}
+
+#[test]
 fn inspect_shows_what_matters() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/untrained.gguf");
     let inspect = |extra: &[&str], path: &Path| {

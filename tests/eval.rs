@@ -261,12 +261,8 @@ fn an_import_takes_films_and_counts_what_it_took() {
     assert!(code == 1 && !bench.path("s.jsonl").exists(), "{said}");
 }
 
-#[test]
-fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
-    let bench = Bench::new(56);
-    let calibrate =
-        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
-    // Mostly what the bundle says anyway, so that a temperature fits.
+/// Labels that are mostly what the bundle says anyway, so that a temperature fits.
+fn learned(bench: &Bench) -> String {
     let (code, said) =
         bench.mien(&["eval", "tiny.gguf", "--manifest", "m.jsonl", "--scores-only", "--out", "before"]);
     assert_eq!(code, 0, "{said}");
@@ -280,6 +276,15 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
         learned += &format!("{line}\n");
     }
     fs::write(bench.path("m.jsonl"), &learned).unwrap();
+    learned
+}
+
+#[test]
+fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
+    let bench = Bench::new(56);
+    let calibrate =
+        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
+    let learned = learned(&bench);
     let old = Bundle::open(&bench.path("tiny.gguf")).unwrap();
     let (code, said) = calibrate(&["-o", "new.gguf"]);
     assert_eq!(code, 0, "{said}");
@@ -303,7 +308,7 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     assert_eq!(code, 0, "{beside}");
     assert_eq!(row(&beside, "beside: m.jsonl"), row(&said, "as they are"));
     assert_eq!(fs::read(bench.path("beside.gguf")).unwrap(), fs::read(bench.path("new.gguf")).unwrap());
-    fs::write(bench.path("shifted.jsonl"), lines.lines().next().unwrap().replace("\"label\"", "\"lable\""))
+    fs::write(bench.path("shifted.jsonl"), learned.lines().next().unwrap().replace("\"label\"", "\"lable\""))
         .unwrap();
     let (code, refused) = calibrate(&["-o", "beside.gguf", "--beside", "shifted.jsonl"]);
     assert!(code != 0 && refused.contains("shifted.jsonl"), "{code}: {refused}");
@@ -321,7 +326,15 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let twice = Bundle::open(&bench.path("new.gguf")).unwrap().header().label_sets[0].temperature;
     let once = new.header().label_sets[0].temperature;
     assert!((twice / once - 1.0).abs() < 1e-3, "a second fit finds the same: {once}, {twice}");
+}
 
+#[test]
+fn clips_that_no_temperature_can_be_fitted_on_are_refused_and_nothing_is_written() {
+    let bench = Bench::new(56);
+    let calibrate =
+        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
+    let learned = learned(&bench);
+    let bytes = Bundle::open(&bench.path("tiny.gguf")).unwrap().file_bytes();
     let (code, said) = calibrate(&["-o", "followed.gguf", "--follow"]);
     assert!(
         code == 1 && said.contains("--follow, sound alone: every clip needs pictures and sound"),
@@ -336,7 +349,7 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     fs::write(bench.path("m.jsonl"), learned.replacen("\"c1\"", "\"c0\"", 1)).unwrap();
     let (code, said) = calibrate(&[]);
     assert!(code == 1 && said.contains("1 duplicate id"), "{said}");
-    assert_eq!(fs::read(bench.path("tiny.gguf")).unwrap().len(), old.file_bytes(), "untouched");
+    assert_eq!(fs::read(bench.path("tiny.gguf")).unwrap().len(), bytes, "untouched");
 }
 
 /// A vowel in two phrases of a second, four seconds in all.

@@ -125,6 +125,7 @@ fn numbers_are_those_of_scikit_learn() {
             ("uar", r.uar, 1e-9),
             ("uar_declared", r.uar_declared, 1e-9),
             ("war", r.war, 1e-9),
+            ("f1", r.f1, 1e-9),
             ("uar_scores", r.uar_scores, 1e-9),
             ("war_scores", r.war_scores, 1e-9),
             ("ece", r.ece, 1e-9),
@@ -263,16 +264,23 @@ fn mafw_is_read_by_the_names_of_its_labels() {
     put(root, &format!("{set}/with_caption/set_1/test.txt"), "00001.mp4\tanger\tx\ty\n");
     put(root, "data/clips/00001.mp4", "x");
     put(root, "data/clips/00002.mp4", "x");
-    let said = dataset::mafw(root, None, Split::Test).unwrap_err().to_string();
+    let said = dataset::mafw(root, None, Split::Test, false).unwrap_err().to_string();
     assert!(said.contains("lack neutral") && said.contains("found with_caption"), "{said}");
     let text = "00001.mp4 anger\n00002.mp4 Helplessness\n00001.mp4 anger_disgust\n00002.mp4 4\n00002.mp4 joy\n00003.mp4 fear\n";
     put(root, &format!("{set}/no_caption/set_1/test.txt"), text);
-    let found = dataset::mafw(root, Some(1), Split::Test).unwrap();
+    let found = dataset::mafw(root, Some(1), Split::Test, false).unwrap();
     assert_eq!(ids(&found), [("mafw-00001", "angry", 1), ("mafw-00002", "helpless", 1)]);
     use Kind::{MissingClip, UnknownLabel, Unofficial};
     assert_eq!(kinds(&found), [UnknownLabel, UnknownLabel, UnknownLabel, MissingClip, Unofficial]);
     let said = manifest::describe(&found.problems);
-    assert!(said.contains("compound") && said.contains("an index") && said.contains("1839"), "{said}");
+    assert!(said.contains("--compound") && said.contains("an index") && said.contains("1839"), "{said}");
+
+    // Blends in the order of the eleven, whatever theirs is.
+    let text = "00001.mp4 disgust_Anger\n00002.mp4 fear\n00002.mp4 anger_anger\n00002.mp4 anger_joy\n";
+    put(root, "Train & Test Set/compound/no_caption/set_1/test.txt", text);
+    let found = dataset::mafw(root, Some(1), Split::Test, true).unwrap();
+    assert_eq!(ids(&found), [("mafw-00001", "angry_disgust", 1), ("mafw-00002", "fear", 1)]);
+    assert_eq!(kinds(&found), [UnknownLabel, UnknownLabel]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -128,6 +128,9 @@ struct Import {
     /// DFEW, MAFW: the part of the fold: test or train.
     #[arg(long, default_value = "test", value_parser = split)]
     split: Split,
+    /// MAFW: the lists of compound labels, such as angry_disgust; the labels are printed for `mien pack --labels`.
+    #[arg(long)]
+    compound: bool,
     /// RAVDESS: only these actors, as 1,2,20.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     actors: Vec<u64>,
@@ -343,12 +346,13 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 fn import(args: &Import) -> Result<()> {
+    ensure!(!args.compound || args.dataset == "mafw", "--compound: {} has no compound labels", args.dataset);
     let folder = fs::canonicalize(&args.folder)
         .with_context(|| format!("looking for the data set {}", args.folder.display()))?;
     let refused = || Refused(format!("{} is not laid out as {}", folder.display(), args.dataset));
     let found = match args.dataset.as_str() {
         "dfew" => dataset::dfew(&folder, args.fold, args.split),
-        "mafw" => dataset::mafw(&folder, args.fold, args.split),
+        "mafw" => dataset::mafw(&folder, args.fold, args.split, args.compound),
         _ => dataset::ravdess(&folder, &args.actors, args.merge_calm),
     }
     .with_context(refused)?;
@@ -369,5 +373,10 @@ fn import(args: &Import) -> Result<()> {
     let lines: String = found.lines.iter().map(|entry| format!("{}\n", entry.json(&above))).collect();
     write(&args.output, &lines)?;
     println!("{}: {} clips", args.output.display(), found.lines.len());
+    if args.compound {
+        let labels: BTreeSet<&str> = found.lines.iter().map(|entry| entry.label.as_str()).collect();
+        let labels = labels.into_iter().collect::<Vec<_>>().join(",");
+        println!("the bundle needs a label set of them: mien pack ... --labels \"mafw-compound={labels}\"");
+    }
     Ok(())
 }

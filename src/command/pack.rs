@@ -92,6 +92,22 @@ fn gate(argument: &str) -> Result<[f32; 3]> {
 }
 
 impl Args {
+    /// Refuses what only packing a checkpoint can do, where none is packed.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.synthetic.is_none() || !self.asks_for_more(),
+            "--synthetic has prompts, labels and a name of its own: name nothing but --output, --quant and --seed"
+        );
+        if let Some(path) = self.checkpoint.as_deref().filter(|path| path.is_file()) {
+            ensure!(
+                !self.asks_for_more(),
+                "{} is a bundle, and its prompts and labels stay as they are: name nothing but --output and --quant, or pack its checkpoint",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Something that only packing a checkpoint can do.
     fn asks_for_more(&self) -> bool {
         let texts = [&self.system, &self.name, &self.license];
@@ -167,12 +183,8 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_position(at.done_bytes);
         bar.set_message(at.doing.to_owned());
     };
+    args.check()?;
     if let Some(path) = args.checkpoint.as_deref().filter(|path| path.is_file()) {
-        ensure!(
-            !args.asks_for_more(),
-            "{} is a bundle, and its prompts and labels stay as they are: name nothing but --output and --quant, or pack its checkpoint",
-            path.display()
-        );
         let Some(quant) = args.quant else {
             with_self_test(path, &args.output)?;
             println!("{}: written with a self-test, weights unchanged", args.output.display());

@@ -30,6 +30,7 @@ struct Shared {
     stages: Stages,
     passed: Passed,
     drawn: Drawn,
+    unlike: Option<f32>,
     /// When each source's thread gave a sign of life last.
     lives: Vec<(&'static str, Instant), SOURCES_MAX>,
     /// The core works on a window since then.
@@ -70,6 +71,7 @@ impl Status {
             stages: Stages::new(),
             passed: Passed::default(),
             drawn: Drawn::default(),
+            unlike: None,
             lives: Vec::new(),
             busy: None,
         };
@@ -93,6 +95,10 @@ impl Status {
 
     pub fn set_sink(&self, name: &'static str, counts: sink::SinkCounts) {
         set(&mut self.lock().sinks, name, counts);
+    }
+
+    pub fn set_unlike(&self, times: f64) {
+        self.lock().unlike = Some(times as f32);
     }
 
     pub fn set_gate(&self, passed: Passed) {
@@ -156,6 +162,7 @@ impl Status {
             stages: shared.stages.clone(),
             passed: shared.passed,
             drawn: shared.drawn,
+            unlike: shared.unlike,
             busy: shared.busy.map(|since| since.elapsed()).unwrap_or_default(),
         }
     }

@@ -212,13 +212,17 @@ const MAFW_LABELS: [(&str, &str); 11] = [
 const MAFW_TEST: [usize; 5] = [1839, 1837, 1833, 1832, 1831];
 
 /// `Train & Test Set/single/no_caption/set_N/test.txt` with `00025.mp4 anger`; `data/clips/00025.mp4`. The lists with captions leave out
-/// every neutral clip and are not UTF-8: they are not read.
-pub fn mafw(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
+/// every neutral clip and are not UTF-8: they are not read. `compound` takes the lists of compound labels, such as `anger_disgust`; how
+/// many clips their folds have is not known here.
+pub fn mafw(root: &Path, fold: Option<u64>, split: Split, compound: bool) -> Result<Found> {
     let mut found = Found::default();
     let (sets, _) = expect(root, &["Train & Test Set"], "folder of splits")?;
-    let (single, _) = expect(&sets, &["single"], "folder of single labels (compound ones are not read)")?;
+    let (labels, _) = match compound {
+        true => expect(&sets, &["compound"], "folder of compound labels")?,
+        false => expect(&sets, &["single"], "folder of single labels (--compound takes the others)")?,
+    };
     let (lists, _) =
-        expect(&single, &["no_caption"], "lists with every label (those with captions lack neutral)")?;
+        expect(&labels, &["no_caption"], "lists with every label (those with captions lack neutral)")?;
     let (media, _) = expect(root, &["data/clips"], "clips")?;
     for fold in folds(fold, split)? {
         let (set, _) = expect(&lists, &[format!("set_{fold}").as_str()], "fold")?;
@@ -232,9 +236,10 @@ pub fn mafw(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
                 continue;
             };
             let word = word.trim().to_lowercase();
-            let Some((_, label)) = MAFW_LABELS.iter().find(|(theirs, _)| *theirs == word) else {
+            let Some(label) = mafw_label(&word, compound) else {
                 let why = match word {
-                    _ if word.contains('_') => "is a compound label, but the set is the single one",
+                    _ if compound => "is no label of the eleven, nor several of them with `_` between",
+                    _ if word.contains('_') => "is a compound label: --compound takes their lists",
                     _ if word.parse::<u32>().is_ok() => "is an index, whose order differs between copies",
                     _ => "is none of the eleven",
                 };
@@ -251,14 +256,22 @@ pub fn mafw(root: &Path, fold: Option<u64>, split: Split) -> Result<Found> {
                 continue;
             }
             let id = format!("mafw-{}", name.trim_end_matches(".mp4"));
-            found.push(Entry { id, clip, label: (*label).to_owned(), fold, person: None }, &at);
+            found.push(Entry { id, clip, label, fold, person: None }, &at);
         }
-        if split == Split::Test {
+        if split == Split::Test && !compound {
             let n = found.lines.len() - before;
             found.official(&format!("test fold {fold}"), n, MAFW_TEST[fold as usize - 1]);
         }
     }
     Ok(found)
+}
+
+/// A label in our words; several are joined by `_` in the order of the eleven.
+fn mafw_label(word: &str, compound: bool) -> Option<String> {
+    let parts: Vec<&str> = if compound { word.split('_').collect() } else { vec![word] };
+    let named: Vec<&str> =
+        MAFW_LABELS.iter().filter(|(theirs, _)| parts.contains(theirs)).map(|(_, own)| *own).collect();
+    (named.len() == parts.len()).then(|| named.join("_"))
 }
 
 const RAVDESS_LABELS: [&str; 8] =

@@ -24,6 +24,17 @@ pub fn uar_present(recalls: &[Option<f64>]) -> Option<f64> {
     mean(recalls.iter().flatten().copied())
 }
 
+/// Mean F1 over the labels that the truths have. scikit-learn: `f1_score(labels=those, average="macro", zero_division=0)`.
+pub fn f1_present(truths: &[usize], guesses: &[Option<usize>], labels: usize) -> Option<f64> {
+    let f1 = |label: usize| {
+        let told = guesses.iter().filter(|g| **g == Some(label)).count();
+        let there = truths.iter().filter(|t| **t == label).count();
+        let right = truths.iter().zip(guesses).filter(|(t, g)| **t == label && **g == Some(label)).count();
+        (there > 0).then(|| 2.0 * right as f64 / (told + there) as f64)
+    };
+    mean((0..labels).filter_map(f1))
+}
+
 /// Mean recall over all declared labels, one without clips counting 0. scikit-learn: `recall_score(labels=declared,
 /// average="macro", zero_division=0)`.
 pub fn uar_declared(recalls: &[Option<f64>]) -> Option<f64> {

@@ -25,6 +25,8 @@ pub struct Report {
     /// The same over all declared labels; one without clips counts 0.
     pub uar_declared: Option<f64>,
     pub war: Option<f64>,
+    /// Mean F1 over the labels that the clips have.
+    pub f1: Option<f64>,
     /// Of the highest label score instead of the answer.
     pub uar_scores: Option<f64>,
     pub war_scores: Option<f64>,
@@ -110,6 +112,8 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         (metrics::recalls(&truths, &guesses, labels.len()), metrics::war(&truths, &guesses))
     };
     let (recall, war) = recalls_of(&known);
+    let (truths, guesses) = sides(&known, |r| r.answer.as_deref().and_then(place));
+    let f1 = metrics::f1_present(&truths, &guesses, labels.len());
 
     let surest = |(truth, r): &(usize, &Record)| {
         let (guess, confidence) = metrics::best(&r.scores);
@@ -147,6 +151,7 @@ pub fn of(about: &About, records: &[Record]) -> Report {
         uar: metrics::uar_present(&recall),
         uar_declared: if known.is_empty() { None } else { metrics::uar_declared(&recall) },
         war,
+        f1,
         uar_scores: metrics::uar_present(&metrics::recalls(&truths, &by_scores, labels.len())),
         war_scores: metrics::war(&truths, &by_scores),
         format: metrics::mean(read.iter().filter_map(|r| r.format)),
@@ -253,6 +258,7 @@ impl Report {
                 "over all labels of the set; one without clips counts 0",
             ),
             ("WAR", percent(self.war), "share of right answers"),
+            ("F1, macro", percent(self.f1), "mean over the labels that the clips have"),
             ("UAR by scores", percent(self.uar_scores), "of the label with the highest score"),
             ("WAR by scores", percent(self.war_scores), "the same, share of right ones"),
             ("unknown recall", percent(self.unknown_recall), "clips labelled unknown, answered unknown"),

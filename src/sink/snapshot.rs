@@ -68,6 +68,8 @@ pub struct Snapshot {
     /// Zeros without a gate.
     pub passed: Passed,
     pub drawn: Drawn,
+    /// How many times the bundle's temperature recent windows ask for; `None` where it is not followed.
+    pub unlike: Option<f32>,
     /// How long the model has been busy with one window.
     pub busy: Duration,
 }
@@ -108,6 +110,9 @@ impl Snapshot {
                 line,
                 " gate_both={both} gate_face={face} gate_voice={voice} gate_nobody={nobody} gate_saved_s={saved_s}"
             );
+        }
+        if let Some(unlike) = self.unlike {
+            let _ = write!(line, " temperature_times={unlike:.2}");
         }
         if let Drawn { working_w: Some(working), resting_w: Some(resting) } = self.drawn {
             let _ = write!(line, " working_w={working:.1} resting_w={resting:.1}");

@@ -19,7 +19,7 @@ NONE = "no answer"
 
 def numbers(labels, truths, guesses, scores):
     """What scikit-learn says; labels are words, a guess may be any word. ECE and Brier by their formulas."""
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, recall_score
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, recall_score
     warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
     guesses = [NONE if g is None else g for g in guesses]
     each = recall_score(truths, guesses, labels=labels, average=None, zero_division=np.nan)
@@ -33,6 +33,7 @@ def numbers(labels, truths, guesses, scores):
         "uar": balanced_accuracy_score(truths, guesses),
         "uar_declared": recall_score(truths, guesses, labels=labels, average="macro", zero_division=0),
         "war": accuracy_score(truths, guesses),
+        "f1": f1_score(truths, guesses, labels=sorted(set(truths)), average="macro", zero_division=0),
         "recall": [None if math.isnan(r) else float(r) for r in each],
         "uar_scores": balanced_accuracy_score(truths, by_scores),
         "war_scores": accuracy_score(truths, by_scores),

@@ -66,7 +66,8 @@ def mafw(root, rng, clips):
                 path.write_bytes(text)
         compound = root / "Train & Test Set" / "compound" / "no_caption" / f"set_{fold}" / "test.txt"
         compound.parent.mkdir(parents=True, exist_ok=True)
-        compound.write_text("".join(f"{n} anger_disgust\n" for n, _ in rows))
+        blends = ("anger_disgust", "sadness_disappointment", "fear")
+        compound.write_text("".join(f"{n} {blends[i % 3]}\n" for i, (n, _) in enumerate(rows)))
 
 
 def ravdess(root, rng, clips):

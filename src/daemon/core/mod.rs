@@ -438,14 +438,16 @@ impl State<'_> {
     fn score(&mut self, input: &Input<'_>) -> Result<Option<Probabilities>> {
         let mut scores = self.score_plain(input)?;
         let kind = follow::kind(input.frames.is_some(), input.samples.is_some());
-        let follower = self.followers.as_mut().and_then(|followers| followers.get_mut(kind?));
-        if let (Some(follower), Some(scores), false) = (follower, &mut scores, self.halt.raised()) {
-            follower.temper(scores);
-            let times = follower.unlike();
+        if let (Some(followers), Some(scores), Some(kind), false) =
+            (&mut self.followers, &mut scores, kind, self.halt.raised())
+        {
+            followers[kind].temper(scores);
+            let times = followers.iter().map(Follower::unlike).fold(1.0, f64::max);
+            self.status.set_unlike(times);
             if times >= UNLIKE && !std::mem::replace(&mut self.told_unlike, true) {
                 log::warn!(
-                    "labels lie closer together here than on the clips that the bundle was calibrated on: scores are believed less, at {times:.1} \
-                     times its temperature"
+                    "labels lie closer together here than on the clips that the bundle was calibrated on: scores are believed less, at \
+                     {times:.1} times its temperature"
                 );
             }
         }

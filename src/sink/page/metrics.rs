@@ -74,6 +74,14 @@ fn of_the_run(page: &mut Page, run: &Snapshot) {
     }
     of_the_gate(page, run.passed);
     of_the_board(page, run);
+    if let Some(unlike) = run.unlike {
+        page.one(
+            "mien_temperature_times",
+            "gauge",
+            "How many times the bundle's temperature recent windows ask for: above 1.5, this place is unlike the clips of its calibration.",
+            unlike,
+        );
+    }
     page.one("mien_muted", "gauge", "1 while the devices are closed.", beat.muted);
     page.about("mien_modality_health", "gauge", "1 for the state that a modality is in.");
     for (modality, health) in [("video", beat.video), ("audio", beat.audio)] {
@@ -199,6 +207,7 @@ pub mod tests {
             stages: heapless::Vec::new(),
             passed: Passed { nobody: 5, saved: Duration::from_millis(2500), ..Passed::default() },
             drawn: Drawn { working_w: Some(9.5), resting_w: Some(5.5) },
+            unlike: Some(1.25),
             busy: Duration::from_millis(1500),
         };
         run.stages.push(("vision", Duration::from_millis(125))).unwrap();
@@ -226,6 +235,7 @@ pub mod tests {
             "mien_gate_saved_seconds 2.5\n",
             "mien_gate_saved_joules 10\n",
             "mien_power_watts{model=\"working\"} 9.5\n",
+            "mien_temperature_times 1.25\n",
             "mien_modality_health{modality=\"video\",state=\"stalled\"} 1\n",
             "mien_modality_health{modality=\"video\",state=\"ok\"} 0\n",
             "mien_sink_sent_total{sink=\"mqtt\"} 3\n",
