@@ -106,6 +106,11 @@ pub fn run(args: Args) -> Result<()> {
     let output = args.output.as_ref().unwrap_or(&path);
     write::write_header(output, &bundle, &head)?;
     tell(&rows, set, (old, new), shift);
+    if set.shift.is_some() && shift.is_none() {
+        println!(
+            "the temperature is fixed from now on: what it followed was dropped; --follow fits it again"
+        );
+    }
     println!("{}: written, weights unchanged", output.display());
     Ok(())
 }

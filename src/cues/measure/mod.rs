@@ -318,3 +318,48 @@ fn light(frame: &Frame, face: &Face) -> f32 {
     }
     sum as f32 / count.max(1) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(track: u16, side: f32) -> Person {
+        Person { track, face: Face { right: side, bottom: side, ..Face::default() }, ..Person::default() }
+    }
+
+    #[test]
+    fn the_first_face_keeps_its_place_until_another_is_half_as_large_again() {
+        let mut measurer = Measurer::new(&Nets::default(), Gate::default(), Cues::default(), 1).unwrap();
+        let mut order = |people: &[(u16, f32)], at_ns| -> Vec<u16> {
+            let mut people: Vec<Person> = people.iter().map(|&(track, side)| person(track, side)).collect();
+            measurer.keep_first(&mut people);
+            measurer.remember(&people, at_ns);
+            people.iter().map(|person| person.track).collect()
+        };
+        assert_eq!(order(&[(1, 100.0), (2, 90.0)], 0), [1, 2]);
+        assert_eq!(
+            order(&[(3, 120.0), (2, 110.0), (1, 100.0)], 1),
+            [1, 3, 2],
+            "the order of the others stays"
+        );
+        assert_eq!(order(&[(2, 123.0), (1, 100.0)], 2), [2, 1]);
+        assert_eq!(order(&[(1, 100.0)], 3), [1], "the first one left");
+        assert_eq!(order(&[(2, 110.0), (1, 100.0)], 4), [1, 2]);
+    }
+
+    #[test]
+    fn a_part_is_a_square_about_its_face_inside_the_picture() {
+        let frame = Frame { captured_ns: 0, width: 320, height: 240, rgb: Vec::new() };
+        let place = |left: f32, top: f32, side: f32| {
+            let face = Face { left, top, right: left + side, bottom: top + side, ..Face::default() };
+            part(&Place { at_ns: 0, track: 7, face }, &frame)
+        };
+        assert_eq!(place(100.0, 80.0, 50.0), Part { who: 7, left: 75, top: 55, side: 100 });
+        assert_eq!(place(-20.0, 220.0, 50.0), Part { who: 7, left: 0, top: 140, side: 100 }, "at the edge");
+        assert_eq!(
+            place(0.0, 0.0, 300.0),
+            Part { who: 7, left: 30, top: 0, side: 240 },
+            "as large as it can be"
+        );
+    }
+}
