@@ -140,10 +140,6 @@ impl Words {
             !self.bundle.as_os_str().is_empty(),
             "words.bundle is not set: name a file that `mien pack --whisper` made"
         );
-        ensure!(
-            self.audio_context != AudioContext::Brief,
-            "words.audio_context = \"brief\": a recogniser has no prompt; take \"whole\" or \"speech\""
-        );
         let words = bundle::Words::open(&self.bundle).with_context(at)?;
         let hears_ms = words.header().shape.hears_ms();
         ensure!(
@@ -271,7 +267,7 @@ impl Config {
         self.nets.check()?;
         self.cues.check()?;
         ensure!(
-            self.cues.people == cues::People::Largest || self.policy.need.met_by_pictures(),
+            self.cues.people == cues::Scoring::Largest || self.policy.need.met_by_pictures(),
             "policy.need asks for sound, and cues.people = \"each\" scores faces by their pictures alone: set need = \"any\" or \"video\""
         );
         self.gate.map_or(Ok(()), |gate| gate.check())?;

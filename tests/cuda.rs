@@ -2,6 +2,7 @@
 //! everything a driver may refuse.
 #![cfg(feature = "cuda")]
 
+mod recordings;
 mod stages;
 
 use mien::{
@@ -48,19 +49,11 @@ fn folder() -> &'static Path {
             });
             picture.save(clip.join(format!("{i:04}.png"))).unwrap();
         }
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: 16_000,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
-        let mut wav = hound::WavWriter::create(clip.join("sound.wav"), spec).unwrap();
-        for i in 0..24_000 {
+        let sample = |i: i32| {
             let t = f64::from(i) / 16_000.0;
-            wav.write_sample((8000.0 * (2.0 * std::f64::consts::PI * (200.0 + 300.0 * t) * t).sin()) as i16)
-                .unwrap();
-        }
-        wav.finalize().unwrap();
+            (8000.0 * (2.0 * std::f64::consts::PI * (200.0 + 300.0 * t) * t).sin()) as i16
+        };
+        recordings::wav(clip.join("sound.wav"), (0..24_000).map(sample));
         for kind in ["f32", "q8_0"] {
             let path = root.join(format!("{kind}.gguf"));
             let packed = mien(

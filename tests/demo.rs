@@ -1,5 +1,7 @@
 //! The committed bundle on the committed clip: every state told, every reason true of what was shown.
 
+mod recordings;
+
 use mien::cues::{Cue, claims};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -58,25 +60,8 @@ fn every_state_of_the_demo_clip_is_told_and_the_reasons_are_true() {
 /// The demo's sound alone, as the bundle's temperature has it and as this place is believed.
 #[test]
 fn scores_of_sound_alone_are_believed_less() {
-    use mien::source::{Gives, Pool, Reading, clip};
     let folder = tempfile::tempdir().unwrap();
-    let path = root().join("models/demo/demo.avi");
-    let settings = clip::Settings { path, paced: false, frames_per_second: 10 };
-    let mut source = settings.open(&Pool::default()).unwrap();
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::create(folder.path().join("sound.wav"), spec).unwrap();
-    let mut left = Gives { video: true, audio: true };
-    while let Some(reading) = clip::next(&mut *source, &mut left).unwrap() {
-        if let Reading::Chunk(chunk) = reading {
-            chunk.samples.iter().for_each(|sample| wav.write_sample(*sample).unwrap());
-        }
-    }
-    wav.finalize().unwrap();
+    recordings::wav(folder.path().join("sound.wav"), recordings::demo().1);
     let run = |temperature: &str| -> Vec<Vec<f64>> {
         let site = folder.path().join("site.toml");
         let text = format!(

@@ -1,5 +1,7 @@
 //! `mien eval` and `mien calibrate` from the outside: results, resuming, shards, refusals.
 
+mod recordings;
+
 use mien::bundle::{
     Bundle, Kind,
     synthetic::{self, Preset},
@@ -50,6 +52,10 @@ impl Bench {
             .unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    }
+
+    fn calibrate(&self, more: &[&str]) -> (i32, String) {
+        self.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat())
     }
 
     fn eval(&self, more: &[&str]) -> (i32, String) {
@@ -282,11 +288,9 @@ fn learned(bench: &Bench) -> String {
 #[test]
 fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let bench = Bench::new(56);
-    let calibrate =
-        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
     let learned = learned(&bench);
     let old = Bundle::open(&bench.path("tiny.gguf")).unwrap();
-    let (code, said) = calibrate(&["-o", "new.gguf"]);
+    let (code, said) = bench.calibrate(&["-o", "new.gguf"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("ECE") && said.contains("weights unchanged"), "{said}");
     let new = Bundle::open(&bench.path("new.gguf")).unwrap();
@@ -304,13 +308,13 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     };
     let [_, _, ece_before, nll_before, ece, nll] = row(&said, "as they are")[..] else { panic!("{said}") };
     // Clips beside are told of and change nothing; the same clips have the same figures.
-    let (code, beside) = calibrate(&["-o", "beside.gguf", "--beside", "m.jsonl"]);
+    let (code, beside) = bench.calibrate(&["-o", "beside.gguf", "--beside", "m.jsonl"]);
     assert_eq!(code, 0, "{beside}");
     assert_eq!(row(&beside, "beside: m.jsonl"), row(&said, "as they are"));
     assert_eq!(fs::read(bench.path("beside.gguf")).unwrap(), fs::read(bench.path("new.gguf")).unwrap());
     fs::write(bench.path("shifted.jsonl"), learned.lines().next().unwrap().replace("\"label\"", "\"lable\""))
         .unwrap();
-    let (code, refused) = calibrate(&["-o", "beside.gguf", "--beside", "shifted.jsonl"]);
+    let (code, refused) = bench.calibrate(&["-o", "beside.gguf", "--beside", "shifted.jsonl"]);
     assert!(code != 0 && refused.contains("shifted.jsonl"), "{code}: {refused}");
     let args = ["eval", "new.gguf", "--manifest", "m.jsonl", "--scores-only", "--out", "after"];
     let (code, after) = bench.mien(&args);
@@ -331,11 +335,9 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
 #[test]
 fn clips_that_no_temperature_can_be_fitted_on_are_refused_and_nothing_is_written() {
     let bench = Bench::new(56);
-    let calibrate =
-        |more: &[&str]| bench.mien(&[&["calibrate", "tiny.gguf", "--manifest", "m.jsonl"], more].concat());
     let learned = learned(&bench);
     let bytes = Bundle::open(&bench.path("tiny.gguf")).unwrap().file_bytes();
-    let (code, said) = calibrate(&["-o", "followed.gguf", "--follow"]);
+    let (code, said) = bench.calibrate(&["-o", "followed.gguf", "--follow"]);
     assert!(
         code == 1 && said.contains("--follow, sound alone: every clip needs pictures and sound"),
         "{said}"
@@ -344,31 +346,24 @@ fn clips_that_no_temperature_can_be_fitted_on_are_refused_and_nothing_is_written
 
     let few: String = learned.lines().take(20).map(|l| format!("{l}\n")).collect();
     fs::write(bench.path("m.jsonl"), few).unwrap();
-    let (code, said) = calibrate(&[]);
+    let (code, said) = bench.calibrate(&[]);
     assert!(code == 1 && said.contains("20 clips") && said.contains("at least 50"), "{said}");
     fs::write(bench.path("m.jsonl"), learned.replacen("\"c1\"", "\"c0\"", 1)).unwrap();
-    let (code, said) = calibrate(&[]);
+    let (code, said) = bench.calibrate(&[]);
     assert!(code == 1 && said.contains("1 duplicate id"), "{said}");
     assert_eq!(fs::read(bench.path("tiny.gguf")).unwrap().len(), bytes, "untouched");
 }
 
 /// A vowel in two phrases of a second, four seconds in all.
 fn vowel(path: &std::path::Path, hz: f32) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut sound = hound::WavWriter::create(path, spec).unwrap();
-    for i in 0..64_000 {
+    let wave = |i: u32| {
         let t = i as f32 / 16_000.0;
         let phase = std::f32::consts::TAU * (hz * t + 0.8 * (6.0 * t).sin());
         let wave: f32 = (1..9).map(|k| (phase * k as f32).sin() / k as f32).sum();
         let loud = if t % 2.0 < 1.3 { 5_000.0 } else { 0.0 };
-        sound.write_sample((loud * wave) as i16).unwrap();
-    }
-    sound.finalize().unwrap();
+        (loud * wave) as i16
+    };
+    recordings::wav(path, (0..64_000).map(wave));
 }
 
 /// Somebody is known by the clips before: one high vowel is high for who spoke low before, and nothing for who is new.

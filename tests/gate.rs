@@ -3,6 +3,7 @@
 #[cfg(feature = "nets")]
 mod onnx;
 mod program;
+mod recordings;
 
 #[cfg(feature = "nets")]
 use onnx::Detector;
@@ -30,18 +31,8 @@ fn record(folder: &Path) {
         let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([if bright { 230 } else { 10 }; 3]));
         picture.save(clip.join(format!("{i:04}.png"))).unwrap();
     }
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: RATE,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut sound = hound::WavWriter::create(clip.join("sound.wav"), spec).unwrap();
-    for i in 0..3 * PART * RATE {
-        let loud = i >= PART * RATE;
-        sound.write_sample(if loud { ((i % 100) as i16 - 50) * 200 } else { 0i16 }).unwrap();
-    }
-    sound.finalize().unwrap();
+    let sample = |i: u32| if i >= PART * RATE { ((i % 100) as i16 - 50) * 200 } else { 0 };
+    recordings::wav(clip.join("sound.wav"), (0..3 * PART * RATE).map(sample));
 }
 
 fn run(folder: &Path, tables: &str) -> (Vec<Value>, String) {
@@ -116,16 +107,7 @@ fn without_a_gate_every_window_is_scored() {
 /// Two people beside each other in one picture, out of the demo's clip: one is happy, one is disgusted.
 #[cfg(feature = "nets")]
 fn record_two(folder: &Path) {
-    use mien::source::{Gives, Pool, Reading, clip};
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/demo.avi");
-    let settings = clip::Settings { path, paced: false, frames_per_second: 10 };
-    let mut source = settings.open(&Pool::default()).unwrap();
-    let (mut left, mut frames) = (Gives { video: true, audio: true }, Vec::new());
-    while let Some(reading) = clip::next(&mut *source, &mut left).unwrap() {
-        if let Reading::Frame(frame) = reading {
-            frames.push(frame);
-        }
-    }
+    let (frames, _) = recordings::demo();
     let (happy, disgusted) = (&frames[75..150], &frames[525..600]);
     let clip = folder.join("clip");
     fs::create_dir(&clip).unwrap();

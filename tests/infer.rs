@@ -1,5 +1,6 @@
 //! `mien infer` from the outside: clips in, scores and reasons out, exit codes.
 
+mod recordings;
 mod stages;
 
 use mien::bundle::{Kind, import};
@@ -48,17 +49,8 @@ fn clip(frames: usize, samples: usize) -> tempfile::TempDir {
         picture.save(folder.path().join(format!("{i:04}.png"))).unwrap();
     }
     if samples > 0 {
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: 16_000,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
-        let mut wav = hound::WavWriter::create(folder.path().join("sound.wav"), spec).unwrap();
-        for s in fixture::sound("sound", samples) {
-            wav.write_sample((s * 32768.0) as i16).unwrap();
-        }
-        wav.finalize().unwrap();
+        let sound = fixture::sound("sound", samples);
+        recordings::wav(folder.path().join("sound.wav"), sound.iter().map(|s| (s * 32768.0) as i16));
     }
     folder
 }

@@ -1,5 +1,6 @@
 //! A bundle whose audio tower has 200 positions: it hears four seconds, and whoever asks for more is told.
 
+mod recordings;
 mod stages;
 
 use mien::{
@@ -53,17 +54,10 @@ fn a_longer_window_is_refused_and_a_longer_clip_is_cut_aloud() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     write_short(Path::new(&path("short.gguf")));
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::create(path("clip.wav"), spec).unwrap();
-    for s in fixture::sound("sound", 5 * 16_000) {
-        wav.write_sample((s * 32767.0) as i16).unwrap();
-    }
-    wav.finalize().unwrap();
+    recordings::wav(
+        path("clip.wav"),
+        fixture::sound("sound", 5 * 16_000).iter().map(|s| (s * 32767.0) as i16),
+    );
     let mien = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_mien")).args(args).output().unwrap();
         let said = [output.stdout, output.stderr].concat();

@@ -1,5 +1,7 @@
 //! The daemon over recordings with a model of a few lines: recorded in, exact out; and what it does when time presses.
 
+mod recordings;
+
 use mien::{
     backend::Halt,
     config::{self, Explain},
@@ -131,18 +133,11 @@ fn record(
             .unwrap();
     }
     if let Some(loud) = loud {
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: 16_000,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
-        let mut wav = hound::WavWriter::create(clip.join("sound.wav"), spec).unwrap();
-        for i in 0..seconds * 16_000 {
+        let sample = |i: u32| {
             let t = i as f32 / 16_000.0;
-            wav.write_sample((loud(t) * (t * 440.0 * TAU).sin() * 32_000.0) as i16).unwrap();
-        }
-        wav.finalize().unwrap();
+            (loud(t) * (t * 440.0 * TAU).sin() * 32_000.0) as i16
+        };
+        recordings::wav(clip.join("sound.wav"), (0..seconds * 16_000).map(sample));
     }
     clip
 }

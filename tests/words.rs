@@ -4,6 +4,7 @@
 mod program;
 #[allow(dead_code)]
 mod published;
+mod recordings;
 
 use mien::{
     backend::cpu::{Cpu, Precision, scalar::Scalar},
@@ -300,6 +301,8 @@ fn both_backends_hear_what_the_reference_hears() {
     let (place, weights) = folder();
     let bundle = Words::open(&packed(place.path())).unwrap();
     let reference = Reference { weights };
+    let refused = Recogniser::load(Scalar, &bundle, AudioContext::Brief).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|said| said.contains("choose whole or speech")), "it has no prompt");
     let scalar = Recogniser::load(Scalar, &bundle, AudioContext::Whole).unwrap();
     let cpu = Recogniser::load(Cpu::new(2, Precision::F32).unwrap(), &bundle, AudioContext::Whole).unwrap();
     let both: [(&str, Box<dyn Transcribe>); 2] = [("scalar", Box::new(scalar)), ("cpu", Box::new(cpu))];
@@ -489,17 +492,10 @@ fn site() -> tempfile::TempDir {
     let (place, _) = folder();
     packed(place.path());
     fs::copy(program::material().join("tiny.gguf"), place.path().join("tiny.gguf")).unwrap();
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::create(place.path().join("sound.wav"), spec).unwrap();
-    for i in 0..48_000 {
-        wav.write_sample(((i as f32 * 0.11).sin() * 9_000.0) as i16).unwrap();
-    }
-    wav.finalize().unwrap();
+    recordings::wav(
+        place.path().join("sound.wav"),
+        (0..48_000).map(|i| ((i as f32 * 0.11).sin() * 9_000.0) as i16),
+    );
     place
 }
 

@@ -19,7 +19,7 @@ mod settings;
 mod tone;
 
 pub use measure::{Facts, Measurer};
-pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, People, Task};
+pub use settings::{Crop, Cues, Gate, Ground, Layout, Net, Nets, Scoring, Task};
 
 use serde::Deserialize;
 

@@ -262,7 +262,7 @@ pub enum Crop {
 /// Who is scored where there is more than one face.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum People {
+pub enum Scoring {
     /// The largest face.
     #[default]
     Largest,
@@ -276,13 +276,13 @@ pub enum People {
 pub struct Cues {
     pub ground: Ground,
     pub crop: Crop,
-    pub people: People,
+    pub people: Scoring,
 }
 
 impl Cues {
     pub fn check(&self) -> Result<()> {
         ensure!(
-            self.people != People::Each || self.crop == Crop::Face,
+            self.people != Scoring::Each || self.crop == Crop::Face,
             "cues.people = \"each\" without cues.crop = \"face\": each is scored by pictures that are cut to the face"
         );
         Ok(())

@@ -1,13 +1,13 @@
 //! The faces beside the one that events are about: each has a policy of its own, and is scored as often as time allows.
 
 use crate::{
-    cues::ledger::Tracks,
+    cues::{self, ledger::Tracks},
     policy::{Limits, Observation, Policy},
     wire::{Face, NO_LABEL},
 };
 
 /// Faces beside the first.
-const OTHERS_MAX: usize = size_of::<Tracks>() / size_of::<u16>() - 1;
+const OTHERS_MAX: usize = cues::net::FACES_MAX - 1;
 
 /// Numbers of faces, of which one comes after the other.
 pub type Turns = heapless::Vec<u16, OTHERS_MAX>;

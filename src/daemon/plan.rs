@@ -7,7 +7,7 @@ use crate::{
     backend::Footprint,
     bundle,
     config::{self, Explain},
-    cues::{self, Crop, Ground, Measurer, People, Task},
+    cues::{self, Crop, Ground, Measurer, Scoring, Task},
     model::{
         Infer,
         follow::Follower,
@@ -143,7 +143,7 @@ impl Plan {
 
     /// Whether each face is scored, and not the largest alone.
     pub fn scores_each(&self) -> bool {
-        self.cues.people == People::Each
+        self.cues.people == Scoring::Each
     }
 
     /// Whether anything asks for measured voices and faces.

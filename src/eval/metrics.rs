@@ -3,6 +3,7 @@
 //! Shapes: truths and guesses are places in a label set; a guess may be none. Probabilities are one row per clip, sum 1.
 //! Every number is in `[0, 1]` but Brier's, which is in `[0, 2]`, and the negative log likelihood.
 
+use crate::model::follow::{log, temper};
 use serde::Serialize;
 
 /// Share of each label's clips that were told right; none where it has no clip. scikit-learn: `recall_score(average=None)`.
@@ -140,15 +141,9 @@ pub fn nll(rows: &[(&[f32], usize)], old: f64, new: f64) -> f64 {
 
 /// The same probabilities at another temperature.
 pub fn retempered(row: &[f32], old: f64, new: f64) -> Vec<f32> {
-    let top = row.iter().copied().fold(0.0, f32::max);
-    let weights: Vec<f64> = row.iter().map(|p| ((log(*p) - log(top)) * old / new).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.iter().map(|w| (w / total) as f32).collect()
-}
-
-/// A probability that was too small for its type is the smallest there is.
-fn log(p: f32) -> f64 {
-    f64::from(p.max(f32::MIN_POSITIVE)).ln()
+    let mut row = row.to_vec();
+    temper(&mut row, old / new);
+    row
 }
 
 /// How far from `old` a temperature is looked for.

@@ -109,11 +109,10 @@ pub fn of(about: &About, records: &[Record]) -> Report {
     let known: Vec<(usize, &Record)> = read.iter().filter_map(|r| Some((place(&r.label)?, *r))).collect();
     let recalls_of = |clips: &[(usize, &Record)]| {
         let (truths, guesses) = sides(clips, |r| r.answer.as_deref().and_then(place));
-        (metrics::recalls(&truths, &guesses, labels.len()), metrics::war(&truths, &guesses))
+        let f1 = metrics::f1_present(&truths, &guesses, labels.len());
+        (metrics::recalls(&truths, &guesses, labels.len()), metrics::war(&truths, &guesses), f1)
     };
-    let (recall, war) = recalls_of(&known);
-    let (truths, guesses) = sides(&known, |r| r.answer.as_deref().and_then(place));
-    let f1 = metrics::f1_present(&truths, &guesses, labels.len());
+    let (recall, war, f1) = recalls_of(&known);
 
     let surest = |(truth, r): &(usize, &Record)| {
         let (guess, confidence) = metrics::best(&r.scores);
@@ -134,7 +133,7 @@ pub fn of(about: &About, records: &[Record]) -> Report {
     let subset = |name: &str| {
         let clips: Vec<_> =
             known.iter().filter(|(_, r)| r.subset.as_deref() == Some(name)).copied().collect();
-        let (recall, war) = recalls_of(&clips);
+        let (recall, war, _) = recalls_of(&clips);
         Subset { name: name.to_owned(), clips: clips.len(), uar: metrics::uar_present(&recall), war }
     };
     let subsets: Vec<Subset> = SUBSETS.iter().map(|name| subset(name)).collect();

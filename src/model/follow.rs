@@ -41,7 +41,7 @@ impl Follower {
     /// Takes a window's probabilities at the fitted temperature, and brings them to that of recent windows, this one among them.
     pub fn temper(&mut self, probabilities: &mut [f32]) {
         self.margin += (margin(probabilities, self.fitted) - self.margin) / WINDOWS;
-        temper(probabilities, self.times());
+        temper(probabilities, 1.0 / self.times());
     }
 
     /// The temperature over the fitted one.
@@ -76,16 +76,20 @@ pub fn margin(probabilities: &[f32], temperature: f64) -> f64 {
             second = second.max(p);
         }
     }
-    let log = |p: f32| f64::from(p.max(f32::MIN_POSITIVE)).ln();
     temperature * (log(first) - log(second))
 }
 
-/// Probabilities at so many times their temperature.
-fn temper(probabilities: &mut [f32], times: f64) {
-    let top = probabilities.iter().copied().fold(0.0, f32::max);
-    let weight = |p: f32| (f64::from(p.max(f32::MIN_POSITIVE)) / f64::from(top)).powf(1.0 / times);
+/// Probabilities at another temperature, of which theirs is `share` times as much.
+pub fn temper(probabilities: &mut [f32], share: f64) {
+    let top = log(probabilities.iter().copied().fold(0.0, f32::max));
+    let weight = |p: f32| ((log(p) - top) * share).exp();
     let total: f64 = probabilities.iter().map(|&p| weight(p)).sum();
     probabilities.iter_mut().for_each(|p| *p = (weight(*p) / total) as f32);
+}
+
+/// A probability that was too small for its type is the smallest there is.
+pub fn log(p: f32) -> f64 {
+    f64::from(p.max(f32::MIN_POSITIVE)).ln()
 }
 
 #[cfg(test)]

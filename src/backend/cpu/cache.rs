@@ -57,14 +57,15 @@ impl Cache {
 
     /// Copies the keys and values of positions in every layer out of a cache with the same heads and layers.
     pub fn take_positions(&mut self, from: &Cache, positions: Range<usize>) {
-        assert_eq!((self.heads, self.entry), (from.heads, from.entry), "caches of two kinds");
+        let layers = self.layers();
+        let kind = (from.heads, from.entry, from.layers());
+        assert_eq!((self.heads, self.entry, layers), kind, "caches of two kinds");
         assert!(
             positions.end <= self.positions_max.min(from.positions_max),
             "positions {positions:?} of {} and {}",
             self.positions_max,
             from.positions_max
         );
-        let layers = self.layers().min(from.layers());
         for (layer, head) in
             (0..layers).flat_map(|layer| (0..self.heads.n_kv_heads).map(move |head| (layer, head)))
         {

@@ -121,8 +121,8 @@ impl Backend for Cuda {
 
     fn copy_positions(&mut self, from: &Cache, to: &mut Cache, positions: Range<usize>) {
         assert_eq!(
-            (from.heads, from.entry, from.padded),
-            (to.heads, to.entry, to.padded),
+            (from.heads, from.entry, from.padded, from.layers),
+            (to.heads, to.entry, to.padded, to.layers),
             "caches of two kinds"
         );
         let most = from.positions_max.min(to.positions_max);

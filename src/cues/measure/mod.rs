@@ -20,7 +20,7 @@ pub use voice::{Heard, Phrase, Step, Voice};
 use super::{
     gate::{Seen, Speaking},
     net::{Expression, FACES_MAX, Face, FaceBox, FaceMesh, VoiceActivity},
-    settings::{Crop, Cues, Gate, Nets, People, Task},
+    settings::{Crop, Cues, Gate, Nets, Scoring, Task},
 };
 use crate::{
     source::{Chunk, Frame, Reading, SAMPLE_RATE},
@@ -96,8 +96,8 @@ impl Measurer {
             Reading::Frame(frame) => {
                 facts.faces = self.see(frame);
                 match self.cues.people {
-                    People::Largest => self.cut(frame),
-                    People::Each => facts.parts = self.parts(frame),
+                    Scoring::Largest => self.cut(frame),
+                    Scoring::Each => facts.parts = self.parts(frame),
                 }
             }
             Reading::Lost { .. } | Reading::End { .. } => {}
@@ -192,7 +192,7 @@ impl Measurer {
         let (found_ns, people) = self.found.as_ref()?;
         let largest = self.places.first()?;
         self.mesh.as_ref()?;
-        if self.cues.people == People::Each && people.len() > 1 {
+        if self.cues.people == Scoring::Each && people.len() > 1 {
             return None;
         }
         let mut people = people.clone();

@@ -12,7 +12,7 @@ use anyhow::{Result, bail, ensure};
 
 const SIZE: usize = 224;
 /// Outputs of a net at most.
-const LABELS_MAX: usize = 64;
+const OUTPUTS_MAX: usize = 64;
 
 /// For each claim of a face how much of it is seen, from 0 to 1; `None` where the net has no label for it.
 pub type Shows = [Option<f32>; FACE_CLAIMS];
@@ -74,8 +74,8 @@ impl Expression {
 /// The claims that labels name.
 fn claims(labels: &[String]) -> Result<Vec<Option<usize>>> {
     ensure!(
-        (1..=LABELS_MAX).contains(&labels.len()),
-        "nets.expression.labels has {} names: one for each output, 1 to {LABELS_MAX}",
+        (1..=OUTPUTS_MAX).contains(&labels.len()),
+        "nets.expression.labels has {} names: one for each output, 1 to {OUTPUTS_MAX}",
         labels.len()
     );
     let names: Vec<String> = face_claims().map(|(cue, value)| format!("{value} {cue}")).collect();

@@ -137,6 +137,10 @@ impl<B: Unrotated> Recogniser<B> {
     }
 
     fn set_context(&mut self, context: AudioContext) -> Result<()> {
+        ensure!(
+            context != AudioContext::Brief,
+            "the audio context `brief` is not a recogniser's, which has no prompt: choose whole or speech"
+        );
         let Self { backend, ear, scratch, shape, .. } = self;
         if ear.set_context(&mut Pass::new(backend, None), scratch, context)? {
             let len = shape.audio_positions * shape.audio.hidden;
