@@ -80,6 +80,8 @@ pub struct Model {
     pub bundle: PathBuf,
     /// `auto` is a CUDA device where there is one, else the CPU; `cuda` never falls back.
     pub backend: model::Device,
+    /// How a CUDA device is waited for: `auto` as its driver decides, `spin` for the soonest answer, `sleep` for a core that rests.
+    pub gpu_wait: model::GpuWait,
     /// Label set of the bundle; empty: its first.
     pub labels: String,
     /// Prompt under which labels are scored; empty: `label`.
@@ -103,6 +105,11 @@ impl Model {
     /// How reasons are generated.
     pub fn decoding(&self) -> Decoding {
         Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() }
+    }
+
+    /// Loads the bundle onto the device that the config names.
+    pub fn load(&self, bundle: &bundle::Bundle) -> Result<Box<dyn Infer>> {
+        model::load_with(bundle, self.backend, self.threads, self.gpu_wait)
     }
 
     /// Sets a loaded model as the config says.
@@ -219,6 +226,7 @@ impl Default for Model {
         Model {
             bundle: PathBuf::new(),
             backend: model::Device::Auto,
+            gpu_wait: model::GpuWait::Auto,
             labels: String::new(),
             prompt: "label".into(),
             reason_prompt: "reason".into(),

@@ -5,6 +5,7 @@
 mod recordings;
 mod stages;
 
+use cudarc::driver::{CudaContext, result};
 use mien::{
     bundle::{
         Bundle, Kind,
@@ -20,6 +21,7 @@ use stages::{
     fixture::{self, Layout},
 };
 use std::{
+    ffi::CStr,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, Mutex, OnceLock},
@@ -198,15 +200,52 @@ fn nearer_to_the_reference_than_the_cpu() {
     }
 }
 
+/// A function that only the emulated driver has.
+fn of_the_emulated_driver(name: &CStr) -> *mut libc::c_void {
+    // SAFETY: looks for a function of a library that is loaded already.
+    let function =
+        unsafe { libc::dlsym(libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW), name.as_ptr()) };
+    assert!(!function.is_null(), "this is not the emulated driver");
+    function
+}
+
 /// Launches, copies and waits that this thread has asked the emulated driver for.
 fn counted() -> [i64; 3] {
-    // SAFETY: looks for a function of a library that is loaded already, and reads three numbers of this thread through it.
-    unsafe {
-        let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
-        let function = libc::dlsym(library, c"emulated_counts".as_ptr());
-        assert!(!function.is_null(), "this is not the emulated driver");
-        *std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> *const [i64; 3]>(function)()
-    }
+    let function = of_the_emulated_driver(c"emulated_counts");
+    // SAFETY: the function has this signature, and its three numbers are this thread's.
+    unsafe { *std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> *const [i64; 3]>(function)() }
+}
+
+/// A stream that does not wait for another's event reads what is not there yet, where the driver is late: the emulated one shows that, so
+/// that `MIEN_EMULATED_LATE` over the ops means something.
+#[test]
+fn a_late_driver_shows_a_missing_event() {
+    let late = of_the_emulated_driver(c"emulated_late");
+    // SAFETY: the function has this signature and sets a number of this thread.
+    let late = unsafe { std::mem::transmute::<*mut libc::c_void, extern "C" fn(i32)>(late) };
+    let context = CudaContext::new(0).unwrap();
+    let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+    let copied = |waits: bool| {
+        let mut out = [0u8; 64];
+        // SAFETY: the piece is as long as what is written and read, both streams are waited for before it is given back.
+        unsafe {
+            let piece = result::malloc_sync(out.len()).unwrap();
+            result::memset_d8_async(piece, 7, out.len(), first.cu_stream()).unwrap();
+            if waits {
+                second.wait(&first.record_event(None).unwrap()).unwrap();
+            }
+            result::memcpy_dtoh_async(&mut out, piece, second.cu_stream()).unwrap();
+            second.synchronize().unwrap();
+            first.synchronize().unwrap();
+            result::free_sync(piece).unwrap();
+        }
+        out
+    };
+    assert_eq!(copied(false), [7; 64], "what is put on a stream is done at once");
+    late(1);
+    assert_eq!(copied(false), [255; 64], "the copy came first");
+    assert_eq!(copied(true), [7; 64]);
+    late(0);
 }
 
 /// A stage, what it asked of the driver, and what it had to do at least.
@@ -287,6 +326,75 @@ fn budget_of_a_token() {
             total / 102e6 / 0.7
         );
     }
+}
+
+type Mark = extern "C" fn(*const libc::c_char);
+
+/// Tells the emulated driver which stage begins.
+struct Marks(Mark);
+
+impl Observer for Marks {
+    fn begin(&mut self, stage: &'static str) {
+        (self.0)(std::ffi::CString::new(stage).unwrap().as_ptr());
+    }
+    fn end(&mut self, _: &'static str, _: Cost) {}
+}
+
+/// How a GPU is waited for is said to the driver before it makes the context, and nothing is said where the config leaves it to the driver.
+#[test]
+fn how_to_wait_is_said_to_the_driver() {
+    let config = |wait: &str| {
+        let text = format!(
+            "[model]\nbundle = \"{}\"\nbackend = \"cuda\"\n{wait}\n[clip]\npath = \"{}\"\n[sink.stdout]\n[privacy]\npurpose = \"demonstration\"\n",
+            folder().join("q8_0.gguf").display(),
+            folder().join("clip").display()
+        );
+        let path = folder().join("wait.toml");
+        std::fs::write(&path, text).unwrap();
+        // Too little memory for the bundle: that is where it ends.
+        let settings = [("MIEN_EMULATED_TELL", "1"), ("MIEN_EMULATED_MEMORY", "400000")];
+        let output = mien(&settings, &["run", path.to_str().unwrap()]);
+        assert!(said(&output).contains("no room on the device"), "{}", said(&output));
+        said(&output).lines().find(|l| l.contains("context flags")).map(str::to_owned)
+    };
+    let told = |flags: u32| Some(format!("emulated driver: context flags {flags}"));
+    assert_eq!(config("gpu_wait = \"spin\""), told(1));
+    assert_eq!(config("gpu_wait = \"sleep\""), told(4));
+    assert_eq!(config(""), None);
+}
+
+/// For `tools/kernels launches`: a window of the bundle MIEN_LAUNCHES_BUNDLE and three tokens, on a driver that writes launches down.
+#[test]
+#[ignore = "run by tools/kernels launches"]
+fn launches_of_a_window() {
+    // SAFETY: the function has this signature.
+    let mark: Mark = unsafe { std::mem::transmute(of_the_emulated_driver(c"emulated_mark")) };
+    let path = std::env::var("MIEN_LAUNCHES_BUNDLE").unwrap();
+    let bundle = Bundle::open(Path::new(&path)).unwrap();
+    let mut model = model::load(&bundle, Device::Cuda, 0).unwrap();
+    let context = match std::env::var("MIEN_LAUNCHES_CONTEXT").as_deref() {
+        Ok("brief") => model::AudioContext::Brief,
+        Ok("speech") => model::AudioContext::Speech,
+        _ => model::AudioContext::Whole,
+    };
+    model.set_audio_context(context).unwrap();
+    model.observe(Some(Box::new(Marks(mark))));
+    let clip = fixture::clip();
+    let frames: Vec<_> = clip.frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
+    // Four seconds of sound, of which as many are encoded as the context says.
+    let samples: Vec<f32> = clip.samples.iter().copied().cycle().take(4 * 16_000).collect();
+    let input = Input { frames: Some(&frames), samples: Some(&samples), words: None };
+    model.see("label", &input).unwrap();
+    model.score("dfew").unwrap();
+    let decoding = Decoding {
+        max_new_tokens: Some(4),
+        repetition_guard: false,
+        stop_at_end: false,
+        ..Decoding::default()
+    };
+    model.set_decoding(decoding).unwrap();
+    model.ask("reason").unwrap();
+    model.reason(&mut |_| {}).unwrap();
 }
 
 /// The step is recorded for one cache: keys and values that lay aside come back to it.

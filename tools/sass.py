@@ -1,8 +1,8 @@
 """What the compiled kernels ask of a GPU, from their machine code alone: no GPU, no run.
 
-usage: sass.py NVDISASM CUBIN COMPILED LAUNCHES KEPT [--keep]
+usage: sass.py NVDISASM CUBIN COMPILED LAUNCHES KEPT WINDOW MEASURED [--keep]
 
-COMPILED is what tools/nvrtc.py printed (registers, shared memory, spills), LAUNCHES the launch table (threads of a block), KEPT the figures
+WINDOW and MEASURED are for tools/roofline.py: the launches of a window, and a card's report. COMPILED is what tools/nvrtc.py printed (registers, shared memory, spills), LAUNCHES the launch table (threads of a block), KEPT the figures
 that were committed. Prints a table and the bounds that kernels/README.md states, and fails where a kernel spills, fewer blocks fit on a
 multiprocessor, or a kernel or its hot loop has over 3 % more instructions than were kept.
 
@@ -16,6 +16,8 @@ import json
 import re
 import subprocess
 import sys
+
+import roofline
 
 # Compute capability 8.7: CUDA C++ Programming Guide, technical specifications.
 THREADS_MAX, BLOCKS_MAX, REGISTERS, SHARED = 1536, 16, 65536, 164 * 1024
@@ -133,7 +135,7 @@ def table(found):
         print(f"{name:20} {row['threads']:7d} {row['registers']:5d} {row['shared']:6d} {row['blocks']:6d} {row['instructions']:7d} | {row['loop']:16d} {numbers}  {bound}")
 
 
-def bounds(found):
+def bounds(found, windows, read, nodes):
     """What kernels/README.md asks for, and how it stands."""
     rows = []
     for name in PRODUCTS:
@@ -141,6 +143,9 @@ def bounds(found):
         rows += [(f"{name}: {kind} clocks, of its tensor clocks", clocks[kind] / clocks["tensor"], limit, "<=") for kind, limit in (("shared", 0.7), ("issue", 0.8))]
     rows.append(("attend_split_64: instructions", found["attend_split_64"]["instructions"], 1200, "<="))
     rows.append(("gated_row_q8: blocks on a multiprocessor", found["gated_row_q8"]["blocks"], 2, ">="))
+    window, token = windows["orin nano", "q4/brief"]
+    rows += [("tiled products: bytes read on the Nano, of the least", read, 2.0, "<="), ("Orin Nano, Q4 recipe: a window, ms at least", window, 1000, "<="),
+             ("Orin Nano, Q4 recipe: a token, ms at least", token, 3.8, "<="), ("nodes of a token's graph", nodes["q4/brief"], 125, "<=")]
     print("\nbound                                                      is   asked")
     for what, value, limit, way in rows:
         held = value <= limit if way == "<=" else value >= limit
@@ -164,10 +169,10 @@ def worse(found, kept):
     return out + [f"{name} is gone" for name in kept.keys() - found.keys()]
 
 
-def main(nvdisasm, cubin, compiled, launches, kept, *options):
+def main(nvdisasm, cubin, compiled, launches, kept, window, measured, *options):
     found = measure(nvdisasm, cubin, compiled, launches)
     table(found)
-    bounds(found)
+    bounds(found, *roofline.main(found, window, measured))
     few = {name: {what: row[what] for what in ("blocks", "instructions", "loop")} for name, row in sorted(found.items())}
     if "--keep" in options:
         spills = [name for name, row in found.items() if row["spilt"]]

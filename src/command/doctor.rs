@@ -15,7 +15,6 @@ use crate::{
         l4t::Release,
         power::Meter,
     },
-    model,
     sink::serial,
     source::recorded::ffmpeg::{PROGRAMS, VERSION_MIN},
 };
@@ -439,7 +438,7 @@ fn keeps_up(config: &Config) -> Finding {
     let timed = || {
         let bundle = Bundle::open(&config.model.bundle)?;
         let mut plan = daemon::prepare(config, &bundle, false)?;
-        let infer = model::load(&bundle, plan.model.backend, plan.model.threads)?;
+        let infer = plan.model.load(&bundle)?;
         drop(bundle);
         let mut infer = plan.told(infer)?;
         plan.model.apply(infer.as_mut())?;

@@ -5,7 +5,7 @@ use crate::{
     bundle::Bundle,
     config,
     daemon::{self, Controls, Pace, Plan, Summary},
-    model::{self, Infer, self_test},
+    model::{Infer, self_test},
     privacy,
     sink::record::Record,
 };
@@ -59,8 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     listen_to_signals(&controls, source, &args.config)?;
 
-    let settings = &plan.model;
-    let mut infer = model::load(&bundle, settings.backend, settings.threads).context("loading the model")?;
+    let mut infer = plan.model.load(&bundle).context("loading the model")?;
     log::info!("{}", bundle.checked());
     log::info!("{}", infer.describe());
     let live = plan.pace != Pace::Fast;

@@ -41,6 +41,19 @@ pub enum Device {
     Scalar,
 }
 
+/// How a thread waits for a CUDA device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuWait {
+    /// As the driver decides: on a Jetson by its power mode.
+    #[default]
+    Auto,
+    /// Asking again and again: soonest awake, a core busy meanwhile.
+    Spin,
+    /// Asleep until the device's interrupt: the core rests.
+    Sleep,
+}
+
 impl std::str::FromStr for Device {
     type Err = anyhow::Error;
 
@@ -65,9 +78,23 @@ pub fn without_cuda() -> anyhow::Error {
 /// Loads a bundle onto a device; `threads` 0 takes what the machine has. `Auto` takes a CUDA device where there is one, and says
 /// so where there is none.
 pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn Infer>> {
+    load_with(bundle, device, threads, GpuWait::Auto)
+}
+
+/// The same, and how a CUDA device is waited for.
+pub fn load_with(
+    bundle: &Bundle,
+    device: Device,
+    threads: usize,
+    gpu_wait: GpuWait,
+) -> Result<Box<dyn Infer>> {
+    #[cfg(feature = "cuda")]
+    let on_cuda = || Cuda::open(bundle.header().quant.products(), gpu_wait);
+    #[cfg(not(feature = "cuda"))]
+    let _ = gpu_wait;
     match device {
         #[cfg(feature = "cuda")]
-        Device::Auto => match Cuda::open(bundle.header().quant.products()) {
+        Device::Auto => match on_cuda() {
             Ok(cuda) => Ok(Box::new(Model::load(cuda, bundle)?)),
             Err(why) => {
                 log::warn!("backend=cpu cuda=\"{why:#}\"");
@@ -75,7 +102,7 @@ pub fn load(bundle: &Bundle, device: Device, threads: usize) -> Result<Box<dyn I
             }
         },
         #[cfg(feature = "cuda")]
-        Device::Cuda => Ok(Box::new(Model::load(Cuda::open(bundle.header().quant.products())?, bundle)?)),
+        Device::Cuda => Ok(Box::new(Model::load(on_cuda()?, bundle)?)),
         #[cfg(not(feature = "cuda"))]
         Device::Auto => load(bundle, Device::Cpu, threads),
         #[cfg(not(feature = "cuda"))]

@@ -1,7 +1,11 @@
-"""Bugs to plant in the kernels, one at a time, and the op tests that must notice. Used by tools/lane/cuda.
+"""Bugs to plant in the kernels and their launch code, one at a time, and the op tests that must notice. Used by tools/lane/cuda.
 
-usage: plants.py list                   one line per plant: NAME TEST
-       plants.py plant NAME KERNELS     changes that one thing in a copy of kernels/
+usage: plants.py list KIND              one line per plant: NAME TEST
+       plants.py plant NAME TREE        changes that one thing in a copy of the project
+
+A plant of the kind `order` must change what comes out, in one order of the threads or another. One of the kind `race` may change nothing: it
+is the build that watches accesses that must see it. One of the kind `late` shows where the driver does everything at the latest moment, one of
+the kind `ptx` where the compiled PTX is executed: it stands in the assembly that other lanes replace.
 
 A plant whose place is not found exactly once is an error: the kernel changed, and the net has to be mended with it.
 """
@@ -9,7 +13,7 @@ A plant whose place is not found exactly once is an error: the kernel changed, a
 import os
 import sys
 
-PLANTS = {
+ORDER = {
     "barrier-missing-in-a-sum": (
         "norms",
         "parts.cuh",
@@ -90,14 +94,61 @@ PLANTS = {
     ),
 }
 
+RACE = {
+    "warp-barrier-missing-before-keys-are-read": (
+        "cached_attention",
+        "attend_split.cu",
+        "        copy_wait<0>();\n        __syncwarp();",
+        "        copy_wait<0>();",
+    ),
+    "warp-barrier-missing-before-keys-are-replaced": (
+        "cached_attention",
+        "attend_split.cu",
+        "limit, scale);\n        __syncwarp();",
+        "limit, scale);",
+    ),
+    "blocks-that-all-store-a-row": ("a_repeated_step", "attend_split.cu", "if (frequency && from <= start && start < to) {", "if (frequency) {"),
+    "barrier-missing-before-a-tile-is-filled-again": (
+        "linear",
+        "linear_f32.cu",
+        "sums[p][i / 2][i % 2]);\n        __syncthreads();",
+        "sums[p][i / 2][i % 2]);",
+    ),
+}
+
+LATE = {
+    "results-read-before-they-are-there": (
+        "norms",
+        "../src/backend/cuda/device.rs",
+        '        self.note("waiting for it", self.stream.synchronize());\n',
+        "",
+    ),
+    "memory-given-back-while-in-use": (
+        "linear",
+        "../src/backend/cuda/device.rs",
+        '        self.note("waiting to give memory back", self.stream.synchronize());\n',
+        "",
+    ),
+}
+
+PTX = {
+    "halves-packed-the-other-way": ("linear", "ptx.cuh", '"f"(high), "f"(low)', '"f"(low), "f"(high)'),
+    "fragments-in-another-order": ("linear", "ptx.cuh", '"r"(a[0]), "r"(a[1]), "r"(a[2])', '"r"(a[0]), "r"(a[2]), "r"(a[1])'),
+    "matrix-not-transposed": ("attend", "ptx.cuh", "ldmatrix.sync.aligned.m8n8.x4.trans.shared", "ldmatrix.sync.aligned.m8n8.x4.shared"),
+    "words-of-a-load-exchanged": ("linear", "ptx.cuh", '"=r"(v.x), "=r"(v.y)', '"=r"(v.y), "=r"(v.x)'),
+    "wait-for-no-copy": ("attend", "ptx.cuh", '"cp.async.wait_group %0;" ::"n"(pending)', '"cp.async.wait_group %0;" ::"n"(pending + 1)'),
+}
+
+KINDS = {"order": ORDER, "race": RACE, "late": LATE, "ptx": PTX}
+
 
 def main():
-    if sys.argv[1:] == ["list"]:
-        for name, (test, *_) in PLANTS.items():
+    if sys.argv[1] == "list":
+        for name, (test, *_) in KINDS[sys.argv[2]].items():
             print(name, test)
         return
-    _, file, there, instead = PLANTS[sys.argv[2]]
-    path = os.path.join(sys.argv[3], file)
+    _, file, there, instead = (ORDER | RACE | LATE | PTX)[sys.argv[2]]
+    path = os.path.join(sys.argv[3], "kernels", file)
     with open(path, encoding="utf-8") as lines:
         text = lines.read()
     if text.count(there) != 1:

@@ -3,7 +3,7 @@
 //! Limits: one stream; memory is given back when the last user of the device is gone, not before.
 
 use super::images::{self, IMAGES};
-use crate::{backend::Lost, machine::l4t::Release};
+use crate::{backend::Lost, machine::l4t::Release, model::GpuWait};
 use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaGraph, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
@@ -25,11 +25,12 @@ pub struct Options {
     pub chunk_bytes: usize,
     /// Attention, keys and values in f32: what an F32 bundle is for. Otherwise they are f16, with f32 sums.
     pub exact: bool,
+    pub wait: GpuWait,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { ordinal: 0, chunk_bytes: 64 << 20, exact: false }
+        Options { ordinal: 0, chunk_bytes: 64 << 20, exact: false, wait: GpuWait::Auto }
     }
 }
 
@@ -65,6 +66,9 @@ impl Device {
     /// Opens the device with the kernels for it, and the name of their image. Says what is missing where it cannot.
     pub fn open(options: Options) -> Result<(Device, Arc<CudaModule>, String)> {
         let driver = driver()?;
+        if let Some(flag) = flag_of(options.wait) {
+            tell_how_to_wait(options.ordinal, flag).map_err(failed("saying how to wait for the device"))?;
+        }
         let context = CudaContext::new(options.ordinal).map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => anyhow!("the CUDA driver finds no device"),
             sys::CUresult::CUDA_ERROR_INVALID_DEVICE => {
@@ -265,6 +269,22 @@ impl Drop for Device {
             let _ = unsafe { result::free_sync(chunk) };
         }
     }
+}
+
+fn flag_of(wait: GpuWait) -> Option<sys::CUctx_flags> {
+    match wait {
+        GpuWait::Auto => None,
+        GpuWait::Spin => Some(sys::CUctx_flags::CU_CTX_SCHED_SPIN),
+        GpuWait::Sleep => Some(sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC),
+    }
+}
+
+/// Before the context is made, as the driver wants it. A device that is not there is told by who opens it.
+fn tell_how_to_wait(ordinal: usize, flag: sys::CUctx_flags) -> Result<(), DriverError> {
+    let known = result::init().and_then(|()| result::device::get(ordinal as i32));
+    let Ok(device) = known else { return Ok(()) };
+    // SAFETY: the driver is initialised and the device is one of its own.
+    unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, flag as u32) }.result()
 }
 
 /// The version of the driver, which must be new enough.

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     backend::{Act, Heads},
     bundle::Kind,
+    model::GpuWait,
 };
 use anyhow::Result;
 use cudarc::driver::CudaGraph;
@@ -125,8 +126,8 @@ pub fn act_number(act: Act) -> i32 {
 
 impl Cuda {
     /// Opens the first device for a bundle whose matrices are of this kind.
-    pub fn open(kind: Kind) -> Result<Cuda> {
-        Cuda::with_options(Options { exact: kind == Kind::F32, ..Options::default() })
+    pub fn open(kind: Kind, wait: GpuWait) -> Result<Cuda> {
+        Cuda::with_options(Options { exact: kind == Kind::F32, wait, ..Options::default() })
     }
 
     pub fn with_options(options: Options) -> Result<Cuda> {

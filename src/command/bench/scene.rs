@@ -81,7 +81,7 @@ impl Measured for Cpu {
 #[cfg(feature = "cuda")]
 impl Measured for Cuda {
     fn open(_: &Args, quant: Kind) -> Result<Cuda> {
-        Cuda::open(quant)
+        Cuda::open(quant, Default::default())
     }
 
     fn launches(&self) -> Arc<AtomicU64> {

@@ -3,20 +3,17 @@
 // A block runs on one operating system thread. By default a warp is taken as far as it can go before the next is touched, first warp
 // first: the largest skew there can be, which is what shows a missing barrier. MIEN_EMULATED_ORDER = reverse turns that around,
 // shuffled steps single lanes in a random order.
-#include "device.h"
+#include "block.h"
 #include "runtime.h"
 #include <atomic>
 #include <csignal>
 #include <cstdarg>
-#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
-#include <vector>
 #undef threadIdx
 #undef blockIdx
 #undef blockDim
@@ -90,34 +87,10 @@ emulated_switch:
 
 namespace emulated {
 
-enum { WARP = 32, STACK_BYTES = 64 << 10, SHARED_BYTES = 48 << 10, ARRAYS_MAX = 16, FENCE = 64, POISON = 0xff };
-
-struct Warp {
-    Lane *lanes[WARP];
-    const void *site; // of the common instruction that is being waited for
-    unsigned arrived, done;
-};
-
-struct Array { const void *key; size_t at, bytes; };
-
-// One block at a time; kept by its operating system thread for the next one.
-struct Block {
-    std::vector<Lane> lanes;
-    std::vector<Warp> warps;
-    uint8_t *stacks = nullptr;
-    size_t stack_count = 0;
-    unsigned at_barrier = 0, done = 0, array_count = 0;
-    Array arrays[ARRAYS_MAX];
-    alignas(64) uint8_t memory[SHARED_BYTES + ARRAYS_MAX * 2 * FENCE];
-    ~Block() {
-        if (stacks) munmap(stacks, stack_count * STACK_BYTES);
-    }
-};
-
 thread_local Lane *here;
 thread_local uint3 block_index;
 thread_local const Shape *shape;
-static thread_local Block *block;
+thread_local Block *block;
 static thread_local void *scheduler;
 static thread_local void **arguments;
 static thread_local const Kernel *kernel;
@@ -138,6 +111,7 @@ const Kernel *find(const char *name) {
         if (!strcmp(k->name, name)) return k;
     return nullptr;
 }
+const char *name_of(const Kernel *k) { return k->name; }
 size_t argument_count(const Kernel *k) { return k->count; }
 size_t argument_size(const Kernel *k, size_t i) { return k->sizes[i]; }
 
@@ -159,6 +133,7 @@ void fail(const char *format, ...) {
 
 static void open_barrier() {
     block->at_barrier = 0;
+    ++block->barriers;
     for (Lane &lane : block->lanes)
         if (lane.state == State::AtBarrier) lane.state = State::Ready;
 }
@@ -202,12 +177,10 @@ struct Halves {
 static const Halves halves;
 float half_to_float(uint16_t h) { return halves.value[h]; }
 
-struct Product { float *d; const unsigned *a, *b; };
-// Fragments of mma.m16n8k16 as the PTX manual draws them: lane = row * 4 + column pair.
-static void product(Lane *const *lanes) {
+void multiply_matrices(const Product (&lanes)[WARP]) {
     float a[16][16], b[8][16];
     for (int i = 0; i < WARP; ++i) {
-        const Product *p = static_cast<Product *>(lanes[i]->operand);
+        const Product *p = &lanes[i];
         const int row = i / 4, pair = i % 4 * 2;
         for (int part = 0; part < 4; ++part)
             for (int e = 0; e < 2; ++e) a[row + part % 2 * 8][pair + part / 2 * 8 + e] = halves.value[p->a[part] >> (16 * e) & 0xffff];
@@ -215,7 +188,7 @@ static void product(Lane *const *lanes) {
             for (int e = 0; e < 2; ++e) b[row][pair + part * 8 + e] = halves.value[p->b[part] >> (16 * e) & 0xffff];
     }
     for (int i = 0; i < WARP; ++i) {
-        float *d = static_cast<Product *>(lanes[i]->operand)->d;
+        float *d = lanes[i].d;
         for (int e = 0; e < 4; ++e) {
             const float *x = a[i / 4 + e / 2 * 8], *y = b[i % 4 * 2 + e % 2];
             float sum = 0;
@@ -224,6 +197,11 @@ static void product(Lane *const *lanes) {
         }
     }
 }
+static void product(Lane *const *lanes) {
+    Product all[WARP];
+    for (int i = 0; i < WARP; ++i) all[i] = *static_cast<Product *>(lanes[i]->operand);
+    multiply_matrices(all);
+}
 
 struct Rows { unsigned *r; const void *row; };
 template <bool transposed> static void matrices(Lane *const *lanes) {
@@ -231,6 +209,7 @@ template <bool transposed> static void matrices(Lane *const *lanes) {
         uint16_t m[8][8];
         for (int r = 0; r < 8; ++r) {
             const void *row = static_cast<Rows *>(lanes[j * 8 + r]->operand)->row;
+            touch(lanes[j * 8 + r], row, 16, false);
             if (reinterpret_cast<uintptr_t>(row) % 16) fail("a matrix row that is not aligned to 16 bytes");
             memcpy(m[r], row, 16);
         }
@@ -287,7 +266,7 @@ static void prepare() {
         block->lanes.resize(count);
         block->warps.resize(count / WARP);
     }
-    block->at_barrier = block->done = block->array_count = 0;
+    block->at_barrier = block->done = block->array_count = block->barriers = 0;
     for (size_t i = 0; i < count; ++i) {
         Lane &lane = block->lanes[i];
         lane.thread = {static_cast<unsigned>(i), 0, 0};
@@ -296,7 +275,7 @@ static void prepare() {
         lane.state = State::Ready;
         lane.copy_count = lane.copy_group = 0;
         lane.warp->lanes[lane.index] = &lane;
-        lane.warp->arrived = lane.warp->done = 0;
+        lane.warp->arrived = lane.warp->done = lane.warp->syncs = 0;
         // Different offsets, or the tops of all stacks fall into one set of the cache.
         const uintptr_t top = reinterpret_cast<uintptr_t>(block->stacks + (i + 1) * STACK_BYTES) - i % 60 * 64;
         // x86-64 begins a function 8 off a multiple of 16, as after a call; here that follows from popping the saved words and `enter`.
@@ -356,6 +335,7 @@ static bool pass(std::vector<uint16_t> &lanes, uint64_t &seed) {
 
 static bool run_block(uint64_t seed) {
     prepare();
+    begin_run();
     failure[0] = 0;
     std::vector<uint16_t> lanes(block->lanes.size());
     for (size_t i = 0; i < lanes.size(); ++i) lanes[i] = i;
@@ -376,28 +356,19 @@ static bool run_block(uint64_t seed) {
     return false;
 }
 
-bool launch(const Kernel *k, const unsigned (&grid)[3], const unsigned (&size)[3], void **args, std::string &message) {
-    const Shape s = {{grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}};
+bool over_blocks(const unsigned (&grid)[3], const std::function<bool(const uint3 &, uint64_t)> &run) {
     const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
     std::atomic<uint64_t> next{0};
     std::atomic<bool> good{true};
-    std::mutex guard;
     auto work = [&] {
-        static thread_local std::unique_ptr<Block> mine;
-        if (!mine) mine.reset(new Block());
-        block = mine.get(), shape = &s, kernel = k, arguments = args;
         for (uint64_t i; good && (i = next++) < blocks;) {
             const uint64_t at = order() == Order::Reverse ? blocks - 1 - i : i;
-            block_index = {unsigned(at % grid[0]), unsigned(at / grid[0] % grid[1]), unsigned(at / grid[0] / grid[1])};
-            if (run_block(at + 1)) continue;
-            good = false;
-            std::lock_guard<std::mutex> lock(guard);
-            message = failure;
+            const uint3 index = {unsigned(at % grid[0]), unsigned(at / grid[0] % grid[1]), unsigned(at / grid[0] / grid[1])};
+            if (!run(index, at)) good = false;
         }
-        here = nullptr;
     };
     const char *wanted = getenv("MIEN_EMULATED_THREADS");
-    const uint64_t threads = wanted ? atoi(wanted) : std::max(1u, std::thread::hardware_concurrency());
+    const uint64_t threads = RACES ? 1 : wanted ? atoi(wanted) : std::max(1u, std::thread::hardware_concurrency());
     std::vector<std::thread> others;
     // A new thread costs about as much as a dozen small blocks.
     for (uint64_t t = 1; t < std::min(threads, blocks / 16); ++t) others.emplace_back(work);
@@ -406,11 +377,35 @@ bool launch(const Kernel *k, const unsigned (&grid)[3], const unsigned (&size)[3
     return good;
 }
 
+bool launch(const Kernel *k, const unsigned (&grid)[3], const unsigned (&size)[3], void **args, std::string &message) {
+    const Shape s = {{grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}};
+    std::mutex guard;
+    const Launching now;
+    return over_blocks(grid, [&](const uint3 &index, uint64_t at) {
+        static thread_local std::unique_ptr<Block> mine;
+        if (!mine) mine.reset(new Block());
+        block = mine.get(), shape = &s, kernel = k, arguments = args, block_index = index;
+        const bool good = run_block(at + 1);
+        here = nullptr;
+        if (good) return true;
+        std::lock_guard<std::mutex> lock(guard);
+        message = failure;
+        return false;
+    });
+}
+
 // ---- device memory
 
-struct Taken { void *map; size_t mapped, bytes; };
 static std::mutex memory_guard;
-static std::map<void *, Taken> taken;
+static std::map<const uint8_t *, Taken> taken;
+static uint64_t changes;
+uint64_t memory_changes() { return changes; }
+const Taken *taken_at(const uint8_t *p) {
+    auto next = taken.upper_bound(p);
+    if (next == taken.begin()) return nullptr;
+    const Taken &t = std::prev(next)->second;
+    return p < t.at + t.bytes ? &t : nullptr;
+}
 
 static void on_fault(int, siginfo_t *info, void *) {
     char text[300];
@@ -438,19 +433,27 @@ void *take(size_t bytes) {
     mprotect(map, page, PROT_NONE);
     mprotect(map + page + body, page, PROT_NONE);
     uint8_t *p = map + page + body - (bytes + 15) / 16 * 16;
-    memset(p, POISON, bytes);
+    static const bool dry = getenv("MIEN_EMULATED_DRY");
+    if (!dry) memset(p, POISON, bytes);
     std::lock_guard<std::mutex> lock(memory_guard);
-    taken[p] = {map, all, bytes};
+    taken[p] = {map, all, p, bytes, nullptr};
+    ++changes;
     return p;
 }
 size_t give(void *p) {
     std::lock_guard<std::mutex> lock(memory_guard);
-    auto found = taken.find(p);
+    auto found = taken.find(static_cast<uint8_t *>(p));
     if (found == taken.end()) return 0;
     const Taken t = found->second;
+    forget(t);
+    ++changes;
     munmap(t.map, t.mapped);
     taken.erase(found);
     return t.bytes;
+}
+bool ours(const void *p) {
+    std::lock_guard<std::mutex> lock(memory_guard);
+    return taken_at(static_cast<const uint8_t *>(p));
 }
 
 } // namespace emulated
@@ -459,7 +462,7 @@ using namespace emulated;
 
 void __syncwarp() {
     static const char site = 0;
-    together(&site, nullptr, [](Lane *const *) {});
+    together(&site, nullptr, [](Lane *const *lanes) { ++lanes[0]->warp->syncs; });
 }
 void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     static const char site = 0;
@@ -480,6 +483,8 @@ void load_matrix_transposed(unsigned (&r)[4], const void *row) {
 void copy_async(void *to, const void *from, bool valid) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16) fail("a copy that is not aligned to 16 bytes");
     if (here->copy_count == 96) fail("more copies on their way than the emulator keeps");
+    if (valid) touch(here, from, 16, false);
+    touch(here, to, 16, true);
     memset(to, POISON, 16);
     here->copies[here->copy_count++] = {to, from, valid, here->copy_group};
 }
@@ -488,8 +493,12 @@ void copy_wait_for(unsigned pending) {
     unsigned kept = 0;
     for (unsigned i = 0; i < here->copy_count; ++i) {
         const Copy &c = here->copies[i];
-        if (c.group + pending >= here->copy_group) here->copies[kept++] = c;
-        else if (c.valid) memcpy(c.to, c.from, 16);
+        if (c.group + pending >= here->copy_group) {
+            here->copies[kept++] = c;
+            continue;
+        }
+        touch(here, c.to, 16, true);
+        if (c.valid) memcpy(c.to, c.from, 16);
         else memset(c.to, 0, 16);
     }
     here->copy_count = kept;

@@ -1,14 +1,22 @@
 // A libcuda.so that runs kernels on the emulated device: the driver calls that cudarc makes, and the ways a driver refuses.
 //
 // A module must be a real image for the emulated architecture (a cubin, or PTX for no newer one) and must name the function that is
-// asked of it; what runs is the same kernel compiled for the host. Streams run at once; a capture records and a graph replays.
+// asked of it; what runs is the same kernel compiled for the host. A capture records and a graph replays. What is put on a stream is
+// done at once, or, where the driver is late, only when somebody waits for it: the latest moment that CUDA allows. Who reads, reuses or
+// frees too early then gets poison, and a stream that does not wait for another's event runs before it.
 //
 //   MIEN_EMULATED_ARCH     compute capability, 87 (an Orin); 0: the driver finds no device
 //   MIEN_EMULATED_DRIVER   CUDA version of the driver, 12060
 //   MIEN_EMULATED_MEMORY   bytes of device memory, 8 GiB
+//   MIEN_EMULATED_TELL     1: what is said of the context stands on stderr
 //   MIEN_EMULATED_LOST     launches after which the device is lost
+//   MIEN_EMULATED_LATE     1: the driver is late; emulated_late(0 or 1) says so for what the calling thread submits
 //   emulated_counts()      launches, copies and waits that the calling thread has asked for so far
+//   MIEN_EMULATED_PTX      1: the PTX of the image is executed (ptx.h), not the kernels compiled for the host; a path: the PTX in that file
+//   MIEN_EMULATED_DRY      a file: launches are written there, a line each (kernel, blocks, arguments in hex), and not run; copies and
+//                          memory stay, all zeros; emulated_mark(name) begins a stage there
 //   MIEN_EMULATED_ORDER, MIEN_EMULATED_THREADS: device.cpp
+#include "ptx.h"
 #include "runtime.h"
 #include <atomic>
 #include <chrono>
@@ -16,8 +24,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,6 +44,7 @@ enum Status {
     NO_BINARY_FOR_GPU = 209,
     ILLEGAL_STATE = 401,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     LAUNCH_FAILED = 719,
     CAPTURE_UNSUPPORTED = 900,
 };
@@ -59,18 +73,54 @@ extern "C" __attribute__((visibility("default"))) const long long *emulated_coun
 
 typedef std::function<int()> Work;
 struct Graph { std::vector<Work> work; };
-struct Stream { std::unique_ptr<Graph> recording; };
-struct Event { std::chrono::steady_clock::time_point at; };
-struct Module { std::string image; };
+struct Stream {
+    std::unique_ptr<Graph> recording;
+    std::deque<Work> waiting; // only of a late driver
+    uint64_t submitted = 0, done = 0;
+};
+struct Event {
+    std::chrono::steady_clock::time_point at;
+    Stream *stream = nullptr;
+    uint64_t place = 0; // how much of the stream must be done
+};
+// A kernel of a module: what the host's compiler made of it, and what stands in the image.
+struct Function {
+    const emulated::Kernel *kernel;
+    std::shared_ptr<const emulated::Program> program;
+};
+struct Module {
+    std::string image;
+    std::map<std::string, Function> functions;
+};
 
+static thread_local int late = setting("MIEN_EMULATED_LATE", 0);
+extern "C" __attribute__((visibility("default"))) void emulated_late(int is) { late = is; }
+
+static std::recursive_mutex streams_guard;
+static std::set<Stream *> streams;
 static Stream &stream_of(void *s) {
     static Stream first;
     return s ? *static_cast<Stream *>(s) : first;
 }
+// Does what waits on the stream, up to a place in it.
+static int finish(Stream &stream, uint64_t place = ~0ull) {
+    std::lock_guard<std::recursive_mutex> lock(streams_guard);
+    while (!stream.waiting.empty() && stream.done < place) {
+        const Work work = std::move(stream.waiting.front());
+        stream.waiting.pop_front();
+        ++stream.done;
+        if (int status = lost ? LAUNCH_FAILED : work()) return status;
+    }
+    return lost ? LAUNCH_FAILED : SUCCESS;
+}
 static int submit(void *stream, Work work) {
     if (lost) return LAUNCH_FAILED;
-    if (!stream_of(stream).recording) return work();
-    stream_of(stream).recording->work.push_back(std::move(work));
+    Stream &to = stream_of(stream);
+    if (to.recording) return to.recording->work.push_back(std::move(work)), SUCCESS;
+    if (!late && to.waiting.empty()) return work();
+    std::lock_guard<std::recursive_mutex> lock(streams_guard);
+    to.waiting.push_back(std::move(work));
+    ++to.submitted;
     return SUCCESS;
 }
 
@@ -97,19 +147,45 @@ CALL cuDeviceGetAttribute(int *v, int what, int) {
 }
 static int the_context;
 static thread_local void *current;
-CALL cuDevicePrimaryCtxRetain(void **c, int) { return *c = &the_context, SUCCESS; }
+// How to wait is said before the context is made.
+static std::atomic<bool> retained{false};
+CALL cuDevicePrimaryCtxRetain(void **c, int) { return *c = &the_context, retained = true, SUCCESS; }
+CALL cuDevicePrimaryCtxSetFlags_v2(int, unsigned flags) {
+    if (setting("MIEN_EMULATED_TELL", 0)) fprintf(stderr, "emulated driver: context flags %u\n", flags);
+    return retained ? ILLEGAL_STATE : SUCCESS;
+}
 CALL cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 CALL cuCtxSetCurrent(void *c) { return current = c, SUCCESS; }
 CALL cuCtxGetCurrent(void **c) { return *c = current, SUCCESS; }
-CALL cuCtxSynchronize() { return lost ? LAUNCH_FAILED : SUCCESS; }
+CALL cuCtxSynchronize() {
+    std::lock_guard<std::recursive_mutex> lock(streams_guard);
+    int status = finish(stream_of(nullptr));
+    for (Stream *s : streams)
+        if (!status) status = finish(*s);
+    return status;
+}
 
-CALL cuStreamCreate(void **s, unsigned) { return *s = new Stream, SUCCESS; }
-CALL cuStreamDestroy_v2(void *s) { return delete static_cast<Stream *>(s), SUCCESS; }
+CALL cuStreamCreate(void **s, unsigned) {
+    Stream *made = new Stream;
+    std::lock_guard<std::recursive_mutex> lock(streams_guard);
+    streams.insert(made);
+    return *s = made, SUCCESS;
+}
+CALL cuStreamDestroy_v2(void *s) {
+    finish(stream_of(s));
+    std::lock_guard<std::recursive_mutex> lock(streams_guard);
+    streams.erase(static_cast<Stream *>(s));
+    return delete static_cast<Stream *>(s), SUCCESS;
+}
 CALL cuStreamSynchronize(void *s) {
     ++counts[WAITS];
-    return lost ? LAUNCH_FAILED : stream_of(s).recording ? CAPTURE_UNSUPPORTED : SUCCESS;
+    return lost ? LAUNCH_FAILED : stream_of(s).recording ? CAPTURE_UNSUPPORTED : finish(stream_of(s));
 }
-CALL cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+static int finish(const Event &e) { return e.stream ? finish(*e.stream, e.place) : SUCCESS; }
+CALL cuStreamWaitEvent(void *s, void *e, unsigned) {
+    const Event event = *static_cast<Event *>(e);
+    return event.stream == &stream_of(s) ? SUCCESS : submit(s, [=] { return finish(event); });
+}
 CALL cuStreamIsCapturing(void *s, int *status) { return *status = stream_of(s).recording ? 1 : 0, SUCCESS; }
 CALL cuStreamBeginCapture_v2(void *s, int) {
     if (!s || stream_of(s).recording) return ILLEGAL_STATE;
@@ -133,9 +209,16 @@ CALL cuGraphExecDestroy(void *g) { return delete static_cast<Graph *>(g), SUCCES
 
 CALL cuEventCreate(void **e, unsigned) { return *e = new Event, SUCCESS; }
 CALL cuEventDestroy_v2(void *e) { return delete static_cast<Event *>(e), SUCCESS; }
-CALL cuEventRecord(void *e, void *) { return static_cast<Event *>(e)->at = std::chrono::steady_clock::now(), SUCCESS; }
-CALL cuEventSynchronize(void *) { return SUCCESS; }
-CALL cuEventQuery(void *) { return SUCCESS; }
+CALL cuEventRecord(void *e, void *s) {
+    Event &event = *static_cast<Event *>(e);
+    event = {std::chrono::steady_clock::now(), &stream_of(s), stream_of(s).submitted};
+    return SUCCESS;
+}
+CALL cuEventSynchronize(void *e) { return finish(*static_cast<Event *>(e)); }
+CALL cuEventQuery(void *e) {
+    const Event &event = *static_cast<Event *>(e);
+    return event.stream && event.stream->done < event.place ? NOT_READY : SUCCESS;
+}
 CALL cuEventElapsedTime(float *ms, void *a, void *b) {
     *ms = std::chrono::duration<float, std::milli>(static_cast<Event *>(b)->at - static_cast<Event *>(a)->at).count();
     return SUCCESS;
@@ -163,14 +246,33 @@ CALL cuMemHostGetDevicePointer_v2(Address *d, void *p, unsigned) { return *d = r
 static int copy(void *stream, void *to, const void *from, size_t bytes) {
     return submit(stream, [=] { return ++counts[COPIES], memmove(to, from, bytes), SUCCESS; });
 }
-CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t n) { return copy(nullptr, reinterpret_cast<void *>(to), from, n); }
-CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t n, void *s) { return copy(s, reinterpret_cast<void *>(to), from, n); }
-CALL cuMemcpyDtoH_v2(void *to, Address from, size_t n) { return ++counts[WAITS], copy(nullptr, to, reinterpret_cast<void *>(from), n); }
-CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t n, void *s) { return copy(s, to, reinterpret_cast<void *>(from), n); }
+// Memory of the program that is not pinned is read before the call returns.
+static int copy_in(void *stream, Address to, const void *from, size_t bytes) {
+    if (emulated::ours(from) || stream_of(stream).recording) return copy(stream, reinterpret_cast<void *>(to), from, bytes);
+    auto held = std::make_shared<std::string>(static_cast<const char *>(from), bytes);
+    return submit(stream, [=] { return ++counts[COPIES], memcpy(reinterpret_cast<void *>(to), held->data(), bytes), SUCCESS; });
+}
+static int copy_out(void *stream, void *to, Address from, size_t bytes) {
+    if (late && !stream_of(stream).recording) memset(to, 0xff, bytes);
+    return copy(stream, to, reinterpret_cast<void *>(from), bytes);
+}
+CALL cuMemcpyHtoD_v2(Address to, const void *from, size_t n) {
+    const int status = copy_in(nullptr, to, from, n);
+    return status ? status : finish(stream_of(nullptr));
+}
+CALL cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t n, void *s) { return copy_in(s, to, from, n); }
+CALL cuMemcpyDtoH_v2(void *to, Address from, size_t n) {
+    const int status = (++counts[WAITS], copy_out(nullptr, to, from, n));
+    return status ? status : finish(stream_of(nullptr));
+}
+CALL cuMemcpyDtoHAsync_v2(void *to, Address from, size_t n, void *s) { return copy_out(s, to, from, n); }
 CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t n, void *s) {
     return copy(s, reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n);
 }
-CALL cuMemsetD8_v2(Address p, unsigned char value, size_t n) { return memset(reinterpret_cast<void *>(p), value, n), SUCCESS; }
+CALL cuMemsetD8_v2(Address p, unsigned char value, size_t n) {
+    const int status = submit(nullptr, [=] { return memset(reinterpret_cast<void *>(p), value, n), SUCCESS; });
+    return status ? status : finish(stream_of(nullptr));
+}
 CALL cuMemsetD8Async(Address p, unsigned char value, size_t n, void *s) {
     return submit(s, [=] { return memset(reinterpret_cast<void *>(p), value, n), SUCCESS; });
 }
@@ -182,7 +284,7 @@ CALL cuModuleLoadData(void **m, const void *image) {
         const char *target = strstr(bytes, ".target sm_");
         if (!target) return INVALID_IMAGE;
         if (atoi(target + 11) > arch()) return NO_BINARY_FOR_GPU;
-        return *m = new Module{bytes}, SUCCESS;
+        return *m = new Module{bytes, {}}, SUCCESS;
     }
     uint16_t machine, section_size, sections;
     uint32_t flags;
@@ -206,22 +308,47 @@ CALL cuModuleLoadData(void **m, const void *image) {
         memcpy(&size, section + 32, 8);
         if (type != 8 && at + size > end) end = at + size;
     }
-    return *m = new Module{std::string(bytes, end)}, SUCCESS;
+    return *m = new Module{std::string(bytes, end), {}}, SUCCESS;
 }
 CALL cuModuleUnload(void *m) { return delete static_cast<Module *>(m), SUCCESS; }
+static std::string file(const char *path) {
+    std::ifstream from(path);
+    return {std::istreambuf_iterator<char>(from), {}};
+}
 CALL cuModuleGetFunction(void **f, void *m, const char *name) {
     const std::string &image = static_cast<Module *>(m)->image;
     const std::string whole = image[0] == '\177' ? std::string(".text.") + name + '\0' : std::string(".entry ") + name + '(';
     const emulated::Kernel *k = emulated::find(name);
     if (!k || image.find(whole) == std::string::npos) return NOT_FOUND;
-    return *f = const_cast<emulated::Kernel *>(k), SUCCESS;
+    Function &function = static_cast<Module *>(m)->functions[name];
+    function.kernel = k;
+    const char *wanted = getenv("MIEN_EMULATED_PTX");
+    if (wanted && !function.program) {
+        static const std::string other = file(wanted);
+        const std::string &text = other.empty() ? image : other;
+        std::string message = "there is machine code for this architecture, no PTX (try MIEN_EMULATED_ARCH=86)";
+        if (text[0] != '\177') function.program = emulated::read_program(text, name, message);
+        if (!function.program) return fprintf(stderr, "emulated driver: %s\n", message.c_str()), INVALID_IMAGE;
+    }
+    return *f = &function, SUCCESS;
 }
 CALL cuFuncGetAttribute(int *v, int, void *) { return *v = 0, SUCCESS; }
 CALL cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
 
+static FILE *dry_run() {
+    static FILE *const file = [] {
+        const char *name = getenv("MIEN_EMULATED_DRY");
+        return name ? fopen(name, "w") : nullptr;
+    }();
+    return file;
+}
+extern "C" __attribute__((visibility("default"))) void emulated_mark(const char *stage) {
+    if (FILE *dry = dry_run()) fprintf(dry, "= %s\n", stage), fflush(dry);
+}
 CALL cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream,
                     void **arguments, void **) {
-    const emulated::Kernel *k = static_cast<emulated::Kernel *>(f);
+    const Function *function = static_cast<Function *>(f);
+    const emulated::Kernel *k = function->kernel;
     if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 65535 || gz > 65535 || !bx || bx > 1024 || bx % 32 || by != 1 || bz != 1 || shared) {
         fprintf(stderr, "emulated driver: a launch of %u x %u x %u blocks of %u x %u x %u\n", gx, gy, gz, bx, by, bz);
         return INVALID_VALUE;
@@ -232,12 +359,22 @@ CALL cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
     return submit(stream, [=] {
         static const long long last = setting("MIEN_EMULATED_LOST", -1);
         ++counts[LAUNCHES];
+        if (FILE *dry = dry_run()) {
+            fprintf(dry, "%s %u %u %u", emulated::name_of(k), gx, gy, gz);
+            for (const std::string &argument : *held) {
+                fputc(' ', dry);
+                for (unsigned char byte : argument) fprintf(dry, "%02x", byte);
+            }
+            return fputc('\n', dry), fflush(dry), SUCCESS;
+        }
         if (++launches > last && last >= 0) lost = true;
         if (lost) return LAUNCH_FAILED;
         std::vector<void *> at;
         for (std::string &argument : *held) at.push_back(&argument[0]);
         std::string message;
-        if (emulated::launch(k, {gx, gy, gz}, {bx, by, bz}, at.data(), message)) return SUCCESS;
+        const bool good = function->program ? emulated::launch(*function->program, {gx, gy, gz}, {bx, by, bz}, *held, message)
+                                            : emulated::launch(k, {gx, gy, gz}, {bx, by, bz}, at.data(), message);
+        if (good) return SUCCESS;
         fprintf(stderr, "emulated device: %s\n", message.c_str());
         lost = true;
         return LAUNCH_FAILED;

@@ -6,6 +6,7 @@
 namespace emulated {
 struct Kernel;
 const Kernel *find(const char *name);
+const char *name_of(const Kernel *);
 size_t argument_count(const Kernel *);
 size_t argument_size(const Kernel *, size_t i);
 // Runs every block; false and a message where the kernel did what a device would not forgive.
@@ -13,4 +14,5 @@ bool launch(const Kernel *, const unsigned (&grid)[3], const unsigned (&block)[3
 // Poisoned memory that ends at a page nobody may touch.
 void *take(size_t bytes);
 size_t give(void *); // its size; 0 where it is none of ours
+bool ours(const void *);
 } // namespace emulated

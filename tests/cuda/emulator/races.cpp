@@ -1,0 +1,143 @@
+#include "races.h"
+#ifdef MIEN_RACES
+#include "block.h"
+#include <mutex>
+#include <sys/mman.h>
+
+namespace emulated {
+
+// What is known of a byte: its last write, and the reads since, as far as another thread's write can still race with them.
+struct Cell {
+    struct Access { uint32_t run, barriers, syncs; uint16_t lane; } write, read;
+    uint32_t other_syncs;                     // the newest read of the warp of `read` by another of its lanes, plus one
+    bool several_warps, several_runs, marked; // who else read in that launch; whether `write` is one
+};
+
+// Pages of zeros until they are touched.
+static Cell *cells(size_t bytes) {
+    void *at = mmap(nullptr, bytes * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? nullptr : static_cast<Cell *>(at);
+}
+
+// Numbers of runs: every block that is run has its own, so what an earlier one left in a cell is told apart. One launch at a time.
+static uint32_t run, first_of_launch;
+static std::mutex launching;
+Launching::Launching() {
+    launching.lock();
+    first_of_launch = run + 1;
+}
+Launching::~Launching() { launching.unlock(); }
+void begin_run() { ++run; }
+
+// The first run whose accesses this one's can race with: for device memory the launch's first, for shared memory itself.
+static uint32_t first;
+
+static bool ordered(const Cell::Access &then, const Lane *now) {
+    if (then.run != run) return then.run < first;
+    if (then.lane == now->thread.x || then.barriers < block->barriers) return true;
+    return then.lane / WARP == now->thread.x / WARP && then.syncs < now->warp->syncs;
+}
+static bool read_ordered(const Cell &cell, const Lane *now) {
+    const Cell::Access &read = cell.read;
+    if (cell.several_runs && read.run >= first) return false;
+    if (!ordered(read, now)) return false;
+    if (read.run != run || read.barriers < block->barriers) return true;
+    if (cell.several_warps) return false;
+    return !cell.other_syncs || read.lane != now->thread.x || cell.other_syncs - 1 < now->warp->syncs;
+}
+static void add_read(Cell &cell, const Lane *now) {
+    const Cell::Access mine = {run, block->barriers, now->warp->syncs, static_cast<uint16_t>(now->thread.x)};
+    Cell::Access &read = cell.read;
+    if (read.run != run) {
+        cell.several_runs = read.run >= first && read.run;
+        cell.several_warps = false, cell.other_syncs = 0, read = mine;
+    } else if (read.barriers < mine.barriers) {
+        cell.several_warps = false, cell.other_syncs = 0, read = mine;
+    } else if (read.lane / WARP != mine.lane / WARP) {
+        cell.several_warps = true;
+    } else if (read.lane == mine.lane) {
+        read = mine;
+    } else if (mine.syncs > read.syncs) {
+        cell.other_syncs = read.syncs + 1, read = mine;
+    } else {
+        cell.other_syncs = mine.syncs + 1;
+    }
+}
+
+static void touch_cells(Cell *cell, const Lane *lane, const char *where, size_t offset, size_t bytes, bool writes) {
+    const char *act = writes ? "writes" : "reads";
+    for (size_t i = 0; i < bytes; ++i) {
+        Cell &c = cell[i];
+        if (c.marked && !ordered(c.write, lane))
+            fail("a race: thread %u %s byte %zu of %s, which thread %u of %s wrote, and nothing orders them", lane->thread.x, act, offset + i,
+                 where, c.write.lane, c.write.run == run ? "this block" : "another block");
+        if (!writes) {
+            add_read(c, lane);
+            continue;
+        }
+        if (c.read.run && !read_ordered(c, lane))
+            fail("a race: thread %u writes byte %zu of %s, which thread %u of %s reads, and nothing orders them", lane->thread.x, offset + i,
+                 where, c.read.lane, c.read.run == run ? "this block" : "another block");
+        c.write = {run, block->barriers, lane->warp->syncs, static_cast<uint16_t>(lane->thread.x)};
+        c.marked = true;
+    }
+}
+
+void touch(const Lane *lane, const void *at, size_t bytes, bool writes) {
+    const uint8_t *p = static_cast<const uint8_t *>(at);
+    if (p >= block->memory && p < block->memory + sizeof block->memory) {
+        static Cell *const shared = cells(sizeof block->memory);
+        const size_t offset = p - block->memory;
+        for (unsigned i = 0; i < block->array_count; ++i) {
+            const Array &a = block->arrays[i];
+            if (offset < a.at || offset >= a.at + a.bytes) continue;
+            char where[40];
+            snprintf(where, sizeof where, "shared array %u", i);
+            first = run;
+            return touch_cells(shared + offset, lane, where, offset - a.at, bytes, writes);
+        }
+        return;
+    }
+    if (p >= block->stacks && p < block->stacks + block->stack_count * STACK_BYTES) return;
+    static const Taken *last;
+    static uint64_t last_change;
+    if (!last || last_change != memory_changes() || p < last->at || p >= last->at + last->bytes) {
+        last = taken_at(p);
+        last_change = memory_changes();
+        if (!last) return;
+    }
+    if (!last->cells) last->cells = cells(last->bytes);
+    first = first_of_launch;
+    touch_cells(static_cast<Cell *>(last->cells) + (p - last->at), lane, "device memory", p - last->at, bytes, writes);
+}
+void forget(const Taken &taken) {
+    if (taken.cells) munmap(taken.cells, taken.bytes * sizeof(Cell));
+}
+
+} // namespace emulated
+
+// ---- what the compiler calls
+
+#define TOUCHES(size)                                                                                                                  \
+    extern "C" void __tsan_read##size(void *p) { emulated::touch(emulated::here, p, size, false); }                                    \
+    extern "C" void __tsan_write##size(void *p) { emulated::touch(emulated::here, p, size, true); }
+TOUCHES(1)
+TOUCHES(2)
+TOUCHES(4)
+TOUCHES(8)
+TOUCHES(16)
+#define TOUCHES_UNALIGNED(size)                                                                                                        \
+    extern "C" void __tsan_unaligned_read##size(void *p) { emulated::touch(emulated::here, p, size, false); }                          \
+    extern "C" void __tsan_unaligned_write##size(void *p) { emulated::touch(emulated::here, p, size, true); }
+TOUCHES_UNALIGNED(2)
+TOUCHES_UNALIGNED(4)
+TOUCHES_UNALIGNED(8)
+TOUCHES_UNALIGNED(16)
+extern "C" void __tsan_read_range(void *p, size_t bytes) { emulated::touch(emulated::here, p, bytes, false); }
+extern "C" void __tsan_write_range(void *p, size_t bytes) { emulated::touch(emulated::here, p, bytes, true); }
+extern "C" void __tsan_init() {}
+extern "C" void __tsan_func_entry(void *) {}
+extern "C" void __tsan_func_exit() {}
+extern "C" void __tsan_vptr_update(void *, void *) {}
+extern "C" void __tsan_vptr_read(void *) {}
+#endif
