@@ -1,9 +1,9 @@
 """Launches that an emulated driver wrote down (MIEN_EMULATED_DRY), in short: what kernels/launches.json holds.
 
-usage: launches.py LAUNCHES.RS OUT NAME=DRY...      NAME as q8_0/whole
+usage: launches.py LAUNCHES.RS OUT NAME=DRY...      NAME as 8/q8_0/whole: multiprocessors, bundle, audio_context
 
 A stage is a list of [kernel, blocks, numbers among its arguments, how often]. Addresses are left out; of a matrix stay its sizes and kind,
-of a norm whether it is there. The stage `token` is the last of the tokens that were made.
+of a norm whether it is there. `issued` are the instructions that the warps of a block in the middle were given. The stage `token` is the last of the tokens that were made.
 """
 
 import json
@@ -39,8 +39,8 @@ def stages(path, known):
         if line.startswith("= "):
             stage = line[2:].strip()
             continue
-        name, x, y, z, *words = line.split()
-        out.setdefault(stage, []).append((name, (int(x), int(y), int(z)), numbers(known[name], words)))
+        name, x, y, z, issued, *words = line.split()
+        out.setdefault(stage, []).append((name, (int(x), int(y), int(z)), numbers(known[name], words) | {"issued": int(issued)}))
     decode = out.pop("decode")
     ends = [at for at, launch in enumerate(decode) if launch[0] == "highest_join"]
     out["token"] = decode[ends[-2] + 1:ends[-1] + 1]
@@ -66,7 +66,7 @@ def main(rust, out, *runs):
         file.write("{\n")
         rows = []
         for name, parts in found.items():
-            lines = [f'  "{stage}": [\n' + ",\n".join("   " + json.dumps(row) for row in launches) + "\n  ]" for stage, launches in parts.items()]
+            lines = [f'  "{stage}": {json.dumps(launches, separators=(",", ":"))}' for stage, launches in parts.items()]
             rows.append(f' "{name}": {{\n' + ",\n".join(lines) + "\n }")
         file.write(",\n".join(rows) + "\n}\n")
 

@@ -2,8 +2,8 @@
 
 Called by tools/sass.py, with its counts and two files: kernels/launches.json and the report of a card that was measured.
 
-For every launch: clocks of the unit that bounds its hot loop, times how often the loop runs, over the blocks that a multiprocessor gets one
-after the other; bytes from DRAM, those of a tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both,
+For every launch: clocks of the unit that bounds its hot loop, times how often the loop runs, or the instructions that a block in the middle was
+given (of the PTX, executed), whatever is more, over the blocks that a multiprocessor gets one after the other; bytes from DRAM, those of a tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both,
 and what lies between two launches. Latency, bank conflicts and clocks that fall are not in it: it is a floor that the code sets itself,
 not a forecast. How far a floor lies below a measurement is shown on the card that was measured (tests/gpu).
 """
@@ -154,9 +154,9 @@ def work(name, grid, a, row, board):
 def launch_s(name, grid, a, row, board):
     """Seconds of one launch at least, and its work."""
     w = work(name, grid, a, row, board)
-    clocks = max((row["clocks"][kind] * board.scaled(kind) for kind in row["clocks"]), default=0) if w.loops else 0
-    beside = max(row["instructions"] - row["loop"], 0)
-    a_block = (w.loops * clocks + beside) * max(row["threads"] / 128, 1)
+    # Four quarters of a multiprocessor take the warps of a block between them.
+    bound = max(clocks * board.scaled(kind) for kind, clocks in row["clocks"].items()) * row["threads"] / 128
+    a_block = max(w.loops * bound, a["issued"] / 4)
     blocks = grid[0] * grid[1] * grid[2]
     core = math.ceil(blocks / board.multiprocessors) * a_block / board.hertz
     return max(core, w.dram / board.bytes_a_second), w
@@ -182,27 +182,25 @@ def measured_ms(window):
 
 
 def report(found, launches, measured):
-    """Prints the tables; returns what the bounds are about."""
+    """Prints the table; returns what the bounds of the Orin Nano are about: ms of a window and of a token, bytes of products, nodes."""
     card = {name.split()[-1]: measured_ms(step["bench"]["window"]) for name, step in measured["steps"].items() if name.startswith("bench r1-omni")}
-    windows = {}
-    print("\nmilliseconds at least, R1-Omni 0.5B: eight pictures, 30 s or less of sound, prompt, label scores; a token; window = all of them and 150 tokens")
     stages = ("vision", "branches", "audio", "prefill", "score")
+    print("\nmilliseconds at least, R1-Omni 0.5B: eight pictures, four seconds of sound (`whole` encodes 30), prompt, label scores; a token; all of them and 150 tokens")
     print(f"{'board':10} {'bundle and context':18}" + "".join(f"{stage:>10}" for stage in (*stages, "a token", "window")) + "   products read, of the least")
-    for board_name, board in BOARDS.items():
-        for run, parts in launches.items():
-            ms = {stage: 1e3 * stage_s(parts[stage], found, board) for stage in (*stages, "token")}
-            window = sum(ms[stage] for stage in stages) + 150 * ms["token"]
-            windows[board_name, run] = (window, ms["token"])
-            ratio = max(products(parts[stage], found, board) for stage in ("vision", "audio", "prefill"))
-            print(f"{board_name:10} {run:18}" + "".join(f"{ms[stage]:10.2f}" for stage in (*stages, "token")) + f"{window:10.0f}   {ratio:.2f}")
-            quant, context = run.split("/")
-            if board_name == "h200" and context == "whole" and quant in card:
-                was = card[quant]
-                print(f"{'':10} {'measured':18}" + "".join(f"{was[stage]:10.2f}" for stage in (*stages, "token")))
-                print(f"{'':10} {'times the floor':18}" + "".join(f"{was[stage] / ms[stage]:10.1f}" for stage in (*stages, "token")))
-    worst = max(products(parts[stage], found, BOARDS["orin nano"]) for parts in launches.values() for stage in ("vision", "audio", "prefill"))
-    nodes = {run: sum(count for *_, count in parts["token"]) for run, parts in launches.items()}
-    return windows, worst, nodes
+    bounds = {}
+    for run, parts in launches.items():
+        multiprocessors, quant, context = run.split("/")
+        name, board = next((name, board) for name, board in BOARDS.items() if board.multiprocessors == int(multiprocessors))
+        ms = {stage: 1e3 * stage_s(parts[stage], found, board) for stage in (*stages, "token")}
+        window = sum(ms[stage] for stage in stages) + 150 * ms["token"]
+        read = max(products(parts[stage], found, board) for stage in ("vision", "audio", "prefill"))
+        print(f"{name:10} {quant + ' ' + context:18}" + "".join(f"{ms[stage]:10.2f}" for stage in (*stages, "token")) + f"{window:10.0f}   {read:.2f}")
+        if name == "h200" and context == "whole" and quant in card:
+            print(f"{'':10} {'measured':18}" + "".join(f"{card[quant][stage]:10.2f}" for stage in (*stages, "token")))
+            print(f"{'':10} {'times the floor':18}" + "".join(f"{card[quant][stage] / ms[stage]:10.1f}" for stage in (*stages, "token")))
+        if (name, quant, context) == ("orin nano", "q4", "brief"):
+            bounds = {"window": window, "token": ms["token"], "read": read, "nodes": sum(count for *_, count in parts["token"])}
+    return bounds
 
 
 def main(found, launches, measured):

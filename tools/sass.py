@@ -135,7 +135,7 @@ def table(found):
         print(f"{name:20} {row['threads']:7d} {row['registers']:5d} {row['shared']:6d} {row['blocks']:6d} {row['instructions']:7d} | {row['loop']:16d} {numbers}  {bound}")
 
 
-def bounds(found, windows, read, nodes):
+def bounds(found, nano):
     """What kernels/README.md asks for, and how it stands."""
     rows = []
     for name in PRODUCTS:
@@ -143,9 +143,8 @@ def bounds(found, windows, read, nodes):
         rows += [(f"{name}: {kind} clocks, of its tensor clocks", clocks[kind] / clocks["tensor"], limit, "<=") for kind, limit in (("shared", 0.7), ("issue", 0.8))]
     rows.append(("attend_split_64: instructions", found["attend_split_64"]["instructions"], 1200, "<="))
     rows.append(("gated_row_q8: blocks on a multiprocessor", found["gated_row_q8"]["blocks"], 2, ">="))
-    window, token = windows["orin nano", "q4/brief"]
-    rows += [("tiled products: bytes read on the Nano, of the least", read, 2.0, "<="), ("Orin Nano, Q4 recipe: a window, ms at least", window, 1000, "<="),
-             ("Orin Nano, Q4 recipe: a token, ms at least", token, 3.8, "<="), ("nodes of a token's graph", nodes["q4/brief"], 125, "<=")]
+    rows += [("Orin Nano, q4 and brief: a window, ms at least", nano["window"], 1000, "<="), ("Orin Nano, q4 and brief: a token, ms at least", nano["token"], 3.8, "<="),
+             ("the same: tiled products' bytes, of the least", nano["read"], 2.0, "<="), ("the same: nodes of a token's graph", nano["nodes"], 125, "<=")]
     print("\nbound                                                      is   asked")
     for what, value, limit, way in rows:
         held = value <= limit if way == "<=" else value >= limit
@@ -172,7 +171,7 @@ def worse(found, kept):
 def main(nvdisasm, cubin, compiled, launches, kept, window, measured, *options):
     found = measure(nvdisasm, cubin, compiled, launches)
     table(found)
-    bounds(found, *roofline.main(found, window, measured))
+    bounds(found, roofline.main(found, window, measured))
     few = {name: {what: row[what] for what in ("blocks", "instructions", "loop")} for name, row in sorted(found.items())}
     if "--keep" in options:
         spills = [name for name, row in found.items() if row["spilt"]]

@@ -14,6 +14,10 @@ const FEW: usize = 16;
 const OUTPUTS: usize = 128;
 const OUTPUTS_FEW: usize = 32;
 
+/// Times that a multiprocessor may make the norm of a row again, block after block, before a launch of its own is cheaper: some 700
+/// clocks each time.
+const NORMS_MAX: usize = 64;
+
 type Product = fn(&Launcher, Blocks, u64, u64, Weights, u64, u64, i32, i32, i32, i32);
 
 /// What follows a product, as in kernels/linear_row.cu.
@@ -76,6 +80,11 @@ impl Cuda {
     /// One row as int8, which the op before made so already, or which is still to be made of a norm.
     fn quantised_row(&mut self, ends: Ends, w: Weights, outputs: usize, act: Act, mode: Mode) {
         let Ends { x, bias, out } = ends;
+        let gated = mode == Mode::Gated && outputs.is_multiple_of(32);
+        let (blocks, share) = if gated { ((outputs / 32, 1, 1), 1) } else { shared(outputs, w.width) };
+        if blocks.0 > NORMS_MAX * self.device.multiprocessors {
+            self.settle_norm();
+        }
         // A product into the row that the norm is still to read comes after it.
         if self.norm.is_none_or(|norm| norm.out != x || norm.x == out) {
             self.settle_norm();
@@ -88,15 +97,14 @@ impl Cuda {
         let there = Norm { x: 0, gain: 0, out: 0, q, s, cols: 0, eps: 0.0 };
         let norm = self.norm.take().unwrap_or(there);
         let device = &self.device;
-        if mode == Mode::Gated && outputs.is_multiple_of(32) {
+        if gated {
             let (next, next_s) = self.other_row;
-            let gated = if w.kind == 2 { Launcher::gated_row_q8 } else { Launcher::gated_row_q4 };
-            gated(device, (outputs / 32, 1, 1), w, norm, out, next, next_s);
+            let row = if w.kind == 2 { Launcher::gated_row_q8 } else { Launcher::gated_row_q4 };
+            row(device, blocks, w, norm, out, next, next_s);
             std::mem::swap(&mut self.row, &mut self.other_row);
             self.row_of = Some(out);
         } else {
             let linear = if w.kind == 2 { Launcher::linear_row_q8 } else { Launcher::linear_row_q4 };
-            let (blocks, share) = shared(outputs, w.width);
             linear(device, blocks, w, norm, bias, out, mode as i32, act_number(act), share);
             self.row_of = None;
         }

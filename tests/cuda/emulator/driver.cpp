@@ -6,6 +6,7 @@
 // frees too early then gets poison, and a stream that does not wait for another's event runs before it.
 //
 //   MIEN_EMULATED_ARCH     compute capability, 87 (an Orin); 0: the driver finds no device
+//   MIEN_EMULATED_MULTIPROCESSORS  8
 //   MIEN_EMULATED_DRIVER   CUDA version of the driver, 12060
 //   MIEN_EMULATED_MEMORY   bytes of device memory, 8 GiB
 //   MIEN_EMULATED_TELL     1: what is said of the context stands on stderr
@@ -13,8 +14,9 @@
 //   MIEN_EMULATED_LATE     1: the driver is late; emulated_late(0 or 1) says so for what the calling thread submits
 //   emulated_counts()      launches, copies and waits that the calling thread has asked for so far
 //   MIEN_EMULATED_PTX      1: the PTX of the image is executed (ptx.h), not the kernels compiled for the host; a path: the PTX in that file
-//   MIEN_EMULATED_DRY      a file: launches are written there, a line each (kernel, blocks, arguments in hex), and not run; copies and
-//                          memory stay, all zeros; emulated_mark(name) begins a stage there
+//   MIEN_EMULATED_DRY      a file: launches are written there, a line each (kernel, blocks, instructions of a block, arguments in hex),
+//                          and not run, but for one block where PTX is executed, whose instructions are counted; copies and memory
+//                          stay, all zeros; emulated_mark(name) begins a stage there
 //   MIEN_EMULATED_ORDER, MIEN_EMULATED_THREADS: device.cpp
 #include "ptx.h"
 #include "runtime.h"
@@ -134,7 +136,7 @@ CALL cuDeviceGetAttribute(int *v, int what, int) {
     switch (what) {
     case 75: *v = arch() / 10; break;
     case 76: *v = arch() % 10; break;
-    case 16: *v = 8; break;  // multiprocessors
+    case 16: *v = setting("MIEN_EMULATED_MULTIPROCESSORS", 8); break;
     case 18: *v = 1; break;  // integrated
     case 10: *v = 32; break; // warp
     case 13: *v = 1020000; break; // clock, kHz
@@ -360,7 +362,13 @@ CALL cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
         static const long long last = setting("MIEN_EMULATED_LOST", -1);
         ++counts[LAUNCHES];
         if (FILE *dry = dry_run()) {
-            fprintf(dry, "%s %u %u %u", emulated::name_of(k), gx, gy, gz);
+            uint64_t issued = 0;
+            try {
+                if (function->program) issued = emulated::issued_by_a_block(*function->program, {gx, gy, gz}, {bx, by, bz}, *held);
+            } catch (const std::string &why) {
+                return fprintf(stderr, "emulated device: %s\n", why.c_str()), LAUNCH_FAILED;
+            }
+            fprintf(dry, "%s %u %u %u %llu", emulated::name_of(k), gx, gy, gz, static_cast<unsigned long long>(issued));
             for (const std::string &argument : *held) {
                 fputc(' ', dry);
                 for (unsigned char byte : argument) fprintf(dry, "%02x", byte);

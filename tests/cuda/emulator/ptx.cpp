@@ -33,6 +33,7 @@ struct Thread32 {
     Room *room;
     std::vector<uint64_t> registers; // 32 of each
     unsigned at[WARP], left = 0, held = 0, at_barrier = 0;
+    uint64_t issued = 0;
     unsigned groups[WARP];
     std::vector<Arriving> arriving;
     std::vector<uint8_t> local;
@@ -653,6 +654,7 @@ void run(Thread32 &w) {
         for (bool same = true; same;) {
             if (at >= p.code.size()) refuse("the code has ended");
             const Instruction &i = p.code[at];
+            ++w.issued;
             unsigned on = lanes;
             if (i.guard >= 0) {
                 const uint64_t *guard = row(w, i.guard);
@@ -672,7 +674,7 @@ void run(Thread32 &w) {
                         w.held |= lanes;
                         for (int l = 0; l < WARP; ++l)
                             if (lanes >> l & 1) w.at[l] = at;
-                        same = false;
+                        same = false, --w.issued;
                         continue;
                     }
                     w.held = 0;
@@ -696,7 +698,8 @@ void run(Thread32 &w) {
     }
 }
 
-void run_block(const Program &p, const uint3 &block, const Shape &shape, const std::vector<std::string> &arguments) {
+// Runs a block; how many instructions its warps were given.
+uint64_t run_block(const Program &p, const uint3 &block, const Shape &shape, const std::vector<std::string> &arguments) {
     Room room(p);
     for (size_t n = 0; n < p.params.size(); ++n) {
         if (arguments[n].size() != p.params[n].second) refuse("parameter %zu has %zu bytes, %zu were given", n, p.params[n].second, arguments[n].size());
@@ -725,6 +728,9 @@ void run_block(const Program &p, const uint3 &block, const Shape &shape, const s
         // Lanes that have left no longer count.
         for (Thread32 &w : warps) w.at_barrier = 0;
     }
+    uint64_t issued = 0;
+    for (const Thread32 &w : warps) issued += w.issued;
+    return issued;
 }
 
 } // namespace
@@ -738,6 +744,11 @@ std::shared_ptr<const Program> read_program(const std::string &image, const char
         message = std::string("PTX of ") + name + ": " + why;
         return nullptr;
     }
+}
+
+uint64_t issued_by_a_block(const Program &p, const unsigned (&grid)[3], const unsigned (&size)[3], const std::vector<std::string> &arguments) {
+    const Shape shape = {{grid[0], grid[1], grid[2]}, {size[0], size[1], size[2]}};
+    return run_block(p, {grid[0] / 2, grid[1] / 2, grid[2] / 2}, shape, arguments);
 }
 
 bool launch(const Program &p, const unsigned (&grid)[3], const unsigned (&size)[3], const std::vector<std::string> &arguments,
