@@ -7,14 +7,14 @@
 //
 // The warps stand side by side: each takes all rows of the tile and 32 rows of W. x goes through shared memory, three stages of 64
 // columns, its 16-byte pieces exchanged by row so that no two of a matrix meet in a bank; W goes to registers and is expanded there,
-// once for all rows. Blocks follow each other down six strips of rows, then to the next outputs, so that x and W stay in cache.
+// once for all rows. Blocks follow each other down five strips of rows, then to the next outputs, so that x and W stay in cache.
 //
-// Bound: arithmetic where rows > ~100. bytes = weights * ceil(rows / 768) + 2 * rows * width + 4 * rows * outputs from memory, x once
+// Bound: arithmetic where rows > ~100. bytes = weights * ceil(rows / 640) + 2 * rows * width + 4 * rows * outputs from memory, x once
 // for every 128 outputs from cache; flops = 2 * rows * outputs * cols. A step of 16 columns is 32 products of 8 tensor clocks, eight
 // loads of 512 bytes and, at Q8, 28 instructions to expand.
 #include "fragment.cuh"
 
-enum { STAGE = 64, STAGES = 3, OUTPUTS = 128, STRIPS = 6, ROOM_PITCH = OUTPUTS + 8 };
+enum { STAGE = 64, STAGES = 3, OUTPUTS = 128, STRIPS = 5, ROOM_PITCH = OUTPUTS + 8 };
 
 template <int kind, int tiles>
 DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {

@@ -6,7 +6,8 @@
 //! Errors name the file, the line and the key, and for a key that is not known the nearest one that is.
 
 use crate::{
-    bundle,
+    backend::GpuWait,
+    bundle::{self, Bundle},
     cues::{self, Task},
     machine,
     model::{self, AudioContext, Decoding, Infer},
@@ -81,7 +82,7 @@ pub struct Model {
     /// `auto` is a CUDA device where there is one, else the CPU; `cuda` never falls back.
     pub backend: model::Device,
     /// How a CUDA device is waited for: `auto` as its driver decides, `spin` for the soonest answer, `sleep` for a core that rests.
-    pub gpu_wait: model::GpuWait,
+    pub gpu_wait: GpuWait,
     /// Label set of the bundle; empty: its first.
     pub labels: String,
     /// Prompt under which labels are scored; empty: `label`.
@@ -108,7 +109,7 @@ impl Model {
     }
 
     /// Loads the bundle onto the device that the config names.
-    pub fn load(&self, bundle: &bundle::Bundle) -> Result<Box<dyn Infer>> {
+    pub fn load(&self, bundle: &Bundle) -> Result<Box<dyn Infer>> {
         model::load_with(bundle, self.backend, self.threads, self.gpu_wait)
     }
 
@@ -226,7 +227,7 @@ impl Default for Model {
         Model {
             bundle: PathBuf::new(),
             backend: model::Device::Auto,
-            gpu_wait: model::GpuWait::Auto,
+            gpu_wait: GpuWait::Auto,
             labels: String::new(),
             prompt: "label".into(),
             reason_prompt: "reason".into(),

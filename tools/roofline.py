@@ -39,7 +39,7 @@ BOARDS = {
 BYTES = {0: 4.0, 1: 2.0, 2: 34 / 32, 3: 18 / 32}  # a weight, by its kind in kernels/parts.cuh
 MMA = 16 * 8 * 16  # products of one instruction of a warp
 POSITION = 1100  # of the token: its keys and values are those of a recorded step
-GATED, STRIPS = 2, 6  # kernels/linear_tile.cu
+GATED, STRIPS = 2, 5  # kernels/linear_tile.cu
 
 
 @dataclass

@@ -1,7 +1,7 @@
 //! Devices that run the model: memory verbs and the ops that its networks need, one trait.
 //!
 //! The model (`crate::model`) is written once over [`Backend`]. The scalar reference in `cpu::scalar` is always
-//! compiled and is the judge of every other backend: each op has its own f64 answer in `tests/ops.rs`, and each
+//! compiled and is the judge of every other backend: each op has its own f64 answer in `tests/ops`, and each
 //! backend must agree with it.
 //!
 //! Shapes: row-major, channels last. A picture of `frames x height x width` pixels and `channels` is a matrix of
@@ -26,6 +26,19 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod format;
+
+/// How a thread waits for a CUDA device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuWait {
+    /// As the driver decides: on a Jetson by its power mode.
+    #[default]
+    Auto,
+    /// Asking again and again: soonest awake, a core busy meanwhile.
+    Spin,
+    /// Asleep until the device's interrupt: the core rests.
+    Sleep,
+}
 
 /// The device is gone for this process, and why. Whoever gets this ends and starts anew.
 #[derive(Clone, Debug)]

@@ -21,7 +21,10 @@ pub use text::generate::{Decoding, Sampling};
 #[cfg(feature = "cuda")]
 use crate::backend::cuda::Cuda;
 use crate::{
-    backend::cpu::{Cpu, Precision, scalar::Scalar},
+    backend::{
+        GpuWait,
+        cpu::{Cpu, Precision, scalar::Scalar},
+    },
     bundle::Bundle,
 };
 use anyhow::{Result, bail};
@@ -39,19 +42,6 @@ pub enum Device {
     Cuda,
     /// The scalar reference: slow, and right.
     Scalar,
-}
-
-/// How a thread waits for a CUDA device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum GpuWait {
-    /// As the driver decides: on a Jetson by its power mode.
-    #[default]
-    Auto,
-    /// Asking again and again: soonest awake, a core busy meanwhile.
-    Spin,
-    /// Asleep until the device's interrupt: the core rests.
-    Sleep,
 }
 
 impl std::str::FromStr for Device {

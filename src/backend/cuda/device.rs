@@ -3,7 +3,10 @@
 //! Limits: one stream; memory is given back when the last user of the device is gone, not before.
 
 use super::images::{self, IMAGES};
-use crate::{backend::Lost, machine::l4t::Release, model::GpuWait};
+use crate::{
+    backend::{GpuWait, Lost},
+    machine::l4t::Release,
+};
 use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaGraph, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;

@@ -5,9 +5,8 @@ use super::{
     launches::{Launcher, Norm, Weights},
 };
 use crate::{
-    backend::{Act, Heads},
+    backend::{Act, GpuWait, Heads},
     bundle::Kind,
-    model::GpuWait,
 };
 use anyhow::Result;
 use cudarc::driver::CudaGraph;
