@@ -366,6 +366,36 @@ fn vowel(path: &std::path::Path, hz: f32) {
     recordings::wav(path, (0..64_000).map(wave));
 }
 
+/// `mien eval measure`: the manifest again, every key of it, and what is measured of each clip.
+fn measured_cues_go_into_the_manifest(bench: &Bench) {
+    let (code, said) = bench.mien(&["eval", "measure", "m.jsonl", "-o", "told.jsonl"]);
+    assert!(code == 0 && said.contains("8 clips, 0 of them not measured"), "{said}");
+    let lines = |name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(bench.path(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (was, mut told) in lines("m.jsonl").into_iter().zip(lines("told.jsonl")) {
+        assert!(told.as_object_mut().unwrap().remove("measured").is_some_and(|cues| cues.is_array()));
+        assert_eq!(was, told);
+    }
+    let pitch = |i: usize| {
+        let told = &lines("told.jsonl")[i]["measured"];
+        told.as_array().unwrap().iter().find(|cue| cue["cue"] == "pitch").unwrap().clone()
+    };
+    let expect = |value: &str, observable: bool| json!({"modality": "voice", "cue": "pitch", "value": value, "known": ["high", "low", "level"], "observable": observable});
+    assert_eq!(pitch(5), expect("high", true));
+    assert_eq!(pitch(6), expect("", false));
+
+    fs::write(bench.path("gap.jsonl"), "{\"id\": \"a\", \"clip\": \"gone.wav\"}\n").unwrap();
+    let (code, said) = bench.mien(&["eval", "measure", "gap.jsonl", "-o", "none.jsonl"]);
+    assert!(code == 0 && said.contains("1 of them not measured") && said.contains("line 1"), "{said}");
+    assert_eq!(lines("none.jsonl"), lines("gap.jsonl"));
+    let (code, said) = bench.mien(&["eval", "measure", "gap.jsonl", "-o", "strict.jsonl", "--strict"]);
+    assert!(code == 1 && said.contains("gone.wav") && !bench.path("strict.jsonl").exists(), "{said}");
+    let (code, said) = bench.mien(&["eval", "measure", "m.jsonl", "-o", "/tmp/elsewhere.jsonl"]);
+    assert!(code == 1 && said.contains("--output must lie beside m.jsonl"), "{said}");
+}
+
 /// Somebody is known by the clips before: one high vowel is high for who spoke low before, and nothing for who is new.
 #[test]
 fn reasons_are_held_against_what_is_usual_of_their_person() {
@@ -422,6 +452,8 @@ fn reasons_are_held_against_what_is_usual_of_their_person() {
     fs::write(bench.path("cut.jsonl"), &text[..cut]).unwrap();
     assert_eq!(eval("cut", &[]).0, 0);
     assert_eq!(bench.records("cut.jsonl"), whole);
+
+    measured_cues_go_into_the_manifest(&bench);
 
     let (code, said) = eval("part", &["--shard", "1/2"]);
     assert!(code == 1 && said.contains("--measured and --shard exclude each other"), "{said}");

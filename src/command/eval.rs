@@ -11,7 +11,7 @@ use crate::{
         dataset::{self, Split},
         examiner::{Examiner, Given},
         manifest::{self, Line, Manifest},
-        measured::Measuring,
+        measured::{self, Measuring},
         record::{self, About, Journal, Records},
         report,
     },
@@ -47,6 +47,8 @@ enum Task {
     Merge(Merge),
     /// Write a manifest of a data set in its official layout.
     Import(Import),
+    /// Write a manifest again with what is measured of its clips: rewards and claims for data whose cues nobody logged.
+    Measure(Measure),
 }
 
 #[derive(clap::Args, Debug)]
@@ -142,6 +144,21 @@ struct Import {
     strict: bool,
 }
 
+#[derive(clap::Args, Debug)]
+struct Measure {
+    /// JSON lines {id, clip, person?, ...}; all keys are kept, and `measured` is added.
+    manifest: PathBuf,
+    /// Manifest to write, in the same folder: clips are relative to it.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// A folder that `tools/nets fetch` filled; without it voices alone are measured.
+    #[arg(long, value_name = "FOLDER")]
+    nets: Option<PathBuf>,
+    /// Fail at the first clip that cannot be read.
+    #[arg(long)]
+    strict: bool,
+}
+
 fn shard(text: &str) -> Result<[usize; 2]> {
     let parts = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
     let shard: [usize; 2] = parts.context("a shard is i/n, such as 2/4")?;
@@ -162,6 +179,7 @@ pub fn run(args: Args) -> Result<()> {
         None => evaluate(&args.run),
         Some(Task::Merge(merge)) => self::merge(&merge),
         Some(Task::Import(import)) => self::import(&import),
+        Some(Task::Measure(measure)) => self::measure(&measure),
     }
 }
 
@@ -365,11 +383,7 @@ fn import(args: &Import) -> Result<()> {
         eprintln!("{}: {problems}", folder.display());
     }
     ensure!(!found.lines.is_empty(), "{} has no clip that can be used", folder.display());
-    let above = match args.output.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
-        _ => Path::new("."),
-    };
-    let above = fs::canonicalize(above).with_context(|| format!("looking for {}", above.display()))?;
+    let above = above(&args.output)?;
     let lines: String = found.lines.iter().map(|entry| format!("{}\n", entry.json(&above))).collect();
     write(&args.output, &lines)?;
     println!("{}: {} clips", args.output.display(), found.lines.len());
@@ -379,4 +393,52 @@ fn import(args: &Import) -> Result<()> {
         println!("the bundle needs a label set of them: mien pack ... --labels \"mafw-compound={labels}\"");
     }
     Ok(())
+}
+
+fn measure(args: &Measure) -> Result<()> {
+    let at = || args.manifest.display();
+    let text =
+        fs::read_to_string(&args.manifest).with_context(|| format!("reading the manifest {}", at()))?;
+    let (from, to) = (above(&args.manifest)?, above(&args.output)?);
+    ensure!(from == to, "--output must lie beside {}: clips are relative to the manifest's folder", at());
+    let nets = args.nets.as_deref().map(config::nets_in).transpose()?.unwrap_or_default();
+    let mut measuring = Measuring::new(&nets, Given::Both.gives())?;
+    let lines: Vec<(usize, &str)> =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    ensure!(!lines.is_empty(), "{} has no clip", at());
+    let bar = clips::bar(lines.len(), 0)?;
+    let (mut out, mut left_out) = (String::new(), 0);
+    for (number, line) in lines {
+        let place = || format!("{}, line {}", at(), number + 1);
+        let mut line: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(line).with_context(place)?;
+        let key = |name: &str| line.get(name).and_then(|value| value.as_str());
+        let clip = from.join(key("clip").with_context(|| format!("{}: no clip", place()))?);
+        match measuring.file(&clip, key("person")) {
+            Ok(cues) => {
+                line.insert("measured".into(), measured::as_json(&cues));
+            }
+            Err(error) if args.strict => return Err(error.context(place())),
+            Err(error) => {
+                left_out += 1;
+                bar.suspend(|| log::warn!("{}: not measured: {error:#}", place()));
+            }
+        }
+        out += &format!("{}\n", serde_json::Value::Object(line));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    write(&args.output, &out)?;
+    println!(
+        "{}: {} clips, {left_out} of them not measured",
+        args.output.display(),
+        bar.length().unwrap_or(0)
+    );
+    Ok(())
+}
+
+/// The folder that a file lies in.
+fn above(path: &Path) -> Result<PathBuf> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::canonicalize(above).with_context(|| format!("looking for {}", above.display()))
 }

@@ -6,15 +6,16 @@
 use super::manifest::Line;
 use crate::{
     cues::{
-        Gate, Measurer, Nets,
+        Channel, Gate, Measurer, Nets,
         ground::{self, Verdict},
-        ledger::{Cues, Ledger},
+        ledger::{self, Cues, Ledger},
     },
     source::{Gives, Pool, Reading, clip},
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use serde_json::{Value, json};
+use std::{collections::HashMap, path::Path};
 
 /// Between two clips, so that nothing of one reaches into the next.
 const APART_NS: u64 = 10_000_000_000;
@@ -61,22 +62,27 @@ impl Measuring {
         Ok(Measuring { measurer, given, people: HashMap::new(), next_ns: 0 })
     }
 
-    /// What stood out in a clip; the person of the clip is known better after it.
+    /// What stood out in the clip of a manifest's line.
     pub fn clip(&mut self, line: &Line) -> Result<Cues> {
+        self.file(&line.clip, line.person.as_deref())
+    }
+
+    /// What stood out in a clip; the person of the clip is known better after it.
+    pub fn file(&mut self, path: &Path, person: Option<&str>) -> Result<Cues> {
         let settings =
-            clip::Settings { path: line.clip.clone(), paced: false, frames_per_second: FRAMES_PER_SECOND };
+            clip::Settings { path: path.into(), paced: false, frames_per_second: FRAMES_PER_SECOND };
         let pool = Pool::new(2, 2);
         let mut source = settings.open(&pool)?;
         let mut left = source.gives();
         let mut alone = Ledger::default();
-        let ledger = match &line.person {
-            Some(person) => self.people.entry(person.clone()).or_default(),
+        let ledger = match person {
+            Some(person) => self.people.entry(person.to_owned()).or_default(),
             None => &mut alone,
         };
         self.measurer.forget();
         let (start_ns, mut end_ns) = (self.next_ns, self.next_ns);
         while let Some(mut reading) =
-            clip::next(&mut *source, &mut left).with_context(|| line.clip.display().to_string())?
+            clip::next(&mut *source, &mut left).with_context(|| path.display().to_string())?
         {
             let (at_ns, wanted) = match &mut reading {
                 Reading::Frame(frame) => (&mut frame.captured_ns, self.given.video),
@@ -98,4 +104,19 @@ impl Measuring {
         self.next_ns = end_ns + APART_NS;
         Ok(ledger.cues(start_ns, end_ns))
     }
+}
+
+/// What was measured of a clip, as a manifest's key `measured` has it: `{modality, cue, value, known, observable}` for each cue. `value` is
+/// one of `known`, the values that are told apart, or empty: none of them.
+pub fn as_json(cues: &Cues) -> Value {
+    let one = |m: &ledger::Measured| {
+        let modality = match m.channel {
+            Channel::Face => "face",
+            Channel::Voice => "voice",
+            Channel::Words => "words",
+        };
+        let known: Vec<&str> = m.known.into_iter().filter(|value| !value.is_empty()).collect();
+        json!({"modality": modality, "cue": m.cue, "value": m.value, "known": known, "observable": m.observable})
+    };
+    cues.iter().map(one).collect()
 }

@@ -1,4 +1,4 @@
-"""What a reason claims, in a small closed grammar, and how it stands against the logged cues of a clip.
+"""What a reason claims, in a small closed grammar, and how it stands against the logged or measured cues of a clip.
 
 A claim is `VALUE CUE` in a list after "I see" or "I hear": "I see raised brow, wide eyes. I hear high pitch, bad words."
 "no face", "no voice" and "no words" claim an absence. Anything else is text without a claim.
@@ -64,9 +64,16 @@ def empty(think):
     return sum(not _CLAIM.fullmatch(part.strip()) for sentence in _SENTENCE.findall(think) for part in sentence.split(","))
 
 
+def measured(cues):
+    """Whether cues were measured (`mien eval measure`: `known` are the values that are told apart, `value` may be none of them), not logged."""
+    return any("known" in c for c in cues)
+
+
 def observable(cues):
-    """The claims that are true of a clip: its observable cues, and the absence of what is missing."""
-    true = {(c["cue"], c["value"]) for c in cues if c["observable"]}
+    """The claims that are true of a clip: its observable cues, and the absence of what is missing; of measured cues what was found."""
+    true = {(c["cue"], c["value"]) for c in cues if c["observable"] and c["value"]}
+    if measured(cues):
+        return true
     present = {c["modality"] for c in cues if c["observable"]}
     return true | {(name, "no") for name in ("face", "voice", "words") if name not in present}
 
@@ -81,8 +88,29 @@ def write(cues):
     return f"I see {', '.join(seen)}. I hear {', '.join(heard)}."
 
 
+def _check_measured(think, cues):
+    """The verdicts of `mien`: what nothing measures, or not now, is unsupported. That nothing is seen does not show that a face is still."""
+    by_name = {c["cue"]: c for c in cues}
+    gone = {c["modality"] for c in cues if c["observable"] and c["value"] == "no"}
+    count = dict.fromkeys(("supported", "contradicted", "absent", "unsupported"), 0)
+    for cue, value in read(think):
+        found = by_name.get(cue)
+        if (cue, value) == ("face", "still"):
+            moves = any(c["modality"] == "face" and c["observable"] and c["value"] for c in cues)
+            count["contradicted" if moves else "unsupported"] += 1
+        elif value != "no" and CUES[cue][0] in gone:
+            count["absent"] += 1
+        elif found is None or not found["observable"] or value not in found["known"] and not found["value"]:
+            count["unsupported"] += 1
+        else:
+            count["supported" if found["value"] == value else "contradicted"] += 1
+    return Standing(**count, cues=sum(bool(c["observable"] and c["value"]) for c in cues))
+
+
 def check(think, cues):
-    """How the claims of `think` stand against the logged `cues`."""
+    """How the claims of `think` stand against the logged or measured `cues`."""
+    if measured(cues):
+        return _check_measured(think, cues)
     true = observable(cues)
     present = {CUES[cue][0] for cue, value in true if value != "no"}
     known = {cue for cue, _ in true}

@@ -1,6 +1,7 @@
 """Manifests to training examples: what is asked, what should be answered, and the towers' features, computed once.
 
-A manifest is JSONL `{id, clip, label, cues?, fold?, subtitle?, split?, cell?}`. Features of frozen towers lie in two memory-mapped
+A manifest is JSONL `{id, clip, label, cues?, measured?, fold?, subtitle?, split?, cell?}`; without logged `cues`, those that `mien eval measure`
+found are what reasons are held against. Features of frozen towers lie in two memory-mapped
 files beside a note of what they were made of; a changed tower or manifest makes them anew.
 """
 
@@ -59,7 +60,7 @@ def manifest(path, labels=(*rule.LABELS, rule.UNKNOWN), strict=True):
             wrong.append(f"line {number}: no file {path.parent / line['clip']}")
         else:
             seen.add(line["id"])
-            lines.append({**line, "label": rewards.canonical(line["label"])})
+            lines.append({**line, "label": rewards.canonical(line["label"]), **({"cues": line["measured"]} if "measured" in line and "cues" not in line else {})})
     if wrong and strict:
         raise ManifestError(f"{path}: {len(wrong)} bad lines\n  " + "\n  ".join(wrong[:20]))
     if not lines:

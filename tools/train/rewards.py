@@ -57,7 +57,7 @@ def accuracy_reward(completion, label, paper=False):
 
 
 def cue_reward(completion, cues):
-    """F1 of the claims against the observable cues, less the share of claims that are contradicted, empty or about what is absent.
+    """F1 of the claims against the observable cues, logged or measured, less the share of claims that are contradicted, empty or about what is absent.
 
     In [-1, 1]; nothing claimed is 0. Claims count once, however often they are said, and only inside the thought.
     """

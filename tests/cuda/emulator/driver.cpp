@@ -326,10 +326,12 @@ CALL cuModuleGetFunction(void **f, void *m, const char *name) {
     function.kernel = k;
     const char *wanted = getenv("MIEN_EMULATED_PTX");
     if (wanted && !function.program) {
-        static const std::string other = file(wanted);
-        const std::string &text = other.empty() ? image : other;
+        static const bool own = !strcmp(wanted, "1");
+        static const std::string other = own ? "" : file(wanted);
+        const std::string &text = own ? image : other;
         std::string message = "there is machine code for this architecture, no PTX (try MIEN_EMULATED_ARCH=86)";
-        if (text[0] != '\177') function.program = emulated::read_program(text, name, message);
+        if (!own && text.empty()) message = std::string("nothing to read in ") + wanted;
+        else if (text[0] != '\177') function.program = emulated::read_program(text, name, message);
         if (!function.program) return fprintf(stderr, "emulated driver: %s\n", message.c_str()), INVALID_IMAGE;
     }
     return *f = &function, SUCCESS;

@@ -107,6 +107,40 @@ def test_cue_reward(text, cues, expect):
     assert rewards.cue_reward(said(text), cues) == pytest.approx(expect)
 
 
+def found(modality, name, value, *known, observable=True):
+    return {"modality": modality, "cue": name, "value": value, "known": list(known), "observable": observable}
+
+
+# As `mien eval measure` writes them: a smile, level pitch; brows that are neither of what is told apart; a timbre that is not known yet.
+MEASURED = [found("face", "face", "", "no"), found("face", "brow", "", "lowered"), found("face", "mouth", "smiling", "smiling", "downturned"),
+            found("voice", "voice", "", "no"), found("voice", "pitch", "level", "high", "low", "level"), found("voice", "timbre", "", "soft", observable=False)]
+
+
+@pytest.mark.parametrize("text, expect", [
+    ("I see smiling mouth. I hear level pitch.", (2, 0, 0, 0)),
+    ("I see lowered brow.", (0, 1, 0, 0)),                  # told apart, and not so
+    ("I see raised brow, wide eyes.", (0, 0, 0, 2)),        # nothing tells them apart
+    ("I see pressed mouth.", (0, 1, 0, 0)),                 # something else was measured
+    ("I see no face. I hear no voice.", (0, 2, 0, 0)),
+    ("I see still face. I hear soft timbre, bad words.", (0, 1, 0, 2)),
+])
+def test_standing_by_measured_cues(text, expect):
+    s = claims.check(text, MEASURED)
+    assert (s.supported, s.contradicted, s.absent, s.unsupported, s.cues) == (*expect, 2)
+
+
+def test_reward_by_measured_cues():
+    empty = [found("face", "face", "no", "no"), found("face", "mouth", "", "smiling", observable=False)]
+    assert rewards.cue_reward(said("I see no face."), empty) == 1.0
+    assert rewards.cue_reward(said("I see smiling mouth."), empty) == -1.0     # of a face that is not there
+    assert rewards.cue_reward(said("I see smiling mouth. I hear level pitch."), MEASURED) == 1.0
+    # What nobody checks is no gain.
+    assert rewards.cue_reward(said("I see smiling mouth, wide eyes. I hear level pitch."), MEASURED) == pytest.approx(4 / 5)
+    everything = ", ".join(f"{v} {c}" for c, (_, values) in claims.CUES.items() for v in values)
+    assert rewards.cue_reward(said(f"I see {everything}."), MEASURED) < 0
+    assert claims.write(MEASURED) == "I see smiling mouth. I hear level pitch."
+
+
 def test_cheating_the_cue_reward_does_not_pay():
     honest = rewards.cue_reward(GOOD, CUES)
     everything = ", ".join(f"{v} {c}" for c, (_, values) in claims.CUES.items() for v in values)
