@@ -182,12 +182,12 @@ def measured_ms(window):
 
 
 def report(found, launches, measured):
-    """Prints the table; returns what the bounds of the Orin Nano are about: ms of a window and of a token, bytes of products, nodes."""
+    """Prints the table; returns ms of a window and of a token, bytes that products read and nodes of a token, run by run."""
     card = {name.split()[-1]: measured_ms(step["bench"]["window"]) for name, step in measured["steps"].items() if name.startswith("bench r1-omni")}
     stages = ("vision", "branches", "audio", "prefill", "score")
     print("\nmilliseconds at least, R1-Omni 0.5B: eight pictures, four seconds of sound (`whole` encodes 30), prompt, label scores; a token; all of them and 150 tokens")
     print(f"{'board':10} {'bundle and context':18}" + "".join(f"{stage:>10}" for stage in (*stages, "a token", "window")) + "   products read, of the least")
-    bounds = {}
+    out = {}
     for run, parts in launches.items():
         multiprocessors, quant, context = run.split("/")
         name, board = next((name, board) for name, board in BOARDS.items() if board.multiprocessors == int(multiprocessors))
@@ -198,9 +198,8 @@ def report(found, launches, measured):
         if name == "h200" and context == "whole" and quant in card:
             print(f"{'':10} {'measured':18}" + "".join(f"{card[quant][stage]:10.2f}" for stage in (*stages, "token")))
             print(f"{'':10} {'times the floor':18}" + "".join(f"{card[quant][stage] / ms[stage]:10.1f}" for stage in (*stages, "token")))
-        if (name, quant, context) == ("orin nano", "q4", "brief"):
-            bounds = {"window": window, "token": ms["token"], "read": read, "nodes": sum(count for *_, count in parts["token"])}
-    return bounds
+        out[run] = {"window": round(window, 1), "token": round(ms["token"], 2), "read": round(read, 2), "nodes": sum(count for *_, count in parts["token"])}
+    return out
 
 
 def main(found, launches, measured):

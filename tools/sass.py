@@ -4,7 +4,7 @@ usage: sass.py NVDISASM CUBIN COMPILED LAUNCHES KEPT WINDOW MEASURED [--keep]
 
 WINDOW and MEASURED are for tools/roofline.py: the launches of a window, and a card's report. COMPILED is what tools/nvrtc.py printed (registers, shared memory, spills), LAUNCHES the launch table (threads of a block), KEPT the figures
 that were committed. Prints a table and the bounds that kernels/README.md states, and fails where a kernel spills, fewer blocks fit on a
-multiprocessor, or a kernel or its hot loop has over 3 % more instructions than were kept.
+multiprocessor, a kernel or its hot loop has over 3 % more instructions than were kept, or a window or a token takes over 3 % longer by them.
 
 Counts are exact, clocks are a model: of a warp on its quarter of a multiprocessor of compute capability 8.7, with the rates of NVIDIA's CUDA
 C++ Programming Guide (arithmetic instructions) and of the tensor cores of GA10x (512 f16 FMA a clock and quarter at half of it with f32
@@ -135,9 +135,9 @@ def table(found):
         print(f"{name:20} {row['threads']:7d} {row['registers']:5d} {row['shared']:6d} {row['blocks']:6d} {row['instructions']:7d} | {row['loop']:16d} {numbers}  {bound}")
 
 
-def bounds(found, nano):
+def bounds(found, windows):
     """What kernels/README.md asks for, and how it stands."""
-    rows = []
+    rows, nano = [], windows["8/q4/brief"]
     for name in PRODUCTS:
         clocks = found[name]["clocks"]
         rows += [(f"{name}: {kind} clocks, of its tensor clocks", clocks[kind] / clocks["tensor"], limit, "<=") for kind, limit in (("shared", 0.7), ("issue", 0.8))]
@@ -152,8 +152,10 @@ def bounds(found, nano):
         print(f"{what:52} {shown:>8} {way} {limit:,}  {'holds' if held else 'short'}")
 
 
-def worse(found, kept):
-    out = []
+def worse(found, windows, kept):
+    was = kept.pop("windows")
+    out = [f"{run}: {what} {value}, {was[run][what]} before" for run, row in windows.items() for what, value in row.items()
+           if value > was.get(run, row)[what] * SLACK]
     for name, row in found.items():
         if row["spilt"]:
             out.append(f"{name} spills {row['spilt']} bytes")
@@ -171,17 +173,18 @@ def worse(found, kept):
 def main(nvdisasm, cubin, compiled, launches, kept, window, measured, *options):
     found = measure(nvdisasm, cubin, compiled, launches)
     table(found)
-    bounds(found, roofline.main(found, window, measured))
+    windows = roofline.main(found, window, measured)
+    bounds(found, windows)
     few = {name: {what: row[what] for what in ("blocks", "instructions", "loop")} for name, row in sorted(found.items())}
     if "--keep" in options:
         spills = [name for name, row in found.items() if row["spilt"]]
         if spills:
             sys.exit(f"error: {', '.join(spills)} spill: nothing was kept")
-        rows = ",\n".join(f' {json.dumps(name)}: {json.dumps(row)}' for name, row in few.items())
+        rows = ",\n".join(f' {json.dumps(name)}: {json.dumps(row)}' for name, row in {**few, "windows": windows}.items())
         with open(kept, "w") as file:
             file.write("{\n" + rows + "\n}\n")
         return
-    problems = worse(found, json.load(open(kept)))
+    problems = worse(found, windows, json.load(open(kept)))
     if problems:
         sys.exit("error: " + "; ".join(problems) + "\n(tools/kernels report --keep takes the new figures over)")
 
