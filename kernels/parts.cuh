@@ -78,7 +78,9 @@ DEVICE float inverse_root(float power) { return 1.0f / sqrtf(power) + taint(powe
 
 // One warp's group of 32 values as int8 at q[i] (i = 32 g + lane) and their scale at s[g]. The scale is NaN where a value is not finite.
 DEVICE void quantise_group(float value, i8 *q, float *s, int i) {
-    const float scale = warp_max(fabsf(value)) / 127.0f + warp_sum(taint(value));
+    // By their bits, what is not finite stands above every number.
+    const float largest = __int_as_float(warp_highest(__float_as_int(fabsf(value))));
+    const float scale = largest < INFINITY_F ? largest / 127.0f : NAN_F;
     // A group of zeros has scale 0 and quants 0.
     q[i] = (i8)(scale > 0.0f && scale < INFINITY_F ? __float2int_rn(value / scale) : 0);
     if (i % 32 == 0) s[i / 32] = scale;

@@ -73,6 +73,13 @@ DEVICE int dot4(int a, int b, int c) {
     return d;
 }
 
+// Every lane gets the largest of its warp's.
+DEVICE unsigned warp_highest(unsigned x) {
+    unsigned d;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(d) : "r"(x));
+    return d;
+}
+
 // ---- memory
 
 // A place in shared memory; so many bytes may be added to it, which costs nothing where they are a constant.

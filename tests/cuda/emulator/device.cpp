@@ -464,6 +464,15 @@ void __syncwarp() {
     static const char site = 0;
     together(&site, nullptr, [](Lane *const *lanes) { ++lanes[0]->warp->syncs; });
 }
+unsigned warp_highest(unsigned x) {
+    static const char site = 0;
+    together(&site, &x, [](Lane *const *lanes) {
+        unsigned highest = 0;
+        for (int i = 0; i < WARP; ++i) highest = std::max(highest, *static_cast<unsigned *>(lanes[i]->operand));
+        for (int i = 0; i < WARP; ++i) *static_cast<unsigned *>(lanes[i]->operand) = highest;
+    });
+    return x;
+}
 void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     static const char site = 0;
     const unsigned b[2] = {b0, b1};

@@ -130,6 +130,7 @@ DEVICE int dot4(int a, int b, int c) {
     for (int i = 0; i < 32; i += 8) c += static_cast<i8>(a >> i) * static_cast<i8>(b >> i);
     return c;
 }
+unsigned warp_highest(unsigned x);
 DEVICE uint4 load_once(const uint4 *p) { return *p; }
 void copy_async(void *to, const void *from, bool valid);
 void copy_commit();

@@ -132,7 +132,7 @@ struct Reader {
                 way = cut == std::string::npos ? "" : how.substr(0, cut);
             }
             i.act = of_type(base, way, kind);
-            if (base == "shfl") i.flow = Flow::Together;
+            if (base == "shfl" || base == "redux") i.flow = Flow::Together;
             arguments(i, words, 1);
         }
         if (i.flow == Flow::Next && !i.act) refuse("the instruction `%s` is not known", line.c_str());

@@ -341,6 +341,13 @@ void shuffle_xor_lanes(PtxWarp &w, const Instruction &i, unsigned) {
     if (i.to_count == 2)
         for (int l = 0; l < WARP; ++l) row(w, i.to[1])[l] = 1;
 }
+void highest(PtxWarp &w, const Instruction &i, unsigned) {
+    uint64_t *d = row(w, i.to[0]), *a = row(w, i.from[0]);
+    uint32_t most = 0;
+    if (uint32_t(row(w, i.from[1])[0]) != 0xffffffff) refuse("redux of part of a warp");
+    for (int l = 0; l < WARP; ++l) most = std::max(most, uint32_t(a[l]));
+    std::fill_n(d, WARP, most);
+}
 void warp_barrier(PtxWarp &, const Instruction &, unsigned) {}
 template <bool transposed> void matrices(PtxWarp &w, const Instruction &i, unsigned) {
     const uint64_t *address = row(w, i.from[0]);
@@ -439,6 +446,7 @@ Act of_type(const std::string &base, const std::string &how, const std::string &
         {"f32.f16", from_half}, {"rn.f16.f32", to_half}, {"rn.f16x2.f32", to_halves})
     if (base == "cvta" && how == "to.global") return one<uint64_t, Copy1>;
     if (base == "cvta" && how == "shared") return generic_of_shared;
+    if (base == "redux" && how == "sync.max" && type == "u32") return highest;
     if (base == "shfl" && how == "sync.bfly" && type == "b32") return shuffle_xor_lanes;
     return nullptr;
 }
