@@ -4,6 +4,7 @@
 #include "races.h"
 #include <cstdio>
 #include <functional>
+#include <mutex>
 #include <sys/mman.h>
 #include <vector>
 
@@ -51,7 +52,8 @@ struct Taken {
     size_t bytes;
     mutable void *cells; // of races.cpp
 };
-const Taken *taken_at(const uint8_t *);
+extern std::mutex memory_guard;
+const Taken *taken_at(const uint8_t *); // under the guard
 uint64_t memory_changes(); // another number where pieces were taken or given back
 
 } // namespace emulated

@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <unistd.h>
 #undef threadIdx
@@ -396,9 +395,9 @@ bool launch(const Kernel *k, const unsigned (&grid)[3], const unsigned (&size)[3
 
 // ---- device memory
 
-static std::mutex memory_guard;
+std::mutex memory_guard;
 static std::map<const uint8_t *, Taken> taken;
-static uint64_t changes;
+static std::atomic<uint64_t> changes;
 uint64_t memory_changes() { return changes; }
 const Taken *taken_at(const uint8_t *p) {
     auto next = taken.upper_bound(p);

@@ -1,7 +1,6 @@
 #include "races.h"
 #ifdef MIEN_RACES
 #include "block.h"
-#include <mutex>
 #include <sys/mman.h>
 
 namespace emulated {
@@ -99,16 +98,21 @@ void touch(const Lane *lane, const void *at, size_t bytes, bool writes) {
         return;
     }
     if (p >= block->stacks && p < block->stacks + block->stack_count * STACK_BYTES) return;
-    static const Taken *last;
-    static uint64_t last_change;
-    if (!last || last_change != memory_changes() || p < last->at || p >= last->at + last->bytes) {
-        last = taken_at(p);
-        last_change = memory_changes();
-        if (!last) return;
+    // The piece that was touched last; other threads take and give pieces meanwhile.
+    static const uint8_t *begin, *end;
+    static Cell *known;
+    static uint64_t change;
+    if (change != memory_changes() || p < begin || p >= end) {
+        const std::lock_guard<std::mutex> lock(memory_guard);
+        change = memory_changes();
+        const Taken *taken = taken_at(p);
+        begin = end = nullptr;
+        if (!taken) return;
+        if (!taken->cells) taken->cells = cells(taken->bytes);
+        begin = taken->at, end = begin + taken->bytes, known = static_cast<Cell *>(taken->cells);
     }
-    if (!last->cells) last->cells = cells(last->bytes);
     first = first_of_launch;
-    touch_cells(static_cast<Cell *>(last->cells) + (p - last->at), lane, "device memory", p - last->at, bytes, writes);
+    touch_cells(known + (p - begin), lane, "device memory", p - begin, bytes, writes);
 }
 void forget(const Taken &taken) {
     if (taken.cells) munmap(taken.cells, taken.bytes * sizeof(Cell));
