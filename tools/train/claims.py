@@ -69,6 +69,14 @@ def measured(cues):
     return any("known" in c for c in cues)
 
 
+def without(cues, left_out):
+    """The cues of a clip whose modalities `left_out` are not given: of measured ones it is then known that they are not there."""
+    kept = tuple(c for c in cues if c["modality"] not in left_out)
+    if not measured(cues):
+        return kept
+    return kept + tuple({"modality": name, "cue": name, "value": "no", "known": ["no"], "observable": True} for name in left_out)
+
+
 def observable(cues):
     """The claims that are true of a clip: its observable cues, and the absence of what is missing; of measured cues what was found."""
     true = {(c["cue"], c["value"]) for c in cues if c["observable"] and c["value"]}
@@ -85,7 +93,7 @@ def write(cues):
     ranked = sorted(true, key=lambda c: (order[c[0]], c[1]))
     seen = [f"{v} {c}" for c, v in ranked if CUES[c][0] == "face"]
     heard = [f"{v} {c}" for c, v in ranked if CUES[c][0] != "face"]
-    return f"I see {', '.join(seen)}. I hear {', '.join(heard)}."
+    return " ".join(f"{lead} {', '.join(said)}." for lead, said in (("I see", seen), ("I hear", heard)) if said)
 
 
 def _check_measured(think, cues):

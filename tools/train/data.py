@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import claims
 import media
 import rewards
 import text
@@ -75,10 +76,10 @@ def example(row, line, kind, video=True, audio=True):
     """
     label, cues = line["label"], tuple(line["cues"]) if "cues" in line else None
     if not (video and audio) and cues is not None:
-        kept = ("face",) if video else ("voice", "words")
-        cues = tuple(c for c in cues if c["modality"] in kept)
+        left_out = ("voice", "words") if video else ("face",)
+        cues = claims.without(cues, left_out)
         if "cell" in line:
-            label = rule.decide(**{m: line["cell"][m] for m in kept})
+            label = rule.decide(**{m: line["cell"][m] for m in ("face", "voice", "words") if m not in left_out})
     return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label, line.get("reason")))
 
 

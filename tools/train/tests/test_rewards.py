@@ -129,6 +129,15 @@ def test_standing_by_measured_cues(text, expect):
     assert (s.supported, s.contradicted, s.absent, s.unsupported, s.cues) == (*expect, 2)
 
 
+def test_measured_cues_of_a_modality_that_is_left_out():
+    silent = claims.without(MEASURED, ("voice", "words"))
+    assert claims.write(silent) == "I see smiling mouth. I hear no voice, no words."
+    assert rewards.cue_reward(said("I hear level pitch."), silent) == -1.0
+    assert claims.write(claims.without(CUES, ("voice", "words"))).endswith("I hear no voice, no words.")
+    assert claims.without((), ("face",)) == ()
+    assert claims.write([MEASURED[0]]) == ""
+
+
 def test_reward_by_measured_cues():
     empty = [found("face", "face", "no", "no"), found("face", "mouth", "", "smiling", observable=False)]
     assert rewards.cue_reward(said("I see no face."), empty) == 1.0
