@@ -1,7 +1,7 @@
-"""Bugs to plant in the kernels and their launch code, one at a time, and the op tests that must notice. Used by tools/lane/cuda.
+"""Bugs to plant in the kernels and in the emulated driver, one at a time, and the op tests that must notice. Used by tools/lane/cuda.
 
 usage: plants.py list KIND              one line per plant: NAME TEST
-       plants.py plant NAME TREE        changes that one thing in a copy of the project
+       plants.py plant NAME TREE        changes that one thing in TREE/kernels or TREE/emulator, copies of those folders
 
 A plant of the kind `order` must change what comes out, in one order of the threads or another. One of the kind `race` may change nothing: it
 is the build that watches accesses that must see it. One of the kind `late` shows where the driver does everything at the latest moment, one of
@@ -116,18 +116,13 @@ RACE = {
     ),
 }
 
+# In the emulated driver: nobody waits, as where the launch code forgot to.
 LATE = {
-    "results-read-before-they-are-there": (
+    "wait-forgotten": (
         "norms",
-        "../src/backend/cuda/device.rs",
-        '        self.note("waiting for it", self.stream.synchronize());\n',
-        "",
-    ),
-    "memory-given-back-while-in-use": (
-        "linear",
-        "../src/backend/cuda/device.rs",
-        '        self.note("waiting to give memory back", self.stream.synchronize());\n',
-        "",
+        "../emulator/driver.cpp",
+        "CAPTURE_UNSUPPORTED : finish(stream_of(s));",
+        "CAPTURE_UNSUPPORTED : SUCCESS;",
     ),
 }
 
@@ -148,7 +143,7 @@ def main():
             print(name, test)
         return
     _, file, there, instead = (ORDER | RACE | LATE | PTX)[sys.argv[2]]
-    path = os.path.join(sys.argv[3], "kernels", file)
+    path = os.path.normpath(os.path.join(sys.argv[3], "kernels", file))
     with open(path, encoding="utf-8") as lines:
         text = lines.read()
     if text.count(there) != 1:
