@@ -267,6 +267,16 @@ impl Observer for Budget {
     }
 }
 
+/// So many tokens, whatever they are.
+fn exactly(tokens: usize) -> Decoding {
+    Decoding {
+        max_new_tokens: Some(tokens),
+        repetition_guard: false,
+        stop_at_end: false,
+        ..Decoding::default()
+    }
+}
+
 /// What one token costs whatever the device: bytes that must be read, launches, copies and waits. Launches are nodes of one graph.
 #[test]
 fn budget_of_a_token() {
@@ -289,13 +299,7 @@ fn budget_of_a_token() {
     }
     model.observe(None);
     let mut made = |tokens| {
-        let decoding = Decoding {
-            max_new_tokens: Some(tokens),
-            repetition_guard: false,
-            stop_at_end: false,
-            ..Decoding::default()
-        };
-        model.set_decoding(decoding).unwrap();
+        model.set_decoding(exactly(tokens)).unwrap();
         model.ask("reason").unwrap();
         let before = counted();
         assert_eq!(model.reason(&mut |_| {}).unwrap().tokens, tokens);
@@ -365,7 +369,7 @@ fn how_to_wait_is_said_to_the_driver() {
 
 /// For `tools/kernels launches`: a window of the bundle MIEN_LAUNCHES_BUNDLE and three tokens, on a driver that writes launches down.
 #[test]
-#[ignore = "run by tools/kernels launches"]
+#[ignore = "needs a bundle of R1-Omni's size: run by tools/kernels launches, which tools/test cuda calls"]
 fn launches_of_a_window() {
     // SAFETY: the function has this signature.
     let mark: Mark = unsafe { std::mem::transmute(of_the_emulated_driver(c"emulated_mark")) };
@@ -386,13 +390,7 @@ fn launches_of_a_window() {
     let input = Input { frames: Some(&frames), samples: Some(&samples), words: None };
     model.see("label", &input).unwrap();
     model.score("dfew").unwrap();
-    let decoding = Decoding {
-        max_new_tokens: Some(4),
-        repetition_guard: false,
-        stop_at_end: false,
-        ..Decoding::default()
-    };
-    model.set_decoding(decoding).unwrap();
+    model.set_decoding(exactly(4)).unwrap();
     model.ask("reason").unwrap();
     model.reason(&mut |_| {}).unwrap();
 }
@@ -406,13 +404,7 @@ fn a_reason_goes_on_between_windows() {
     let frames: Vec<_> = clip.frames[..8].iter().enumerate().map(|(i, f)| (i as u64, f)).collect();
     let input = Input { frames: Some(&frames), samples: Some(&clip.samples), words: None };
     let other = Input { frames: None, samples: Some(&clip.samples), words: None };
-    let decoding = Decoding {
-        max_new_tokens: Some(9),
-        repetition_guard: false,
-        stop_at_end: false,
-        ..Decoding::default()
-    };
-    model.set_decoding(decoding).unwrap();
+    model.set_decoding(exactly(9)).unwrap();
     model.reason_between().unwrap();
     model.see("reason", &input).unwrap();
     let whole = model.reason(&mut |_| {}).unwrap();

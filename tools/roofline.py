@@ -3,26 +3,28 @@
 Called by tools/sass.py, with its counts and two files: kernels/launches.json and the report of a card that was measured.
 
 For every launch: clocks of the unit that bounds its hot loop, times how often the loop runs, or the instructions that a block in the middle was
-given (of the PTX, executed), whatever is more, over the blocks that a multiprocessor gets one after the other; bytes from DRAM, those of a tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both,
-and what lies between two launches. Latency, bank conflicts and clocks that fall are not in it: it is a floor that the code sets itself,
+given (of the PTX, executed), whatever is more, over the blocks that a multiprocessor gets one after the other; bytes from DRAM, those of a
+tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both, and what lies between two launches. Latency, bank conflicts and clocks that fall are not in it: it is a floor that the code sets itself,
 not a forecast. How far a floor lies below a measurement is shown on the card that was measured (tests/gpu).
 """
 
 import json
 import math
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass
 class Board:
-    """Clocks and bandwidth: NVIDIA's data sheets of the modules (Orin Nano 8 GB Super, AGX Orin 64 GB); of the H200 what `mien bench` measured."""
+    """By NVIDIA's data sheets (Orin Nano 8 GB Super, AGX Orin 64 GB, H200 SXM); reading and products of the H200 as `mien bench` measured them."""
 
     multiprocessors: int
     hertz: float
     bytes_a_second: float
     l2_bytes: float
-    between_s: float  # two kernels of a stream or graph: kernels/README.md, "an assumption" for the Orins
+    between_s: float  # two kernels of a stream or graph: an assumption
     tensor: float = 8.0  # clocks of m16n8k16 on a quarter
 
     def scaled(self, kind):
@@ -39,7 +41,8 @@ BOARDS = {
 BYTES = {0: 4.0, 1: 2.0, 2: 34 / 32, 3: 18 / 32}  # a weight, by its kind in kernels/parts.cuh
 MMA = 16 * 8 * 16  # products of one instruction of a warp
 POSITION = 1100  # of the token: its keys and values are those of a recorded step
-GATED, STRIPS = 2, 5  # kernels/linear_tile.cu
+GATED = 2  # the mode of kernels/linear_row.cu
+STRIPS = int(re.search(r"\bSTRIPS = (\d+)", (Path(__file__).parents[1] / "kernels" / "linear_tile.cu").read_text())[1])
 
 
 @dataclass

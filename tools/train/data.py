@@ -61,7 +61,9 @@ def manifest(path, labels=(*rule.LABELS, rule.UNKNOWN), strict=True):
             wrong.append(f"line {number}: no file {path.parent / line['clip']}")
         else:
             seen.add(line["id"])
-            lines.append({**line, "label": rewards.canonical(line["label"]), **({"cues": line["measured"]} if "measured" in line and "cues" not in line else {})})
+            if "measured" in line:
+                line.setdefault("cues", line["measured"])
+            lines.append({**line, "label": rewards.canonical(line["label"])})
     if wrong and strict:
         raise ManifestError(f"{path}: {len(wrong)} bad lines\n  " + "\n  ".join(wrong[:20]))
     if not lines:

@@ -14,8 +14,8 @@ const FEW: usize = 16;
 const OUTPUTS: usize = 128;
 const OUTPUTS_FEW: usize = 32;
 
-/// Times that a multiprocessor may make the norm of a row again, block after block, before a launch of its own is cheaper: some 700
-/// clocks each time.
+/// Times that a multiprocessor may make the norm of a row again, block after block, before a launch of its own is cheaper. R1-Omni's
+/// vocabulary would take 143 on 132 multiprocessors, its queries, keys and values take 18 on eight.
 const NORMS_MAX: usize = 64;
 
 type Product = fn(&Launcher, Blocks, u64, u64, Weights, u64, u64, i32, i32, i32, i32);

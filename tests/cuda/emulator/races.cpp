@@ -122,21 +122,18 @@ void forget(const Taken &taken) {
 
 // ---- what the compiler calls
 
-#define TOUCHES(size)                                                                                                                  \
-    extern "C" void __tsan_read##size(void *p) { emulated::touch(emulated::here, p, size, false); }                                    \
-    extern "C" void __tsan_write##size(void *p) { emulated::touch(emulated::here, p, size, true); }
-TOUCHES(1)
-TOUCHES(2)
-TOUCHES(4)
-TOUCHES(8)
-TOUCHES(16)
-#define TOUCHES_UNALIGNED(size)                                                                                                        \
-    extern "C" void __tsan_unaligned_read##size(void *p) { emulated::touch(emulated::here, p, size, false); }                          \
-    extern "C" void __tsan_unaligned_write##size(void *p) { emulated::touch(emulated::here, p, size, true); }
-TOUCHES_UNALIGNED(2)
-TOUCHES_UNALIGNED(4)
-TOUCHES_UNALIGNED(8)
-TOUCHES_UNALIGNED(16)
+#define TOUCHES(how, size)                                                                                                             \
+    extern "C" void __tsan_##how##read##size(void *p) { emulated::touch(emulated::here, p, size, false); }                             \
+    extern "C" void __tsan_##how##write##size(void *p) { emulated::touch(emulated::here, p, size, true); }
+TOUCHES(, 1)
+TOUCHES(, 2)
+TOUCHES(, 4)
+TOUCHES(, 8)
+TOUCHES(, 16)
+TOUCHES(unaligned_, 2)
+TOUCHES(unaligned_, 4)
+TOUCHES(unaligned_, 8)
+TOUCHES(unaligned_, 16)
 extern "C" void __tsan_read_range(void *p, size_t bytes) { emulated::touch(emulated::here, p, bytes, false); }
 extern "C" void __tsan_write_range(void *p, size_t bytes) { emulated::touch(emulated::here, p, bytes, true); }
 extern "C" void __tsan_init() {}
