@@ -15,7 +15,7 @@ DEVICE void attend(const float *qkv, const f16 *key, const f16 *value, float *ou
     SHARED(f16, tiles, 4 * keys * (padded + 8)); // two buffers of keys and values
     const int lane = threadIdx.x % 32, group = n_heads / n_kv, kv = blockIdx.y;
     const int stride = (n_heads + 2 * n_kv) * head_dim, first = blockIdx.x * 64 + threadIdx.x / 32 * 16;
-    const Rows queries = {qkv + (size_t)blockIdx.z * rows * stride + kv * group * head_dim, stride, head_dim, group, rows * group, nullptr};
+    const Rows queries = {qkv + (size_t)blockIdx.z * rows * stride + kv * group * head_dim, stride, head_dim, group, rows * group, 0, nullptr};
     const f16 *k = key + (size_t)(blockIdx.z * n_kv + kv) * pitch * padded, *v = value + (size_t)(blockIdx.z * n_kv + kv) * pitch * padded;
     // Keys that the block's last query sees, and each of the lane's two.
     const int last = min((int)blockIdx.x * 64 + 63, queries.count - 1) / group;

@@ -18,6 +18,7 @@ struct Rows {
     int head_dim;
     int group; // query heads per key/value head
     int count; // rows * group
+    int inverse; // 256 / group + 1, for queries below 16
     const float *turn; // cosines, then sines, of head_dim / 2 angles by which q is still to be rotated; or null
 };
 
@@ -28,9 +29,12 @@ DEVICE float turned(const float *x, const float *turn, int c, int half) {
     return x[c] * turn[i] + other * turn[half + i];
 }
 
-// Where a query's values begin, behind those of the first; below zero for none.
-DEVICE int query_at(const Rows &rows, int query) {
-    return query < rows.count ? query / rows.group * rows.stride + query % rows.group * rows.head_dim : -1;
+// query / group of a query below 16, without a division.
+DEVICE int row_of(const Rows &rows, int query) { return query * rows.inverse >> 8; }
+
+// Where the values of a query of this row begin, behind those of the first; below zero for none.
+DEVICE int query_at(const Rows &rows, int query, int row) {
+    return query < rows.count ? row * rows.stride + (query - row * rows.group) * rows.head_dim : -1;
 }
 
 DEVICE float query_value(const Rows &rows, int at, int c) {
@@ -47,7 +51,8 @@ template <int padded> DEVICE void clear(Queries<padded> &state) {
 
 template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows, int first) {
     const int lane = threadIdx.x % 32;
-    const int q[2] = {query_at(rows, first + lane / 4), query_at(rows, first + lane / 4 + 8)};
+    int q[2];
+    for (int h = 0; h < 2; ++h) q[h] = query_at(rows, first + lane / 4 + h * 8, (first + lane / 4 + h * 8) / rows.group);
 #pragma unroll
     for (int k = 0; k < padded / 16; ++k)
 #pragma unroll
@@ -63,8 +68,10 @@ template <int padded> DEVICE void begin(Queries<padded> &state, const Rows &rows
 template <int padded> DEVICE void begin_shared(Queries<padded> &state, const Rows &rows, f16 *room) {
     const int lane = threadIdx.x % 32, pitch = padded + 8;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < 16 * padded; i += 128)
-        room[i / padded * pitch + i % padded] = to_f16(query_value(rows, query_at(rows, i / padded), i % padded));
+    for (int i = threadIdx.x; i < 16 * padded; i += 128) {
+        const int query = i / padded;
+        room[query * pitch + i % padded] = to_f16(query_value(rows, query_at(rows, query, row_of(rows, query)), i % padded));
+    }
     __syncthreads();
     const Shared queries = shared_at(room + lane % 16 * pitch + lane / 16 * 8);
 #pragma unroll

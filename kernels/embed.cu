@@ -17,7 +17,7 @@ KERNEL(embed, 128)
     if (w.kind == KIND_F32) value = ((const float *)w.values)[at];
     else if (w.kind == KIND_F16) value = from_f16(((const f16 *)w.values)[at]);
     else {
-        const float scale = from_f16(w.scales[at / 32]);
+        const float scale = from_f16(w.kind == KIND_Q4S ? scale_of<KIND_Q4S>(w, at / 32) : scale_of<KIND_Q4>(w, at / 32));
         if (w.kind == KIND_Q8) value = scale * ((const i8 *)w.values)[at];
         else {
             const u8 both = ((const u8 *)w.values)[at / 32 * 16 + at % 16];

@@ -36,7 +36,7 @@ template <int kind> DEVICE Half<kind> fetch(const Weights &w, int row, int block
     }
     // A block of Q4 is 16 bytes; its halves are the low and the high nibbles.
     h.v[0] = kind == KIND_Q8 ? ((const uint4 *)((const i8 *)w.values + at))[half] : *(const uint4 *)((const u8 *)w.values + at / 2);
-    h.scale = w.scales[at / 32] * 0x10001u;
+    h.scale = scale_of<kind>(w, at / 32) * 0x10001u;
     return h;
 }
 

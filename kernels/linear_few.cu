@@ -78,3 +78,4 @@ DEVICE void few(const f16 *x, const Weights &w, const Ending &e, int width) {
 FEW(linear_few_f16, KIND_F16)
 FEW(linear_few_q8, KIND_Q8)
 FEW(linear_few_q4, KIND_Q4)
+FEW(linear_few_q4s, KIND_Q4S)

@@ -3,18 +3,21 @@
 //   mode 1   out[n] += y[n] + bias[n]
 //   mode 2   out[n] = silu(y[n]) * y[half + n], n < half = rows / 2
 //
-//   linear_row_q8, linear_row_q4   x as `quantise` leaves it: i8 (width,), scales f32 (width / 32,); or a `Norm`
+//   linear_row_q8, _q4, _q4s       x as `quantise` leaves it: i8 (width,), scales f32 (width / 32,)
+//   normed_row_q8, _q4, _q4s       x a `Norm`; modes 0 and 1
 //   linear_row_f16, linear_row_f32 x (cols,) f32
 //   w       as in parts.cuh
 //   bias    (rows,) f32 or null
 //   share   warps that share an output: 1, or 4 where rows are long
-//   launch  grid = ceil(outputs * share / 8), block = 128: a warp makes two outputs, or its share of them, and reads 16 bytes a lane at
-//           a time, several times at once
+//   ahead   what a later kernel reads, or null
+//   launch  block = 128, 512 of a norm, which every block makes anew; grid = ceil(outputs * share / (block / 16)): a warp makes two
+//           outputs, or its share of them, and reads 16 bytes a lane at a time, several times at once
 //
-// gated_row_q8, gated_row_q4: mode 2 for a multiple of 32 outputs, which also leave their row as `quantise` would: to, to_s
+// gated_row_q8, _q4, _q4s: mode 2 of a `Norm` or of what `quantise` left, for a multiple of 32 outputs, which also leave their row as
+// `quantise` would: to, to_s
 //   launch  grid = outputs / 32, block = 512
 //
-// Bound: memory. bytes = weights (34 / 32, 18 / 32, 2 or 4 per value) + a row of x per warp, from cache; flops = 2 * rows * cols.
+// Bound: memory. bytes = weights (34 / 32, 18 / 32, 17 / 32, 2 or 4 per value) + a row of x per warp, from cache; flops = 2 * rows * cols.
 #include "parts.cuh"
 
 enum { NORM_COLUMNS_MAX = 8192 };
@@ -115,10 +118,10 @@ DEVICE void load_pieces(uint4 (&v)[batch][count], const Weights &w, const int (&
             if (at + j * step < pieces) v[j][i] = load_once((const uint4 *)w.values + (size_t)row[i] * pieces + at + j * step);
 }
 
-// Sixteen values of a block are a piece.
-template <int count> DEVICE void dot_q8(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
+// Sixteen values of a block are a piece; `batch` of each row are on their way at once.
+template <int batch, int count>
+DEVICE void dot_q8(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
     const int groups = w.width / 32, pieces = groups * 2;
-    constexpr int batch = count == 2 ? 4 : 1; // what registers are there for
 #pragma unroll 1
     for (int at = first; at < pieces; at += batch * step) {
         uint4 v[batch][count];
@@ -132,16 +135,16 @@ template <int count> DEVICE void dot_q8(const Weights &w, const Row &x, const in
 #pragma unroll
             for (int i = 0; i < count; ++i) {
                 const int sum = dot4(v[j][i].x, q.x, dot4(v[j][i].y, q.y, dot4(v[j][i].z, q.z, dot4(v[j][i].w, q.w, 0))));
-                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * groups + piece / 2]) * scale, (float)sum, y[i]);
+                y[i] = fmaf(from_f16(scale_of<KIND_Q8>(w, (size_t)row[i] * groups + piece / 2)) * scale, (float)sum, y[i]);
             }
         }
     }
 }
 
 // A block of 32 values is a piece.
-template <int count> DEVICE void dot_q4(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
+template <int kind, int batch, int count>
+DEVICE void dot_q4(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
     const int pieces = w.width / 32;
-    constexpr int batch = count == 2 ? 2 : 1;
 #pragma unroll 1
     for (int at = first; at < pieces; at += batch * step) {
         uint4 v[batch][count];
@@ -165,41 +168,60 @@ template <int count> DEVICE void dot_q4(const Weights &w, const Row &x, const in
                     sum = dot4(words[k] & 0x0f0f0f0f, q[k], sum);
                     sum = dot4(words[k] >> 4 & 0x0f0f0f0f, q[k + 4], sum);
                 }
-                y[i] = fmaf(from_f16(w.scales[(size_t)row[i] * pieces + piece]) * scale, (float)sum, y[i]);
+                y[i] = fmaf(from_f16(scale_of<kind>(w, (size_t)row[i] * pieces + piece)) * scale, (float)sum, y[i]);
             }
         }
     }
 }
 
-// The two kinds differ in what is a piece.
-#define ROW(kind)                                                                                                                      \
-    KERNEL(linear_row_##kind, 128)                                                                                                      \
-    (const Weights w, const Norm norm, const float *bias, float *out, int mode, int act, int share) {                                  \
+// The kinds differ in what is a piece.
+template <int kind, int batch, int count>
+DEVICE void dot(const Weights &w, const Row &x, const int (&row)[count], int first, int step, float (&y)[count]) {
+    if (kind == KIND_Q8) dot_q8<batch>(w, x, row, first, step, y);
+    else dot_q4<kind, batch>(w, x, row, first, step, y);
+}
+
+#define ROW(name, kind, deep)                                                                                                                \
+    KERNEL(linear_row_##name, 128)                                                                                                      \
+    (const Weights w, const Row x, const float *bias, float *out, int mode, int act, int share, const Ahead ahead) {                    \
         SHARED(float, room, 16);                                                                                                        \
+        auto two = [&](const int(&row)[2], int first, int step, float(&y)[2]) { dot<kind, deep>(w, x, row, first, step, y); };         \
+        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot<kind, 1>(w, x, row, first, step, y); };            \
+        rows_by_mode(w, bias, out, mode, act, share, room, two, four);                                                                  \
+        bring_ahead(ahead);                                                                                                             \
+    }                                                                                                                                   \
+    EXPORT(linear_row_##name)                                                                                                           \
+                                                                                                                                       \
+    KERNEL_TWICE(normed_row_##name, 512)                                                                                                \
+    (const Weights w, const Norm norm, const float *bias, float *out, int mode, int act, int share, const Ahead ahead) {                \
+        SHARED(float, room, 64);                                                                                                        \
         SHARED(i8, q, NORM_COLUMNS_MAX);                                                                                                \
         SHARED(float, s, NORM_COLUMNS_MAX / 32);                                                                                        \
         const Row x = normed(norm, q, s, room);                                                                                         \
-        auto two = [&](const int(&row)[2], int first, int step, float(&y)[2]) { dot_##kind<2>(w, x, row, first, step, y); };             \
-        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot_##kind<4>(w, x, row, first, step, y); };            \
-        rows_by_mode(w, bias, out, mode, act, share, room, two, four);                                                                  \
+        auto two = [&](const int(&row)[2], int first, int step, float(&y)[2]) { dot<kind, 2>(w, x, row, first, step, y); };            \
+        warp_rows<2>(w, bias, out, mode, act, share, room, nullptr, two);                                                               \
+        bring_ahead(ahead);                                                                                                             \
     }                                                                                                                                   \
-    EXPORT(linear_row_##kind)                                                                                                           \
+    EXPORT(normed_row_##name)                                                                                                           \
                                                                                                                                        \
-    KERNEL_TWICE(gated_row_##kind, 512)                                                                                                 \
-    (const Weights w, const Norm norm, float *out, i8 *to, float *to_s) {                                                               \
+    KERNEL_TWICE(gated_row_##name, 512)                                                                                                 \
+    (const Weights w, const Norm norm, float *out, i8 *to, float *to_s, const Ahead ahead) {                                            \
         SHARED(float, room, 32);                                                                                                        \
         SHARED(i8, q, NORM_COLUMNS_MAX);                                                                                                \
         SHARED(float, s, NORM_COLUMNS_MAX / 32);                                                                                        \
         const Row x = normed(norm, q, s, room);                                                                                         \
-        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot_##kind<4>(w, x, row, first, step, y); };            \
+        auto four = [&](const int(&row)[4], int first, int step, float(&y)[4]) { dot<kind, 1>(w, x, row, first, step, y); };            \
         warp_rows<4>(w, nullptr, out, MODE_GATED, ACT_NONE, 1, nullptr, room, four);                                                    \
         __syncthreads();                                                                                                                \
         if (threadIdx.x < 32) quantise_group(room[threadIdx.x], to, to_s, blockIdx.x * 32 + threadIdx.x);                               \
+        bring_ahead(ahead);                                                                                                             \
     }                                                                                                                                   \
-    EXPORT(gated_row_##kind)
+    EXPORT(gated_row_##name)
 
-ROW(q8)
-ROW(q4)
+// As many pieces on their way as registers are there for.
+ROW(q8, KIND_Q8, 4)
+ROW(q4, KIND_Q4, 2)
+ROW(q4s, KIND_Q4S, 2)
 
 template <int count> DEVICE void dot_f16(const Weights &w, const float *x, const int (&row)[count], int first, int step, float (&y)[count]) {
     for (int c = first * 8; c < w.width; c += step * 8) {

@@ -1,7 +1,7 @@
 // linear_tile: many rows through a matrix on the tensor cores, y[m, n] = scale[m] * sum_c x[m, c] * W[n, c], f32 sums, then an `Ending`.
 //
 //   x       (rows, width) f16 and scale (rows,), as `narrow` leaves them; width = cols rounded up to 128
-//   w       F16, Q8 or Q4 as in parts.cuh
+//   w       F16, Q8, Q4 or Q4S as in parts.cuh
 //   launch  block = 128, grid = tiles of 128 (linear_tile_*) or 64 (linear_low_*) rows by 128 outputs, 64 of a gated product;
 //           128 rows of sums and twice the registers for F16 weights would not fit: they go 64 rows at a time
 //
@@ -113,6 +113,8 @@ DEVICE void tile(const f16 *x, const Weights &w, const Ending &e, int width) {
 
 TILE(linear_tile_q8, KIND_Q8, 8)
 TILE(linear_tile_q4, KIND_Q4, 8)
+TILE(linear_tile_q4s, KIND_Q4S, 8)
 TILE(linear_low_f16, KIND_F16, 4)
 TILE(linear_low_q8, KIND_Q8, 4)
 TILE(linear_low_q4, KIND_Q4, 4)
+TILE(linear_low_q4s, KIND_Q4S, 4)

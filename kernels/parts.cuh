@@ -91,10 +91,29 @@ DEVICE void quantise_group(float value, i8 *q, float *s, int i) {
 //   F16   f16 (rows, width)
 //   Q8    i8 (rows, width), scales f16 (rows, width / 32)
 //   Q4    16 bytes per 32 values, low nibbles first, value = scale * (nibble - 8); scales as Q8
-enum { KIND_F32, KIND_F16, KIND_Q8, KIND_Q4 };
+//   Q4S   Q4 with short scales, u8 (rows, width / 32): a half without the highest bit of its exponent and the last seven of its fraction
+enum { KIND_F32, KIND_F16, KIND_Q8, KIND_Q4, KIND_Q4S };
 
 struct Weights {
-    const void *values;
-    const f16 *scales;
+    const void *values, *scales;
     int rows, cols, width, kind;
 };
+
+// The scale of a block as the bits of a half.
+template <int kind> DEVICE f16 scale_of(const Weights &w, size_t block) {
+    // The sign is extended over the bits above the exponent, of which the lowest is not its own.
+    if (kind == KIND_Q4S) return (f16)(((const i8 *)w.scales)[block] * 128 & 0xbfff);
+    return ((const f16 *)w.scales)[block];
+}
+
+// Memory that a later kernel reads: it is asked for when a kernel has asked for its own, so that DRAM has work while nothing runs.
+struct Ahead {
+    const u8 *at; // or null
+    int bytes;
+};
+
+// Lines of 128 bytes, a thread each as far as there are threads.
+DEVICE void bring_ahead(const Ahead &ahead) {
+    const size_t from = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 128;
+    if (ahead.at && from < (size_t)ahead.bytes) prefetch(ahead.at + from);
+}

@@ -95,6 +95,11 @@ DEVICE uint4 load_once(const uint4 *p) {
     return v;
 }
 
+// Asks for the line at p to be brought to the cache that all multiprocessors share.
+DEVICE void prefetch(const void *p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 // Starts a copy of 16 bytes to shared memory; zeros are written instead where `valid` is false and `from` is not read.
 DEVICE void copy_async(void *to, const void *from, bool valid) {
     int bytes = valid ? 16 : 0;

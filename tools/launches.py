@@ -3,7 +3,8 @@
 usage: launches.py LAUNCHES.RS OUT NAME=DRY...      NAME as 8/q8_0/whole: multiprocessors, bundle, audio_context
 
 A stage is a list of [kernel, blocks, numbers among its arguments, how often]. Addresses are left out; of a matrix stay its sizes and kind,
-of a norm whether it is there. `issued` are the instructions that the warps of a block in the middle were given. The stage `token` is the last of the tokens that were made.
+of a norm whether it is there, of what a kernel asks for ahead its bytes. `issued` are the instructions that the warps of a block in the
+middle were given. The stage `token` is the last of the tokens that were made; `order` has its launches one after the other, by their places in it.
 """
 
 import json
@@ -28,6 +29,8 @@ def numbers(signature, words):
             out[name] = struct.unpack("<q", raw)[0]
         elif kind == "Weights":
             out |= zip(("w_rows", "w_cols", "w_width", "w_kind"), struct.unpack("<4i", raw[16:32]))
+        elif kind == "Ahead":
+            out[name] = struct.unpack("<i", raw[8:12])[0]
         elif kind == "Norm":
             out["norm"] = int(struct.unpack("<Q", raw[:8])[0] != 0)
     return out
@@ -61,7 +64,10 @@ def main(rust, out, *runs):
     found = {}
     for run in runs:
         name, path = run.split("=", 1)
-        found[name] = {stage: short(launches) for stage, launches in stages(path, known).items()}
+        parts = stages(path, known)
+        found[name] = {stage: short(launches) for stage, launches in parts.items()}
+        places = {json.dumps(row[:3]): at for at, row in enumerate(found[name]["token"])}
+        found[name]["order"] = [places[json.dumps(launch)] for launch in parts["token"]]
     with open(out, "w") as file:
         file.write("{\n")
         rows = []

@@ -4,7 +4,8 @@ Called by tools/sass.py, with its counts and two files: kernels/launches.json an
 
 For every launch: clocks of the unit that bounds its hot loop, times how often the loop runs, or the instructions that a block in the middle was
 given (of the PTX, executed), whatever is more, over the blocks that a multiprocessor gets one after the other; bytes from DRAM, those of a
-tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both, and what lies between two launches. Latency, bank conflicts and clocks that fall are not in it: it is a floor that the code sets itself,
+tiled product by its order of blocks and an L2 that keeps what was used last; the longer of both, and what lies between two launches. Of a
+token, DRAM brings what a product asks for ahead while nothing else is asked of it. Latency, bank conflicts and clocks that fall are not in it: it is a floor that the code sets itself,
 not a forecast. How far a floor lies below a measurement is shown on the card that was measured (tests/gpu).
 """
 
@@ -38,7 +39,7 @@ BOARDS = {
     # 632 TFLOP/s of f16 products on registers: 6 clocks a product and quarter.
     "h200": Board(132, 1.755e9, 4.05e12, 50e6, 1.2e-6, 6.0),
 }
-BYTES = {0: 4.0, 1: 2.0, 2: 34 / 32, 3: 18 / 32}  # a weight, by its kind in kernels/parts.cuh
+BYTES = {0: 4.0, 1: 2.0, 2: 34 / 32, 3: 18 / 32, 4: 17 / 32}  # a weight, by its kind in kernels/parts.cuh
 MMA = 16 * 8 * 16  # products of one instruction of a warp
 POSITION = 1100  # of the token: its keys and values are those of a recorded step
 GATED = 2  # the mode of kernels/linear_row.cu
@@ -127,8 +128,6 @@ def moved(name, grid, a):
     if name.startswith("rope_store"):
         q, kv = grid[0] * a["n_heads"] * a["head_dim"], grid[0] * 2 * a["n_kv"] * a["head_dim"]
         return 4 * (q + kv), 4 * q + 2 * kv
-    if name == "attend_join":
-        return a["splits"] * a["n_heads"] * (a["padded"] + 2) * 4, a["n_heads"] * a["head_dim"] * 5
     if name == "likelihood":
         return grid[0] * a["len"] * 4, 0
     if name.startswith("highest"):
@@ -144,31 +143,52 @@ def work(name, grid, a, row, board):
         return tiled(name, grid, a, row, board)
     if name.startswith("linear_few"):
         return few(grid, a, row)
-    if name.startswith(("linear_row", "gated_row")):
+    if "_row_" in name:
         return single(grid, a, row)
     if name.startswith("attend_split"):
         return split(name, grid, a, row)
-    if name.startswith("attend_") and name != "attend_join":
+    if name.startswith("attend_"):
         return attention(name, grid, a, row)
     read, write = moved(name, grid, a)
     return Work(0, read, write, read)
 
 
 def launch_s(name, grid, a, row, board):
-    """Seconds of one launch at least, and its work."""
+    """Seconds of one launch's instructions at least, and its work."""
     w = work(name, grid, a, row, board)
     # Four quarters of a multiprocessor take the warps of a block between them.
     bound = max(clocks * board.scaled(kind) for kind, clocks in row["clocks"].items()) * row["threads"] / 128
     a_block = max(w.loops * bound, a["issued"] / 4)
     blocks = grid[0] * grid[1] * grid[2]
     core = math.ceil(blocks / board.multiprocessors) * a_block / board.hertz
-    return max(core, w.dram / board.bytes_a_second), w
+    return core, w
 
 
 def stage_s(launches, found, board):
     total = 0.0
     for name, grid, a, count in launches:
-        total += count * (launch_s(name, grid, a, found[name], board)[0] + board.between_s)
+        core, w = launch_s(name, grid, a, found[name], board)
+        total += count * (max(core, w.dram / board.bytes_a_second) + board.between_s)
+    return total
+
+
+def token_s(parts, found, board, ahead=True):
+    """The launches of a token in their order. `asked` are bytes that the next product will find, as far as DRAM had time for them."""
+    total, asked, brought = 0.0, 0.0, 0.0
+    for place in parts["order"]:
+        name, grid, a, _ = parts["token"][place]
+        core, w = launch_s(name, grid, a, found[name], board)
+        product = "_row_" in name
+        dram = w.dram - (brought if product else 0.0)
+        took = max(core, dram / board.bytes_a_second)
+        if product:
+            asked, brought = a.get("ahead", 0) if ahead else 0.0, 0.0
+            idle = board.between_s
+        else:
+            idle = took - dram / board.bytes_a_second + board.between_s
+        more = min(asked, idle * board.bytes_a_second)
+        asked, brought = asked - more, brought + more
+        total += took + board.between_s
     return total
 
 
@@ -189,15 +209,16 @@ def report(found, launches, measured):
     card = {name.split()[-1]: measured_ms(step["bench"]["window"]) for name, step in measured["steps"].items() if name.startswith("bench r1-omni")}
     stages = ("vision", "branches", "audio", "prefill", "score")
     print("\nmilliseconds at least, R1-Omni 0.5B: eight pictures, four seconds of sound (`whole` encodes 30), prompt, label scores; a token; all of them and 150 tokens")
-    print(f"{'board':10} {'bundle and context':18}" + "".join(f"{stage:>10}" for stage in (*stages, "a token", "window")) + "   products read, of the least")
+    print(f"{'board':10} {'bundle and context':18}" + "".join(f"{stage:>10}" for stage in (*stages, "a token", "not ahead", "window")) + "   products read, of the least")
     out = {}
     for run, parts in launches.items():
         multiprocessors, quant, context = run.split("/")
         name, board = next((name, board) for name, board in BOARDS.items() if board.multiprocessors == int(multiprocessors))
-        ms = {stage: 1e3 * stage_s(parts[stage], found, board) for stage in (*stages, "token")}
+        ms = {stage: 1e3 * stage_s(parts[stage], found, board) for stage in stages} | {"token": 1e3 * token_s(parts, found, board)}
         window = sum(ms[stage] for stage in stages) + 150 * ms["token"]
         read = max(products(parts[stage], found, board) for stage in ("vision", "audio", "prefill"))
-        print(f"{name:10} {quant + ' ' + context:18}" + "".join(f"{ms[stage]:10.2f}" for stage in (*stages, "token")) + f"{window:10.0f}   {read:.2f}")
+        row = "".join(f"{ms[stage]:10.2f}" for stage in (*stages, "token"))
+        print(f"{name:10} {quant + ' ' + context:18}{row}{1e3 * token_s(parts, found, board, ahead=False):10.2f}{window:10.0f}   {read:.2f}")
         if name == "h200" and context == "whole" and quant in card:
             print(f"{'':10} {'measured':18}" + "".join(f"{card[quant][stage]:10.2f}" for stage in (*stages, "token")))
             print(f"{'':10} {'times the floor':18}" + "".join(f"{card[quant][stage] / ms[stage]:10.1f}" for stage in (*stages, "token")))

@@ -39,7 +39,7 @@ CLOCKS = {"tensor": 8, "dot": 2, "fma": 1, "int": 2, "xu": 8}
 BYTES_A_CLOCK = 32
 SLACK = 1.03
 
-PRODUCTS = ("linear_tile_q8", "linear_tile_q4", "linear_low_q8", "linear_low_q4", "linear_low_f16")
+PRODUCTS = ("linear_tile_q8", "linear_tile_q4", "linear_tile_q4s", "linear_low_q8", "linear_low_q4", "linear_low_q4s", "linear_low_f16")
 
 
 def unit(op):

@@ -75,8 +75,7 @@ pub fn encode(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit
     encode_scaled(kind, values, out, usual)
 }
 
-/// The same with Q4_0 blocks whose scales have the least squared error of 38 that are tried: the usual one, others that let the largest value
-/// be cut or leave room, and the least-squares scale of each of their roundings.
+/// The same with Q4_0 blocks whose scales are short and, of all short ones, have the least squared error.
 pub fn encode_searched(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
     encode_scaled(kind, values, out, searched)
 }
@@ -192,32 +191,39 @@ fn usual(block: &[f32]) -> f32 {
     largest(block) / -8.0
 }
 
-fn searched(block: &[f32]) -> f32 {
-    let largest = largest(block);
-    let mut best = (error(block, usual(block)), usual(block));
-    for step in -9..=9 {
-        let scale = largest / (-8.0 + 0.1 * step as f32);
-        let inverse = inverse(scale);
-        let (mut products, mut squares) = (0.0f32, 0.0f32);
-        for &v in block {
-            let level = f32::from(level(v, inverse)) - 8.0;
-            products += v * level;
-            squares += level * level;
-        }
-        for scale in [scale, products / squares] {
-            let error = error(block, scale);
-            if error < best.0 {
-                best = (error, scale);
-            }
-        }
-    }
-    best.1
+/// A scale in one byte: an f16 without the highest bit of its exponent and the last seven of its fraction (E4M3, with the bias of f16; up
+/// to 1.875). None where it has one of them. Backends read half as many bytes of short scales; a bundle holds them as f16, as any Q4_0.
+pub fn short_scale(bits: u16) -> Option<u8> {
+    (bits & 0x407f == 0).then_some((bits >> 8 & 0x80 | bits >> 7 & 0x7f) as u8)
 }
 
-/// Squared error of a block at a scale as it is stored; no number where there is none.
+/// The bits of 1.875.
+const LARGEST_SHORT: u16 = 0x7f << 7;
+
+fn long_scale(byte: u8) -> f32 {
+    f16::from_bits(u16::from(byte & 0x80) << 8 | u16::from(byte & 0x7f) << 7).to_f32()
+}
+
+/// The short scale of the least squared error. The largest value becomes a level between 6 and 10, which leaves out none that is better;
+/// a block that needs more than the largest short scale keeps the usual one.
+fn searched(block: &[f32]) -> f32 {
+    let largest = largest(block).abs();
+    let at_level = |level: f32| f16::from_f32(largest / level).to_bits();
+    let (first, last) = (at_level(10.0), at_level(6.0));
+    if last > LARGEST_SHORT {
+        return usual(block);
+    }
+    let scales = (first >> 7..=last >> 7)
+        .map(|byte| byte as u8)
+        .flat_map(|byte| [long_scale(byte), long_scale(byte | 0x80)]);
+    let tried = scales.map(|scale| (error(block, scale), scale));
+    tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.0, |(_, scale)| scale)
+}
+
+/// Squared error of a block at a scale.
 fn error(block: &[f32], scale: f32) -> f32 {
-    let (stored, inverse) = (f16::from_f32(scale).to_f32(), inverse(scale));
-    block.iter().map(|&v| (v - stored * (f32::from(level(v, inverse)) - 8.0)).powi(2)).sum()
+    let inverse = inverse(scale);
+    block.iter().map(|&v| (v - scale * (f32::from(level(v, inverse)) - 8.0)).powi(2)).sum()
 }
 
 /// From 0 to 15; 8 stands for zero.
@@ -249,25 +255,39 @@ mod tests {
     }
 
     #[test]
-    fn a_searched_scale_is_never_worse_and_mostly_better() {
+    fn short_scales_are_those_that_come_back() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(short_scale(f16::from_f32(long_scale(byte)).to_bits()), Some(byte));
+        }
+        assert_eq!((long_scale(0x7f), long_scale(0x80 | 8)), (1.875, -(2f32.powi(-14))));
+        for long in [2.0, 0.2501, -1.9, f32::INFINITY] {
+            assert_eq!(short_scale(f16::from_f32(long).to_bits()), None, "{long}");
+        }
+    }
+
+    #[test]
+    fn a_searched_scale_is_the_best_short_one() {
         let mut state = 1u32;
         let mut next = move || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 24) as f32 - 0.5
         };
         let (mut plain_sum, mut searched_sum) = (0.0, 0.0);
-        for _ in 0..500 {
+        for round in 0..500 {
             // Sums of uniform values are about normal, as weights are.
-            let values: Vec<f32> = (0..BLOCK).map(|_| (0..6).map(|_| next()).sum()).collect();
+            let size = 2f32.powi(round % 20 - 18);
+            let values: Vec<f32> = (0..BLOCK).map(|_| (0..6).map(|_| next()).sum::<f32>() * size).collect();
             let (mut plain, mut searched) = (Vec::new(), Vec::new());
             encode(Kind::Q4_0, &values, &mut plain).unwrap();
             encode_searched(Kind::Q4_0, &values, &mut searched).unwrap();
+            assert!(short_scale(u16::from_le_bytes([searched[0], searched[1]])).is_some());
             let (plain, searched) = (squared(&values, &plain), squared(&values, &searched));
-            assert!(searched <= plain * 1.0001, "{searched} {plain}");
-            plain_sum += plain;
-            searched_sum += searched;
+            let best = (0..=u8::MAX).map(|byte| error(&values, long_scale(byte))).min_by(f32::total_cmp);
+            assert!(searched <= f64::from(best.unwrap()) * 1.0001, "{searched} {best:?}");
+            plain_sum += plain / f64::from(size).powi(2);
+            searched_sum += searched / f64::from(size).powi(2);
         }
-        assert!(searched_sum < 0.9 * plain_sum, "{searched_sum} of {plain_sum}");
+        assert!(searched_sum < 0.96 * plain_sum, "{searched_sum} of {plain_sum}");
     }
 
     #[test]
@@ -282,6 +302,12 @@ mod tests {
         let mut zeros = Vec::new();
         encode_searched(Kind::Q4_0, &[0.0; BLOCK], &mut zeros).unwrap();
         assert_eq!(squared(&[0.0; BLOCK], &zeros), 0.0);
+        // Beyond short scales it is the usual one.
+        let (mut plain, mut searched) = (Vec::new(), Vec::new());
+        let large: Vec<f32> = values.iter().map(|v| v * 20.0).collect();
+        encode(Kind::Q4_0, &large, &mut plain).unwrap();
+        encode_searched(Kind::Q4_0, &large, &mut searched).unwrap();
+        assert_eq!(plain, searched);
         let unfit = |value: f32| encode_searched(Kind::Q4_0, &[value; BLOCK], &mut Vec::new()).unwrap_err();
         assert_eq!(unfit(f32::NAN), Unfit::NotFinite { at: 0 });
         assert_eq!(unfit(1e30), Unfit::TooLarge { at: 0 });

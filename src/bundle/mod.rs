@@ -38,7 +38,7 @@ pub mod vocabulary;
 pub mod words;
 pub mod write;
 
-pub use block::Kind;
+pub use block::{Kind, short_scale};
 pub use contents::Contents;
 pub use digest::hex;
 pub use encode::Encoder;

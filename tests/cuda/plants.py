@@ -41,9 +41,11 @@ ORDER = {
     "barrier-missing-in-the-join-of-warps": (
         "cached_attention",
         "attend_split.cu",
-        "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }\n        __syncthreads();",
-        "                if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n            }",
+        "        if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n    }\n    __syncthreads();",
+        "        if (lane % 4 == 0) mine[padded] = state.top[h], mine[padded + 1] = state.sum[h];\n    }",
     ),
+    "first-block-joins": ("cached_attention", "attend_split.cu", "atomicInc(turn, count - 1) == count - 1", "atomicInc(turn, count - 1) == 0"),
+    "bit-of-a-short-scale": ("linear", "parts.cuh", "* 128 & 0xbfff", "* 128 & 0xffff"),
     "barrier-missing-before-weights-are-replaced": (
         "attend",
         "attend_exact.cu",
@@ -107,7 +109,25 @@ RACE = {
         "limit, scale);\n        __syncwarp();",
         "limit, scale);",
     ),
-    "blocks-that-all-store-a-row": ("a_repeated_step", "attend_split.cu", "if (frequency && from <= start && start < to) {", "if (frequency) {"),
+    "blocks-that-all-store-a-row": ("a_repeated_step", "attend_split.cu", "if (frequency && from <= start && start < stop) {", "if (frequency) {"),
+    "fence-missing-before-a-turn": (
+        "cached_attention",
+        "attend_split.cu",
+        "        __threadfence();\n        *last = ",
+        "        *last = ",
+    ),
+    "fence-missing-behind-a-turn": (
+        "cached_attention",
+        "attend_split.cu",
+        "== count - 1;\n        __threadfence();",
+        "== count - 1;",
+    ),
+    "barrier-missing-before-a-turn": (
+        "cached_attention",
+        "attend_split.cu",
+        "DEVICE bool last_of(unsigned count, unsigned *turn, int *last) {\n    __syncthreads();",
+        "DEVICE bool last_of(unsigned count, unsigned *turn, int *last) {",
+    ),
     "barrier-missing-before-a-tile-is-filled-again": (
         "linear",
         "linear_f32.cu",

@@ -17,8 +17,8 @@ mod pictures;
 mod products;
 
 use answers::{
-    Bound, Noise, act, agree, attention_rows, bell, largest, layer::Layer, product, read, tensor, turn,
-    weights, wide,
+    Bound, Noise, act, agree, attention_rows, bell, largest, layer::Layer, product, read, stored, tensor,
+    turn, weights, wide,
 };
 use mien::{
     backend::{
@@ -29,6 +29,9 @@ use mien::{
 };
 
 const KINDS: [Kind; 4] = [Kind::F32, Kind::F16, Kind::Q8_0, Kind::Q4_0];
+/// The same, and Q4_0 with short scales, which a device may hold in another form.
+const STORED: [(Kind, bool); 5] =
+    [(Kind::F32, false), (Kind::F16, false), (Kind::Q8_0, false), (Kind::Q4_0, false), (Kind::Q4_0, true)];
 const ACTS: [Act; 4] = [Act::None, Act::Gelu, Act::GeluTanh, Act::Silu];
 
 /// (rows, outputs, cols): one row, few, odd, more than a tile, outputs that do not fill a panel, long rows, many tiles. An interpreter

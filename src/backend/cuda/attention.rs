@@ -41,7 +41,9 @@ impl Cuda {
         let busy = (2 * self.device.multiprocessors / n_kv_heads).clamp(1, SPLITS_MAX);
         let splits = seen.div_ceil(128).min(busy);
         let (start, position) = self.place(start);
-        let (a, b, c) = (size(n_heads), size(n_kv_heads), size(head_dim));
+        let group = n_heads / n_kv_heads;
+        let keep = rows == 1 && head_dim % 32 == 0 && n_heads * head_dim <= COLUMNS_MAX;
+        let (q, s) = if keep { self.row } else { (0, 0) };
         attend(
             &self.device,
             (splits, n_kv_heads, 1),
@@ -49,20 +51,21 @@ impl Cuda {
             cache.keys + at,
             cache.values + at,
             cache.parts,
+            cache.turns,
+            out,
+            q,
+            s,
             size(rows),
-            a,
-            b,
-            c,
+            size(group),
+            size(256 / group + 1),
+            size(n_kv_heads),
+            size(head_dim),
             size(cache.positions_max),
             start,
             position,
             frequency,
             attention_scale(heads),
         );
-        let keep = rows == 1 && head_dim % 32 == 0 && n_heads * head_dim <= COLUMNS_MAX;
-        let (q, s) = if keep { self.row } else { (0, 0) };
-        let blocks = (rows * n_heads, 1, 1);
-        self.device.attend_join(blocks, cache.parts, out, q, s, a, b, c, size(cache.padded), size(splits));
         self.row_of = keep.then_some(out);
     }
 

@@ -26,6 +26,19 @@ pub struct Weights {
 // SAFETY: plain numbers in C layout, the same on both sides.
 unsafe impl DeviceRepr for Weights {}
 
+impl Weights {
+    /// Bytes of the values, without the scales.
+    pub fn value_bytes(&self) -> usize {
+        let values = self.rows as usize * self.width as usize;
+        match self.kind {
+            0 => 4 * values,
+            1 => 2 * values,
+            2 => values,
+            _ => values / 2,
+        }
+    }
+}
+
 /// An RMS norm that the product behind it makes on its way, as `struct Norm` of kernels/linear_row.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +55,28 @@ pub struct Norm {
 
 // SAFETY: plain numbers in C layout, the same on both sides.
 unsafe impl DeviceRepr for Norm {}
+
+/// A row as int8 and its scales, as `struct Row` of kernels/linear_row.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub q: Address,
+    pub s: Address,
+}
+
+// SAFETY: plain numbers in C layout, the same on both sides.
+unsafe impl DeviceRepr for Row {}
+
+/// What a later kernel reads, as `struct Ahead` of kernels/parts.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    pub at: Address,
+    pub bytes: i32,
+}
+
+// SAFETY: plain numbers in C layout, the same on both sides.
+unsafe impl DeviceRepr for Ahead {}
 
 /// Blocks of a launch.
 pub type Blocks = (usize, usize, usize);
@@ -113,10 +148,15 @@ kernels! {
     rms_norm_quantised[128](x: Address, gain: Address, out: Address, q: Address, s: Address, cols: i32, eps: f32);
     narrow[128](x: Address, out: Address, scale: Address, cols: i32, width: i32);
     quantise[128](x: Address, q: Address, s: Address, cols: i32, width: i32);
-    linear_row_q8[128](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32);
-    linear_row_q4[128](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32);
-    gated_row_q8[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address);
-    gated_row_q4[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address);
+    linear_row_q8[128](w: Weights, x: Row, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    linear_row_q4[128](w: Weights, x: Row, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    linear_row_q4s[128](w: Weights, x: Row, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    normed_row_q8[512](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    normed_row_q4[512](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    normed_row_q4s[512](w: Weights, norm: Norm, bias: Address, out: Address, mode: i32, act: i32, share: i32, ahead: Ahead);
+    gated_row_q8[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address, ahead: Ahead);
+    gated_row_q4[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address, ahead: Ahead);
+    gated_row_q4s[512](w: Weights, norm: Norm, out: Address, to: Address, to_s: Address, ahead: Ahead);
     linear_row_f16[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32, share: i32);
     linear_row_f32[128](w: Weights, x: Address, bias: Address, out: Address, mode: i32, act: i32, share: i32);
     linear_few_f16[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
@@ -131,9 +171,15 @@ kernels! {
         act: i32);
     linear_few_q4[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
         act: i32);
+    linear_few_q4s[256](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
     linear_low_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
         act: i32);
+    linear_low_q4s[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
     linear_tile_q4[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
+        act: i32);
+    linear_tile_q4s[128](x: Address, scale: Address, w: Weights, bias: Address, out: Address, rows: i32, width: i32, mode: i32,
         act: i32);
     linear_f32[256](x: Address, w: Weights, bias: Address, out: Address, rows: i32, mode: i32, act: i32);
     embed[128](ids: Address, w: Weights, out: Address);
@@ -154,19 +200,18 @@ kernels! {
         pitch: i32, start: i32, scale: f32);
     attend_128[128](qkv: Address, keys: Address, values: Address, out: Address, rows: i32, n_heads: i32, n_kv: i32, head_dim: i32,
         pitch: i32, start: i32, scale: f32);
-    attend_split_16[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
-        scale: f32);
-    attend_split_32[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
-        scale: f32);
-    attend_split_64[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
-        scale: f32);
-    attend_split_128[128](qkv: Address, keys: Address, values: Address, parts: Address, rows: i32, n_heads: i32, n_kv: i32,
-        head_dim: i32, pitch: i32, start: i32, position: Address, frequency: Address,
-        scale: f32);
-    attend_join[64](parts: Address, out: Address, to: Address, to_s: Address, n_heads: i32, n_kv: i32, head_dim: i32, padded: i32, splits: i32);
+    attend_split_16[128](qkv: Address, keys: Address, values: Address, parts: Address, turns: Address, out: Address, to: Address,
+        to_s: Address, rows: i32, group: i32, inverse: i32, n_kv: i32, head_dim: i32, pitch: i32, start: i32,
+        position: Address, frequency: Address, scale: f32);
+    attend_split_32[128](qkv: Address, keys: Address, values: Address, parts: Address, turns: Address, out: Address, to: Address,
+        to_s: Address, rows: i32, group: i32, inverse: i32, n_kv: i32, head_dim: i32, pitch: i32, start: i32,
+        position: Address, frequency: Address, scale: f32);
+    attend_split_64[128](qkv: Address, keys: Address, values: Address, parts: Address, turns: Address, out: Address, to: Address,
+        to_s: Address, rows: i32, group: i32, inverse: i32, n_kv: i32, head_dim: i32, pitch: i32, start: i32,
+        position: Address, frequency: Address, scale: f32);
+    attend_split_128[128](qkv: Address, keys: Address, values: Address, parts: Address, turns: Address, out: Address, to: Address,
+        to_s: Address, rows: i32, group: i32, inverse: i32, n_kv: i32, head_dim: i32, pitch: i32, start: i32,
+        position: Address, frequency: Address, scale: f32);
     unfold_patches[256](x: Address, out: Address, height: i32, width: i32, patch: i32, count: i64);
     unfold_rows[256](x: Address, out: Address, rows: i32, cols: i32, stride: i32, count: i64);
     unfold_time[256](x: Address, out: Address, height: i32, width: i32, channels: i32, count: i64);

@@ -68,6 +68,8 @@ impl Backend for Cuda {
         let layer_bytes = entry * n_kv_heads * positions_max * padded;
         let take = |what: &str| self.device.take(layers * layer_bytes, what);
         let part_bytes = 4 * n_kv_heads * SPLITS_MAX * SPLIT_QUERIES * (padded + 2);
+        let turns = self.device.take(4 * n_kv_heads, "turns of an attention")?;
+        self.device.zero(turns, 4 * n_kv_heads);
         Ok(Cache {
             heads,
             entry,
@@ -78,6 +80,7 @@ impl Backend for Cuda {
             values: take(&format!("values of {positions_max} positions"))?,
             layer_bytes: layer_bytes as u64,
             parts: self.device.take(part_bytes, "parts of an attention")?,
+            turns,
             frequency: self.device.take(4 * head_dim, "rotation frequencies")?,
             theta: f32::NAN,
         })

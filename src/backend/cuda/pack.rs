@@ -4,47 +4,72 @@ use super::device::Device;
 use super::launches::Weights;
 use crate::{
     backend::format::stacked,
-    bundle::{Kind, Tensor},
+    bundle::{Kind, Tensor, short_scale},
 };
 use anyhow::Result;
 
 /// Bytes of packed rows that are made ready at a time.
 const STAGE_BYTES: usize = 4 << 20;
 
-/// Bytes of the values and of the scales of one row.
-fn row_bytes(kind: Kind, width: usize) -> (usize, usize) {
-    match kind {
-        Kind::F32 => (4 * width, 0),
-        Kind::F16 => (2 * width, 0),
-        Kind::Q8_0 => (width, width / 32 * 2),
-        Kind::Q4_0 => (width / 2, width / 32 * 2),
-    }
+/// How a matrix lies on the device.
+#[derive(Clone, Copy)]
+struct Form {
+    kind: Kind,
+    /// Scales of Q4_0 as bytes.
+    short: bool,
 }
 
-fn number(kind: Kind) -> i32 {
-    match kind {
-        Kind::F32 => 0,
-        Kind::F16 => 1,
-        Kind::Q8_0 => 2,
-        Kind::Q4_0 => 3,
+impl Form {
+    /// The shortest that holds `parts` exactly.
+    fn of(kind: Kind, parts: &[Tensor<'_>]) -> Form {
+        let blocks = || parts.iter().flat_map(|part| part.data.chunks_exact(kind.block().1));
+        Form { kind, short: kind == Kind::Q4_0 && blocks().all(|block| short_scale(scale(block)).is_some()) }
     }
-}
 
-/// Appends one row. Blocks of the bundle hold the scale first, then the quants in the order that the kernels want.
-fn pack_row(kind: Kind, row: &[u8], width: usize, values: &mut Vec<u8>, scales: &mut Vec<u8>) {
-    match kind {
-        Kind::F32 | Kind::F16 => {
-            let end = values.len() + row_bytes(kind, width).0;
-            values.extend_from_slice(row);
-            values.resize(end, 0);
+    /// Bytes of the values and of the scales of one row.
+    fn row_bytes(self, width: usize) -> (usize, usize) {
+        match self.kind {
+            Kind::F32 => (4 * width, 0),
+            Kind::F16 => (2 * width, 0),
+            Kind::Q8_0 => (width, width / 32 * 2),
+            Kind::Q4_0 => (width / 2, width / 32 * if self.short { 1 } else { 2 }),
         }
-        Kind::Q8_0 | Kind::Q4_0 => {
-            for block in row.chunks_exact(kind.block().1) {
-                scales.extend_from_slice(&block[..2]);
-                values.extend_from_slice(&block[2..]);
+    }
+
+    /// As `enum` of kernels/parts.cuh.
+    fn number(self) -> i32 {
+        match self.kind {
+            Kind::F32 => 0,
+            Kind::F16 => 1,
+            Kind::Q8_0 => 2,
+            Kind::Q4_0 => 3 + i32::from(self.short),
+        }
+    }
+
+    /// Appends one row. Blocks of the bundle hold the scale first, then the quants in the order that the kernels want.
+    fn pack_row(self, row: &[u8], width: usize, values: &mut Vec<u8>, scales: &mut Vec<u8>) {
+        match self.kind {
+            Kind::F32 | Kind::F16 => {
+                let end = values.len() + self.row_bytes(width).0;
+                values.extend_from_slice(row);
+                values.resize(end, 0);
+            }
+            Kind::Q8_0 | Kind::Q4_0 => {
+                for block in row.chunks_exact(self.kind.block().1) {
+                    match short_scale(scale(block)) {
+                        Some(byte) if self.short => scales.push(byte),
+                        _ => scales.extend_from_slice(&block[..2]),
+                    }
+                    values.extend_from_slice(&block[2..]);
+                }
             }
         }
     }
+}
+
+/// The bits of a block's scale.
+fn scale(block: &[u8]) -> u16 {
+    u16::from_le_bytes([block[0], block[1]])
 }
 
 /// Stacks the rows of `parts` on the device.
@@ -52,7 +77,8 @@ pub fn matrix(device: &Device, parts: &[Tensor<'_>]) -> Result<Weights> {
     let (kind, cols) = stacked(parts)?;
     let rows: usize = parts.iter().map(|p| p.rows).sum();
     let width = cols.next_multiple_of(32);
-    let (value_bytes, scale_bytes) = row_bytes(kind, width);
+    let form = Form::of(kind, parts);
+    let (value_bytes, scale_bytes) = form.row_bytes(width);
     let what = parts.iter().map(|p| p.name).collect::<Vec<_>>().join(" | ");
     let values_at = device.take(rows * value_bytes, &what)?;
     let scales_at = if scale_bytes > 0 { device.take(rows * scale_bytes, &what)? } else { 0 };
@@ -61,7 +87,7 @@ pub fn matrix(device: &Device, parts: &[Tensor<'_>]) -> Result<Weights> {
     let (mut to, mut scales_to) = (values_at, scales_at);
     let mut all = parts.iter().flat_map(|p| p.data.chunks_exact(kind.row_bytes(cols))).peekable();
     while let Some(row) = all.next() {
-        pack_row(kind, row, width, &mut values, &mut scales);
+        form.pack_row(row, width, &mut values, &mut scales);
         if values.len() + value_bytes > STAGE_BYTES || all.peek().is_none() {
             device.upload(&values, to);
             device.upload(&scales, scales_to);
@@ -78,6 +104,6 @@ pub fn matrix(device: &Device, parts: &[Tensor<'_>]) -> Result<Weights> {
         rows: size(rows),
         cols: size(cols),
         width: size(width),
-        kind: number(kind),
+        kind: form.number(),
     })
 }

@@ -1,7 +1,7 @@
 //! Which product is launched: one row by its kind of weights, many rows on the tensor cores, F32 weights in f32.
 
 use super::{
-    launches::{Blocks, Launcher, Norm, Weights},
+    launches::{Ahead, Blocks, Launcher, Norm, Row, Weights},
     state::{Buf, Cuda, Matrix, act_number, size},
 };
 use crate::backend::Act;
@@ -15,8 +15,15 @@ const OUTPUTS: usize = 128;
 const OUTPUTS_FEW: usize = 32;
 
 /// Times that a multiprocessor may make the norm of a row again, block after block, before a launch of its own is cheaper. R1-Omni's
-/// vocabulary would take 143 on 132 multiprocessors, its queries, keys and values take 18 on eight.
-const NORMS_MAX: usize = 64;
+/// vocabulary would take 36 on 132 multiprocessors, its gate and up take 19 on eight.
+const NORMS_MAX: usize = 24;
+/// Warps of a block that makes a norm first, and of one that does not.
+const WARPS_NORMED: usize = 16;
+const WARPS: usize = 4;
+
+/// Bytes of the next matrix that are asked for while the kernels between two products run: what DRAM brings meanwhile, and a quarter of
+/// the smallest L2 cache (2 MB, Orin Nano).
+const AHEAD_BYTES: usize = 512 << 10;
 
 type Product = fn(&Launcher, Blocks, u64, u64, Weights, u64, u64, i32, i32, i32, i32);
 
@@ -49,6 +56,7 @@ impl Cuda {
         mode: Mode,
         out: &Buf,
     ) {
+        let ahead = self.ahead(w);
         let cols = w.cols as usize;
         let outputs = if mode == Mode::Gated { w.rows as usize / 2 } else { w.rows as usize };
         let ends = Ends {
@@ -57,7 +65,7 @@ impl Cuda {
             out: out.over(rows * outputs, "out"),
         };
         if rows == 1 && w.kind > 1 {
-            return self.quantised_row(ends, *w, outputs, act, mode);
+            return self.quantised_row(ends, *w, outputs, act, mode, ahead);
         }
         self.settle();
         match (rows, w.kind) {
@@ -65,7 +73,7 @@ impl Cuda {
             (1, kind) => {
                 let Ends { x, bias, out } = ends;
                 let row = if kind == 0 { Launcher::linear_row_f32 } else { Launcher::linear_row_f16 };
-                let (blocks, share) = shared(outputs, w.width);
+                let (blocks, share) = shared(outputs, w.width, WARPS);
                 row(&self.device, blocks, *w, x, bias, out, mode as i32, act_number(act), share);
             }
             (_, 0) => {
@@ -78,11 +86,12 @@ impl Cuda {
     }
 
     /// One row as int8, which the op before made so already, or which is still to be made of a norm.
-    fn quantised_row(&mut self, ends: Ends, w: Weights, outputs: usize, act: Act, mode: Mode) {
+    fn quantised_row(&mut self, ends: Ends, w: Weights, outputs: usize, act: Act, mode: Mode, ahead: Ahead) {
         let Ends { x, bias, out } = ends;
         let gated = mode == Mode::Gated && outputs.is_multiple_of(32);
-        let (blocks, share) = if gated { ((outputs / 32, 1, 1), 1) } else { shared(outputs, w.width) };
-        if blocks.0 > NORMS_MAX * self.device.multiprocessors {
+        let (normed, normed_share) = shared(outputs, w.width, WARPS_NORMED);
+        let apart = mode == Mode::Gated && !gated;
+        if apart || normed.0 > NORMS_MAX * self.device.multiprocessors {
             self.settle_norm();
         }
         // A product into the row that the norm is still to read comes after it.
@@ -94,20 +103,36 @@ impl Cuda {
             }
         }
         let (q, s) = self.row;
-        let there = Norm { x: 0, gain: 0, out: 0, q, s, cols: 0, eps: 0.0 };
-        let norm = self.norm.take().unwrap_or(there);
-        let device = &self.device;
+        let (norm, device) = (self.norm.take(), &self.device);
         if gated {
+            let there = Norm { x: 0, gain: 0, out: 0, q, s, cols: 0, eps: 0.0 };
             let (next, next_s) = self.other_row;
-            let row = if w.kind == 2 { Launcher::gated_row_q8 } else { Launcher::gated_row_q4 };
-            row(device, blocks, w, norm, out, next, next_s);
+            let row = of_kind(w, [Launcher::gated_row_q8, Launcher::gated_row_q4, Launcher::gated_row_q4s]);
+            row(device, (outputs / 32, 1, 1), w, norm.unwrap_or(there), out, next, next_s, ahead);
             std::mem::swap(&mut self.row, &mut self.other_row);
             self.row_of = Some(out);
-        } else {
-            let linear = if w.kind == 2 { Launcher::linear_row_q8 } else { Launcher::linear_row_q4 };
-            linear(device, blocks, w, norm, bias, out, mode as i32, act_number(act), share);
-            self.row_of = None;
+            return;
         }
+        self.row_of = None;
+        let (mode, act) = (mode as i32, act_number(act));
+        if let Some(norm) = norm {
+            let row =
+                of_kind(w, [Launcher::normed_row_q8, Launcher::normed_row_q4, Launcher::normed_row_q4s]);
+            return row(device, normed, w, norm, bias, out, mode, act, normed_share, ahead);
+        }
+        let row = of_kind(w, [Launcher::linear_row_q8, Launcher::linear_row_q4, Launcher::linear_row_q4s]);
+        let (blocks, share) = shared(outputs, w.width, WARPS);
+        row(device, blocks, w, Row { q, s }, bias, out, mode, act, share, ahead);
+    }
+
+    /// The matrix that came behind `w` last time, whose weights a product with `w` asks for as it ends: one token takes the matrices in
+    /// the order of the one before, and of the prompt.
+    fn ahead(&mut self, w: &Weights) -> Ahead {
+        let bytes = size(w.value_bytes().min(AHEAD_BYTES));
+        if let Some(before) = self.before.replace(w.values) {
+            self.behind.insert(before, Ahead { at: w.values, bytes });
+        }
+        self.behind.get(&w.values).copied().unwrap_or(Ahead { at: 0, bytes: 0 })
     }
 
     /// Several rows as f16, each scaled by a power of two.
@@ -121,26 +146,29 @@ impl Cuda {
         device.narrow((rows, 1, 1), x, half, scale, w.cols, wide);
         let across = if mode == Mode::Gated { 2 * outputs } else { outputs };
         let tiles = |high: usize| across.div_ceil(OUTPUTS) * rows.div_ceil(high);
-        let (blocks, [f16, q8, q4]): (_, [Product; 3]) = if rows <= FEW {
-            let few = [Launcher::linear_few_f16, Launcher::linear_few_q8, Launcher::linear_few_q4];
-            (across.div_ceil(OUTPUTS_FEW), few)
+        let (blocks, f16, quantised): (_, Product, [Product; 3]) = if rows <= FEW {
+            let few = [Launcher::linear_few_q8, Launcher::linear_few_q4, Launcher::linear_few_q4s];
+            (across.div_ceil(OUTPUTS_FEW), Launcher::linear_few_f16, few)
         } else if w.kind != 1 && rows > 64 && tiles(128) >= device.multiprocessors {
-            (tiles(128), [Launcher::linear_low_f16, Launcher::linear_tile_q8, Launcher::linear_tile_q4])
+            let tile = [Launcher::linear_tile_q8, Launcher::linear_tile_q4, Launcher::linear_tile_q4s];
+            (tiles(128), Launcher::linear_low_f16, tile)
         } else {
-            (tiles(64), [Launcher::linear_low_f16, Launcher::linear_low_q8, Launcher::linear_low_q4])
+            let low = [Launcher::linear_low_q8, Launcher::linear_low_q4, Launcher::linear_low_q4s];
+            (tiles(64), Launcher::linear_low_f16, low)
         };
-        let product = match w.kind {
-            1 => f16,
-            2 => q8,
-            _ => q4,
-        };
+        let product = if w.kind == 1 { f16 } else { of_kind(w, quantised) };
         let (mode, act) = (mode as i32, act_number(act));
         product(device, (blocks, 1, 1), half, scale, w, bias, out, size(rows), wide, mode, act);
     }
 }
 
-/// Blocks of a single row's product, and how many warps share an output: long rows are read by four at once.
-fn shared(outputs: usize, width: i32) -> (Blocks, i32) {
+/// The launch for a quantised matrix, of those for Q8, Q4 and Q4 with short scales.
+fn of_kind<T: Copy>(w: Weights, launches: [T; 3]) -> T {
+    launches[(w.kind as usize - 2).min(2)]
+}
+
+/// Blocks of a single row's product, and how many warps share two outputs: long rows are read by four at once.
+fn shared(outputs: usize, width: i32, warps: usize) -> (Blocks, i32) {
     let share = if width >= 2048 { 4 } else { 1 };
-    ((outputs.div_ceil(8 / share), 1, 1), share as i32)
+    ((outputs.div_ceil(2 * warps / share), 1, 1), share as i32)
 }

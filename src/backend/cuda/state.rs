@@ -2,7 +2,7 @@
 
 use super::{
     device::{Address, Options},
-    launches::{Launcher, Norm, Weights},
+    launches::{Ahead, Launcher, Norm, Weights},
 };
 use crate::{
     backend::{Act, GpuWait, Heads},
@@ -10,7 +10,10 @@ use crate::{
 };
 use anyhow::Result;
 use cudarc::driver::CudaGraph;
-use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 /// Blocks over which one attention over the cache is split at most.
 pub const SPLITS_MAX: usize = 64;
@@ -48,6 +51,9 @@ pub struct Cuda {
     pub(super) row_of: Option<Address>,
     /// A norm of one row that was asked for and is left to the product behind it.
     pub(super) norm: Option<Norm>,
+    /// The matrix of the product before, by its address, and the matrix that came behind each of them last time.
+    pub(super) before: Option<Address>,
+    pub(super) behind: HashMap<Address, Ahead>,
 }
 
 /// What the step that is being recorded was called with.
@@ -82,6 +88,8 @@ pub struct Cache {
     pub(super) values: Address,
     pub(super) layer_bytes: u64,
     pub(super) parts: Address,
+    /// How many blocks of a key/value head are done; zeros between two launches.
+    pub(super) turns: Address,
     pub(super) frequency: Address,
     /// The base that `frequency` was filled for; NaN before.
     pub(super) theta: f32,
@@ -157,6 +165,8 @@ impl Cuda {
             other_row,
             row_of,
             norm,
+            before: None,
+            behind: HashMap::new(),
         })
     }
 

@@ -488,6 +488,20 @@ void load_matrix_transposed(unsigned (&r)[4], const void *row) {
     Rows rows = {r, row};
     together(&site, &rows, matrices<true>);
 }
+void prefetch(const void *p) {
+    if (!ours(p)) fail("a prefetch of %p, which is no device memory", p);
+}
+void __threadfence() {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    fenced(here);
+}
+unsigned atomicInc(unsigned *at, unsigned most) {
+    if (!ours(at)) fail("an atomic of %p, which is no device memory", static_cast<void *>(at));
+    unsigned old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    while (!__atomic_compare_exchange_n(at, &old, old >= most ? 0 : old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+    met(here, at);
+    return old;
+}
 void copy_async(void *to, const void *from, bool valid) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16) fail("a copy that is not aligned to 16 bytes");
     if (here->copy_count == 96) fail("more copies on their way than the emulator keeps");

@@ -132,6 +132,7 @@ DEVICE int dot4(int a, int b, int c) {
 }
 unsigned warp_highest(unsigned x);
 DEVICE uint4 load_once(const uint4 *p) { return *p; }
+void prefetch(const void *p);
 void copy_async(void *to, const void *from, bool valid);
 void copy_commit();
 void copy_wait_for(unsigned pending);
@@ -146,6 +147,8 @@ void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 
 DEVICE void __syncthreads() { emulated::barrier(); }
 void __syncwarp();
+void __threadfence();
+unsigned atomicInc(unsigned *at, unsigned most);
 
 namespace emulated {
 struct Shuffle { unsigned long long value, result; int lane; };
@@ -166,6 +169,7 @@ template <class T> T __shfl_xor_sync(unsigned mask, T v, int bits) {
     return emulated::exchange(&emulated::shuffle_xor, mask, v, static_cast<int>(emulated::here->index) ^ bits);
 }
 
+DEVICE float __fdividef(float a, float b) { return a / b; }
 DEVICE int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; }
 DEVICE float __int_as_float(int i) { float x; memcpy(&x, &i, 4); return x; }
 DEVICE int __float2int_rn(float x) { return static_cast<int>(nearbyintf(x)); }

@@ -1,5 +1,4 @@
 #include "ptx_instructions.h"
-#include "runtime.h"
 #include <mutex>
 #include <sstream>
 
@@ -98,6 +97,14 @@ struct Reader {
         } else if (op == "bar.warp.sync") {
             if (words.at(0) != "-1") refuse("%s", line.c_str());
             i.flow = Flow::Together, i.act = warp_barrier;
+        } else if (op == "prefetch.global.L2") {
+            i.space = Space::Global, i.act = prefetched;
+            arguments(i, words, 0);
+        } else if (op == "membar.gl") {
+            i.act = fence;
+        } else if (op == "atom.global.inc.u32") {
+            i.space = Space::Global, i.act = atomic_inc;
+            arguments(i, words, 1);
         } else if (op == "cp.async.cg.shared.global") {
             i.act = copy_begin;
             arguments(i, words, 0);

@@ -2,6 +2,7 @@
 #pragma once
 #include "block.h"
 #include "ptx.h"
+#include "runtime.h"
 #include <cfenv>
 #include <cstdarg>
 #include <map>
@@ -304,6 +305,25 @@ template <class T> void store(PtxWarp &w, const Instruction &i, unsigned lanes) 
         memcpy(place<T>(w, i, base[l], l, many), v, sizeof(T) * many);
     });
 }
+void prefetched(PtxWarp &w, const Instruction &i, unsigned lanes) {
+    const uint64_t *at = row(w, i.from[0]);
+    each(lanes, [&](int l) {
+        const uint64_t p = at[l] + i.offset[0];
+        if (!ours(reinterpret_cast<const void *>(p))) refuse("a prefetch of %llx, which is no device memory", (unsigned long long)p);
+    });
+}
+void fence(PtxWarp &, const Instruction &, unsigned) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+void atomic_inc(PtxWarp &w, const Instruction &i, unsigned lanes) {
+    static const bool dry = getenv("MIEN_EMULATED_DRY");
+    uint64_t *d = row(w, i.to[0]), *at = row(w, i.from[0]), *most = row(w, i.from[1]);
+    each(lanes, [&](int l) {
+        // A dry run counts what the block that comes last does.
+        if (dry) return void(d[l] = most[l]);
+        uint32_t *p = reinterpret_cast<uint32_t *>(place<uint32_t>(w, i, at[l], l, 1)), old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+        while (!__atomic_compare_exchange_n(p, &old, old >= uint32_t(most[l]) ? 0 : old + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+        d[l] = old;
+    });
+}
 void generic_of_shared(PtxWarp &w, const Instruction &i, unsigned lanes) {
     uint64_t *d = row(w, i.to[0]), *a = row(w, i.from[0]);
     each(lanes, [&](int l) { d[l] = reinterpret_cast<uint64_t>(w.room->shared.data()) + a[l]; });
@@ -398,7 +418,7 @@ Act of_type(const std::string &base, const std::string &how, const std::string &
     if (base == "mul" && how == "rn" && type == "f16x2") return two<uint32_t, MulHalves>;
     if (base == "add") OF_TYPES(type, ARITHMETIC_OF(two, Add), {"f32", two<float, Add>})
     if (base == "sub") OF_TYPES(type, ARITHMETIC_OF(two, Sub), {"f32", two<float, Sub>})
-    if (base == "mul" && how == "wide") OF_TYPES(type, {"s32", multiply_wide<int32_t, int64_t>}, {"u32", multiply_wide<uint32_t, uint64_t>})
+    if (base == "mul" && how == "wide") OF_TYPES(type, {"s16", multiply_wide<int16_t, int32_t>}, {"u16", multiply_wide<uint16_t, uint32_t>}, {"s32", multiply_wide<int32_t, int64_t>}, {"u32", multiply_wide<uint32_t, uint64_t>})
     if (base == "mul" && how == "hi") OF_TYPES(type, {"s32", multiply_high<int32_t, int64_t>}, {"u32", multiply_high<uint32_t, uint64_t>}, {"s64", multiply_high<int64_t, __int128>})
     if (base == "mul" && (how == "lo" || how.empty())) OF_TYPES(type, {"s32", two<int32_t, Mul>}, {"u32", two<uint32_t, Mul>}, {"s64", two<int64_t, Mul>}, {"u64", two<uint64_t, Mul>}, {"f32", two<float, Mul>})
     if (base == "mad" && how == "lo") OF_TYPES(type, ARITHMETIC_OF(three, Mad))
@@ -414,6 +434,7 @@ Act of_type(const std::string &base, const std::string &how, const std::string &
     if (base == "abs") OF_TYPES(type, {"f32", one<float, Abs>})
     if (base == "fma" && how == "rn") OF_TYPES(type, {"f32", three<float, Fma>})
     if (base == "fma" && how == "rm") OF_TYPES(type, {"f32", three<float, FmaDown>})
+    if (base == "div" && how == "approx") OF_TYPES(type, {"f32", two<float, Div>})
     if (base == "rcp" && how == "rn") OF_TYPES(type, {"f32", one<float, Reciprocal>})
     if (base == "rcp" && how == "approx.ftz") OF_TYPES(type, {"f32", one<float, ReciprocalFast>})
     if (base == "sqrt" && how == "rn") OF_TYPES(type, {"f32", one<float, Root>})

@@ -1,6 +1,7 @@
 #include "races.h"
 #ifdef MIEN_RACES
 #include "block.h"
+#include <map>
 #include <sys/mman.h>
 
 namespace emulated {
@@ -21,18 +22,51 @@ static Cell *cells(size_t bytes) {
 // Numbers of runs: every block that is run has its own, so what an earlier one left in a cell is told apart. One launch at a time.
 static uint32_t run, first_of_launch;
 static std::mutex launching;
+
+// What a block gave away: all that stands before so many barriers, and what one lane did up to then.
+struct Given { uint32_t run, barriers; uint16_t lane; };
+static std::map<const void *, std::vector<Given>> given; // with the atomics on a place, in this launch
+// A lane of this run whose fence is its latest step between blocks, and what it was given since, good after its next fence.
+static const Lane *fencing;
+static std::vector<Given> coming, had;
+static uint32_t had_since; // barriers passed when `had` came
+static uint16_t had_by;
+
 Launching::Launching() {
     launching.lock();
     first_of_launch = run + 1;
+    given.clear();
 }
 Launching::~Launching() { launching.unlock(); }
-void begin_run() { ++run; }
+void begin_run() {
+    ++run;
+    fencing = nullptr, coming.clear(), had.clear();
+}
+void fenced(const Lane *lane) {
+    fencing = lane;
+    if (coming.empty()) return;
+    had.insert(had.end(), coming.begin(), coming.end());
+    coming.clear();
+    had_since = block->barriers, had_by = lane->thread.x;
+}
+void met(const Lane *lane, const void *place) {
+    std::vector<Given> &here = given[place];
+    coming = here;
+    if (fencing == lane) here.push_back({run, block->barriers, static_cast<uint16_t>(lane->thread.x)});
+    fencing = nullptr;
+}
 
 // The first run whose accesses this one's can race with: for device memory the launch's first, for shared memory itself.
 static uint32_t first;
 
 static bool ordered(const Cell::Access &then, const Lane *now) {
-    if (then.run != run) return then.run < first;
+    if (then.run != run) {
+        if (then.run < first) return true;
+        if (now->thread.x != had_by && block->barriers <= had_since) return false;
+        for (const Given &g : had)
+            if (g.run == then.run) return then.barriers < g.barriers || (then.lane == g.lane && then.barriers == g.barriers);
+        return false;
+    }
     if (then.lane == now->thread.x || then.barriers < block->barriers) return true;
     return then.lane / WARP == now->thread.x / WARP && then.syncs < now->warp->syncs;
 }

@@ -6,7 +6,7 @@ use crate::dice::step;
 use half::f16;
 use mien::{
     backend::{Act, Backend, Heads},
-    bundle::{Kind, Tensor},
+    bundle::{Kind, Tensor, short_scale},
 };
 
 /// Numbers that look like activations: a bell, with outliers.
@@ -114,6 +114,22 @@ pub struct Bound {
 }
 
 /// `x W^T` and, for each value, how far a device may be off.
+/// `weights`, of Q4_0 with short scales if wanted.
+pub fn stored(kind: Kind, short: bool, rows: usize, cols: usize, seed: u64) -> (Vec<u8>, Vec<f64>) {
+    let (mut bytes, mut values) = weights(kind, rows, cols, seed);
+    if short {
+        let (_, size) = kind.block();
+        for (block, values) in bytes.chunks_exact_mut(size).zip(values.chunks_exact_mut(32)) {
+            let old = f16::from_le_bytes([block[0], block[1]]);
+            let new = f16::from_bits(old.to_bits() & 0xbf80);
+            assert!(short_scale(new.to_bits()).is_some());
+            block[..2].copy_from_slice(&new.to_le_bytes());
+            values.iter_mut().for_each(|v| *v = *v / old.to_f64() * new.to_f64());
+        }
+    }
+    (bytes, values)
+}
+
 pub fn product(x: &[f32], rows: usize, w: &[f64], cols: usize, kind: Kind, b: &Bound) -> Vec<(f64, f64)> {
     let mut out = Vec::new();
     for x in x.chunks(cols).take(rows) {
