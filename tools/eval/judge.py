@@ -3,6 +3,7 @@
     python judge.py vectors                  writes tests/data/metrics.json: random answers and scikit-learn's numbers of them
     python judge.py compare OUT              OUT.jsonl, OUT.json: every number again from the records; exit 1 where one differs
     python judge.py agree ANSWERS.json OUT   the trainer's answers and report beside `mien eval`'s of the same clips
+    python judge.py same OUT OUT             two reports of the same clips, but for the times in them
 """
 
 import json
@@ -112,6 +113,25 @@ def agree(theirs, out):
     return wrong
 
 
+def same(one, other):
+    """Every number of the reports, but milliseconds; sums may differ by the order in which shards were added up."""
+    wrong = []
+
+    def walk(a, b, where):
+        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+            for key in a:
+                walk(a[key], b[key], f"{where}/{key}")
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            for i, pair in enumerate(zip(a, b)):
+                walk(*pair, f"{where}/{i}")
+        elif "ms_" not in where and not (a == b or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-12))):
+            wrong.append(f"{where}: {a} beside {b}")
+    reports = [json.loads(Path(f"{out}.json").read_text())["report"] for out in (one, other)]
+    walk(*reports, "report")
+    print("\n".join(wrong) if wrong else f"{other}: {reports[0]['clips']} clips, the report of {one}")
+    return len(wrong)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["vectors"]:
@@ -120,5 +140,7 @@ if __name__ == "__main__":
             sys.exit(min(1, compare(out)))
         case ["agree", theirs, out]:
             sys.exit(min(1, agree(theirs, out)))
+        case ["same", one, other]:
+            sys.exit(min(1, same(one, other)))
         case _:
             sys.exit(__doc__)

@@ -85,19 +85,25 @@ def example(row, line, kind, video=True, audio=True):
     return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label, line.get("reason")))
 
 
-def draw(lines, kinds, step, seed, size, drop=0.1, rank=0, ranks=1):
+def draw(lines, kinds, step, seed, size, drop=0.1):
     """The examples of one step: the same for the same seed and step, all of one kind and of the same modalities.
 
-    `kinds` maps a kind to its share; `drop` is the share of steps that leave out video, and as many that leave out audio. Each of
-    `ranks` processes draws its own examples.
+    `kinds` maps a kind to its share; `drop` is the share of steps that leave out video, and as many that leave out audio.
     """
     rng = np.random.default_rng([seed, step, 41])
     kind = rng.choice(sorted(kinds), p=np.array([kinds[k] for k in sorted(kinds)]) / sum(kinds.values()))
     u = rng.random()
     video, audio = u >= drop, not drop <= u < 2 * drop
     # Epochs are permutations, so that every clip is seen before one is seen twice.
-    rows = [epoch_row(len(lines), (step * ranks + rank) * size + i, seed) for i in range(size)]
+    rows = [epoch_row(len(lines), step * size + i, seed) for i in range(size)]
     return [example(r, lines[r], str(kind), video, audio) for r in rows]
+
+
+def share(size, rank, ranks):
+    """Which of a step's `size` examples a process takes: together they take all, so that a step is the same however many share it."""
+    if size < ranks:
+        raise ManifestError(f"a step of {size} clips cannot be shared by {ranks} processes: fewer processes, or more clips a step")
+    return list(range(rank, size, ranks))
 
 
 _ORDERS = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import DynamicCache
 
@@ -69,9 +70,12 @@ def spread(cache, times):
 
 
 @torch.no_grad()
-def sample(model, words, examples, features, times, max_new, temperature, seed):
-    """`times` answers per example: token ids with the end token where there is one, in the examples' order. Temperature 0 is greedy."""
-    generator = torch.Generator().manual_seed(seed)
+def sample(model, words, examples, features, times, max_new, temperature, seed, places=None):
+    """`times` answers per example: token ids with the end token where there is one, in the examples' order. Temperature 0 is greedy.
+
+    What is drawn for an example follows from the seed and its place in the step (of `places`; its place here), whoever shares the step.
+    """
+    dice = [torch.Generator().manual_seed(seed * 65_537 + place) for place in places or range(len(examples))]
     cache, logits = prefix(model, words, examples, features)
     cache, logits = spread(cache, times), logits.repeat_interleave(times, dim=0)
     count = len(logits)
@@ -80,7 +84,7 @@ def sample(model, words, examples, features, times, max_new, temperature, seed):
     for n in range(max_new):
         if temperature > 0:
             chances = torch.softmax(logits.cpu() / temperature, dim=1)
-            token = torch.multinomial(chances, 1, generator=generator)
+            token = torch.cat([torch.multinomial(c, 1, generator=d) for c, d in zip(chances.split(times), dice)])
         else:
             token = logits.cpu().argmax(dim=1, keepdim=True)
         for i in np.flatnonzero(live):
@@ -139,15 +143,21 @@ def token_losses(policy, logps, old, reference, advantages):
     return loss + policy.beta * kl, kl
 
 
-def reduced(policy, losses, real):
-    """One number of the per-token losses. `real` is zero for tokens that do not count."""
+def reduced(policy, losses, real, size=None):
+    """One number of the per-token losses. `real` is zero for tokens that do not count, `size` that of all processes' answers by `size_of`."""
+    size = size_of(policy, len(losses), float(real.sum())) if size is None else size
+    total = losses * real
     if policy.loss == "grpo":
-        return ((losses * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)).mean()
-    if policy.loss == "dapo":
-        return (losses * real).sum() / real.sum().clamp(min=1)
-    if policy.loss == "dr_grpo":
-        return (losses * real).sum() / (len(losses) * policy.max_new)
-    raise ValueError(f"no loss {policy.loss!r}: grpo, dapo or dr_grpo")
+        total = total.sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    return total.sum() / size
+
+
+def size_of(policy, answers, tokens):
+    """What the losses of so many answers, with so many tokens that count, are divided by."""
+    sizes = {"grpo": answers, "dapo": max(tokens, 1), "dr_grpo": answers * policy.max_new}
+    if policy.loss not in sizes:
+        raise ValueError(f"no loss {policy.loss!r}: grpo, dapo or dr_grpo")
+    return sizes[policy.loss]
 
 
 class Loss(nn.Module):
@@ -158,7 +168,7 @@ class Loss(nn.Module):
         self.model, self.words, self.policy = model, words, policy
         self.reference = [reference]        # in a list: not a part of what is trained or saved
 
-    def forward(self, examples, features, ids, advantages, counted, old=None):
+    def forward(self, examples, features, ids, advantages, counted, old=None, size=None):
         p = self.policy
         cache, first = prefix(self.model, self.words, examples, features)
         logps, real = answer_logps(self.model, cache, first, ids, p.group, p.temperature)
@@ -169,7 +179,7 @@ class Loss(nn.Module):
                 reference, _ = answer_logps(other, *prefix(other, self.words, examples, features), ids, p.group, p.temperature)
         losses, kl = token_losses(p, logps, logps.detach() if old is None else old, reference, advantages)
         real = real * counted[:, None]
-        return reduced(p, losses, real), logps.detach(), float((kl * real).sum() / real.sum().clamp(min=1))
+        return reduced(p, losses, real, size), logps.detach(), (kl * real).sum() / real.sum().clamp(min=1)
 
 
 def train(loop, model, words, lines, features, policy, seed, reference=None):
@@ -180,43 +190,61 @@ def train(loop, model, words, lines, features, policy, seed, reference=None):
     device = loop.accelerator.device
     kinds = {"reason": 1 - policy.label_share, "label": policy.label_share}
     names, weights = zip(*policy.weights)
+    ranks = loop.accelerator.num_processes
+    places = data.share(policy.prompts, loop.accelerator.process_index, ranks)
 
     def step(n):
-        rank, ranks = loop.accelerator.process_index, loop.accelerator.num_processes
-        examples = data.draw(lines, kinds, n, seed, policy.prompts, policy.drop, rank, ranks)
+        drawn = data.draw(lines, kinds, n, seed, policy.prompts, policy.drop)
+        examples = [drawn[place] for place in places]
         model.eval()
-        ids = sample(model, words, examples, features, policy.group, policy.max_new, policy.temperature,
-                     (seed * 1_000_003 + n) * ranks + rank)
+        ids = sample(model, words, examples, features, policy.group, policy.max_new, policy.temperature, seed * 1_000_003 + n, places)
         model.train()
-        found = [judged(policy, words, examples[i // policy.group], x) for i, x in enumerate(ids)]
-        if "brier" in names and dict(policy.weights)["brier"]:
-            for i, e in enumerate(examples):
-                group = found[i * policy.group:(i + 1) * policy.group]
-                for own, said, _ in group:
-                    # How sure the group is of this answer stands for the model's probability.
-                    q = np.mean([rewards.answer_of(s) == rewards.answer_of(said) for _, s, _ in group])
-                    own["brier"] = rewards.brier_reward(float(q), own["accuracy"] > 0)
-        table = np.array([[r.get(name, 0.0) for name in names] for r, _, _ in found]).reshape(len(examples), policy.group, -1)
+        table, ended, lengths = everyones(places, *rewarded(policy, words, names, examples, ids))
         gained, useful = rewards.advantages(table, weights, policy.aggregation, policy.scale)
-        ended = np.array([e for _, _, e in found])
         numbers = {name: float(v) for name, v in zip(names, table.mean(axis=(0, 1)))}
-        numbers |= {"reward": float((table @ np.array(weights)).mean()), "tokens": float(np.mean([len(x) for x in ids])),
-                    "truncated": float(1 - ended.mean()), "useful": float(useful.mean()), "kind": examples[0].kind}
-        keep = [i for i in range(len(examples)) if useful[i] or not policy.drop_constant]
-        if not keep:
+        numbers |= {"reward": float((table @ np.array(weights)).mean()), "tokens": float(lengths.mean()),
+                    "truncated": float(1 - ended.mean()), "useful": float(useful.mean()), "kind": drawn[0].kind}
+        keep = useful if policy.drop_constant else np.ones(len(drawn), bool)
+        if not keep.any():
             return None, {**numbers, "loss": 0.0}
-        rows = [i * policy.group + k for i in keep for k in range(policy.group)]
-        examples, ids = [examples[i] for i in keep], [ids[r] for r in rows]
-        advantages = torch.tensor(gained[keep].reshape(-1), dtype=torch.float32, device=device)
-        counted = torch.tensor(ended[rows] if policy.mask_truncated else np.ones(len(rows)), dtype=torch.float32, device=device)
+        counts = (ended if policy.mask_truncated else np.ones(ended.shape)) * keep[:, None]
+        # Gradients are averaged over the processes.
+        size = size_of(policy, int(keep.sum()) * policy.group, float((counts * lengths).sum())) / ranks
+        # A process whose groups teach nothing goes along with one that counts for nothing: the others wait for its gradients.
+        own = [i for i, place in enumerate(places) if keep[place]] or [0]
+        examples, ids = [examples[i] for i in own], [ids[i * policy.group + k] for i in own for k in range(policy.group)]
+        taken = [places[i] for i in own]
+        advantages = torch.tensor(gained[taken].reshape(-1), dtype=torch.float32, device=device)
+        counted = torch.tensor(counts[taken].reshape(-1), dtype=torch.float32, device=device)
         old = None
         for k in range(policy.updates - 1):
-            value, logps, _ = loss(examples, features, ids, advantages, counted, old)
+            value, logps, _ = loss(examples, features, ids, advantages, counted, old, size)
             old = logps if old is None else old
             loop.accelerator.backward(value)
             loop.accelerator.clip_grad_norm_(loop.params, loop.settings.clip)
             loop.optimizer.step()
             loop.optimizer.zero_grad()
-        value, _, kl = loss(examples, features, ids, advantages, counted, old)
-        return value, {**numbers, "loss": float(value.detach()), "kl": kl}
+        value, _, kl = loss(examples, features, ids, advantages, counted, old, size)
+        return value, {**numbers, "loss": loop.mean(value), "kl": loop.mean(kl)}
     loop.run(step)
+
+
+def rewarded(policy, words, names, examples, ids):
+    """Rewards of every answer `(examples, group, names)`, whether it ended, and how many tokens it has `(examples, group)`."""
+    found = [judged(policy, words, examples[i // policy.group], x) for i, x in enumerate(ids)]
+    if "brier" in names and dict(policy.weights)["brier"]:
+        for i in range(len(examples)):
+            group = found[i * policy.group:(i + 1) * policy.group]
+            for own, said, _ in group:
+                # How sure the group is of this answer stands for the model's probability.
+                q = np.mean([rewards.answer_of(s) == rewards.answer_of(said) for _, s, _ in group])
+                own["brier"] = rewards.brier_reward(float(q), own["accuracy"] > 0)
+    shape = (len(examples), policy.group)
+    table = np.array([[r.get(name, 0.0) for name in names] for r, _, _ in found]).reshape(*shape, -1)
+    return table, np.array([float(e) for _, _, e in found]).reshape(shape), np.array([float(len(x)) for x in ids]).reshape(shape)
+
+
+def everyones(places, *tables):
+    """Tables whose rows are this process's examples, with those of all processes, in the order of the step."""
+    rows = sorted(gather_object(list(zip(places, *tables))), key=lambda row: row[0])
+    return [np.stack(column) for column in list(zip(*rows))[1:]]

@@ -8,6 +8,7 @@ done, `model`, a checkpoint in the published layout.
 
 import argparse
 import dataclasses
+import datetime
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 
 import checkpoint
 import curves
@@ -71,6 +72,15 @@ def say(what):
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
+def first():
+    """A context that the first process runs alone, before the others: for files that it makes and they find."""
+    return processes().main_process_first()
+
+
+def processes():
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=12))
+
+
 class Run:
     def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None):
         plan = PLANS[size]
@@ -100,7 +110,8 @@ class Run:
 
     def features(self, model, split):
         lines, root = self.lines(split)
-        return lines, data.features(model, lines, root, self.work / "features", self.device)
+        with first():
+            return lines, data.features(model, lines, root, self.work / "features", self.device)
 
     def loop(self, stage, steps, rate):
         settings = trainer.Settings(steps, rate, self.plan.every, stop_after=self.stop_after)
@@ -127,7 +138,8 @@ class Run:
 
     def _inputs(self, split, sizes):
         lines, clips = self.lines(split)
-        return lines, towers.Inputs(lines, clips, sizes, self.work / "inputs")
+        with first():
+            return lines, towers.Inputs(lines, clips, sizes, self.work / "inputs")
 
     def _tower(self, stage, steps, rate, train, check):
         """Trains one tower of a new model. The seed is fixed: every seed's recipe starts from the same towers."""
@@ -135,13 +147,15 @@ class Run:
             say(f"{stage}: taken from the given checkpoint")
             return
         root = self.folder(stage) / "new"
-        model = checkpoint.create(root, self.plan.sizes, 1)
+        with first():
+            model = checkpoint.create(root, self.plan.sizes, 1)
         lines, inputs = self._inputs("train", model.sizes)
         loop = self.loop(stage, steps, rate)
         heads = train(loop, model.to(self.device), lines, inputs)
         told = check(heads, *self._inputs("valid", model.sizes))
         say(f"{stage}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in told.items()) + " on held-out clips")
-        (self.folder(stage) / "check.json").write_text(json.dumps(told))
+        if loop.accelerator.is_main_process:
+            (self.folder(stage) / "check.json").write_text(json.dumps(told))
         self.finish(stage, loop, model, root)
 
     def sight(self):
@@ -258,9 +272,9 @@ def main():
     run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new)
     left_out = ("grpo", "grpo-no-cues") if args.paper else ("grpo-paper",)
     for stage in [s for s in STAGES if s not in left_out] if args.stage == "all" else [args.stage]:
-        if stage in ("world", "eval") and not Accelerator(cpu=not torch.cuda.is_available()).is_main_process:
-            continue
-        run.run(stage)
+        if stage not in ("world", "eval") or processes().is_main_process:
+            run.run(stage)
+        processes().wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import text
 
 
 class Loss(nn.Module):
-    """The mean negative log likelihood of answers; a module, so that accelerate can wrap it."""
+    """The negative log likelihood of answers, a token's: of these alone, or of `count` tokens. A module, so that accelerate can wrap it."""
 
     def __init__(self, model, words):
         super().__init__()
         self.model, self.words = model, words
 
-    def forward(self, examples, features):
+    def forward(self, examples, features, count=None):
         first = examples[0]
         silent = [e.row for e in examples if not e.target]
         if silent:
@@ -40,7 +40,8 @@ class Loss(nn.Module):
             target[i, : len(row)] = torch.tensor(row, device=device)
         answer = self.model.model.embed_tokens(target[:, :-1].clamp(min=0))
         out = self.model(inputs_embeds=torch.cat([prompt, answer], dim=1), logits_to_keep=longest).logits
-        return F.cross_entropy(out.flatten(0, 1).float(), target.flatten(), ignore_index=-100)
+        total = F.cross_entropy(out.flatten(0, 1).float(), target.flatten(), ignore_index=-100, reduction="sum")
+        return total / (count or sum(map(len, ids)))
 
 
 def trainable(model):
@@ -61,9 +62,13 @@ def cosine(step, steps, warm=0.03, floor=0.05):
 def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1, whole=None):
     """Runs a `trainer.Loop` with this loss. `whole` is as in `Loop.prepare`."""
     loss = loop.prepare(Loss(model, words), whole)
+    ranks = loop.accelerator.num_processes
+    mine = data.share(size, loop.accelerator.process_index, ranks)
 
     def step(n):
-        some = data.draw(lines, kinds, n, seed, size, drop, loop.accelerator.process_index, loop.accelerator.num_processes)
-        value = loss(some, features)
-        return value, {"loss": float(value.detach())}
+        drawn = data.draw(lines, kinds, n, seed, size, drop)
+        tokens = sum(len(words.ids(e.target)) + 1 for e in drawn)
+        # Gradients are averaged over the processes.
+        value = loss([drawn[i] for i in mine], features, tokens / ranks)
+        return value, {"loss": loop.mean(value)}
     loop.run(step)

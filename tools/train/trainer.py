@@ -1,7 +1,8 @@
 """The loop that every training stage runs in: optimiser, schedule, log, checkpoints, and resuming after a kill.
 
 A stage folder holds `log.jsonl`, one line per step, and `state`, the last whole checkpoint. A kill loses at most `every` steps.
-accelerate carries it from one CPU process to many GPUs.
+accelerate carries it from one CPU process to many GPUs. A step is the same however many processes share it, and a run may be resumed on
+another number of them.
 """
 
 import json
@@ -120,6 +121,10 @@ class Loop:
             os.replace(self.folder / "state.part", self.folder / "state")
             shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def mean(self, value):
+        """Of all processes."""
+        return float(self.accelerator.reduce(value.detach().clone(), "mean"))
 
     @property
     def finished(self):

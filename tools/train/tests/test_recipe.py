@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 HERE = Path(__file__).resolve().parents[1]
 
 
-def start(work, *args, size="smoke"):
+def start(work, *args, size="smoke", processes=1):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "recipe.py", *args, "--size", size, "--work", str(work)], cwd=HERE, env=env,
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    return subprocess.Popen([sys.executable, *several, "recipe.py", *args, "--size", size, "--work", str(work)], cwd=HERE, env=env,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -71,6 +73,27 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(work):
     assert "run `cold` first" in said
     said = finish(start(work, "label", "--seed", "2", "--stop-after", "2"), code=3)
     assert "run again to go on" in said
+
+
+def test_two_processes_take_the_steps_of_one_and_go_on_where_one_was_stopped(work, tmp_path):
+    def logged(folder, stage):
+        return [json.loads(x) for x in (folder / "seed-1" / stage / "log.jsonl").read_text().splitlines()]
+
+    shared = tmp_path / "shared"
+    shutil.copytree(work, shared, ignore=shutil.ignore_patterns("seed-*", "results"))
+    finish(start(shared, "cold", "--stop-after", "3"), code=3)
+    finish(start(shared, "cold", processes=2))
+    finish(start(shared, "grpo", processes=2))
+    for stage in ("cold", "grpo"):
+        one, two = logged(work, stage), logged(shared, stage)
+        assert len(one) == len(two)
+        for a, b in zip(one, two):
+            assert {k: v for k, v in b.items() if k != "seconds"} == {
+                k: pytest.approx(v, rel=1e-3, abs=1e-5) if isinstance(v, float) else v for k, v in a.items() if k != "seconds"}
+    # Groups that teach nothing were among them: whoever drew such a group went along.
+    assert any(x["useful"] < 1 for x in logged(shared, "grpo"))
+    said = finish(start(shared, "label", processes=9), code=1)
+    assert "8 clips cannot be shared by 9 processes" in said
 
 
 def test_own_clips_and_a_given_checkpoint(work, tmp_path):

@@ -283,8 +283,9 @@ def test_steps_are_drawn_again_the_same_and_epochs_see_every_clip(lines):
     draw = lambda n: data.draw(lines, {"reason": 1.0}, n, 5, 4)
     assert draw(3) == draw(3)
     assert sorted(e.row for n in range(3) for e in draw(n)) == list(range(12))
-    ranks = [data.draw(lines, {"reason": 1.0}, 0, 5, 4, rank=r, ranks=2) for r in (0, 1)]
-    assert not {e.row for e in ranks[0]} & {e.row for e in ranks[1]}
+    assert sorted(data.share(7, 0, 3) + data.share(7, 1, 3) + data.share(7, 2, 3)) == list(range(7))
+    with pytest.raises(data.ManifestError, match="4 clips cannot be shared by 5"):
+        data.share(4, 0, 5)
 
 
 # --- grpo -------------------------------------------------------------------------------------------------------------
