@@ -17,6 +17,7 @@ from tqdm import tqdm
 import claims
 import media
 import rewards
+import shards
 import text
 from world import rule
 
@@ -57,7 +58,7 @@ def manifest(path, labels=(*rule.LABELS, rule.UNKNOWN), strict=True):
             wrong.append(f"line {number}: id {line['id']} is there twice")
         elif rewards.canonical(line["label"]) not in labels:
             wrong.append(f"line {number}: unknown label {line['label']!r}")
-        elif not (path.parent / line["clip"]).exists():
+        elif not shards.exists(path.parent / line["clip"]):
             wrong.append(f"line {number}: no file {path.parent / line['clip']}")
         else:
             seen.add(line["id"])

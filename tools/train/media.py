@@ -6,26 +6,33 @@ Shapes: pixels `(frames, 3, image, image)` f32 in [-1, 1]; mel `(mels, 2 * posit
 import io
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from transformers import WhisperFeatureExtractor
 
+import shards
 from world import avi
 
 RATE = 16000
 
 
 def read(path):
-    """Pictures (PIL, RGB) and samples (f32) of a clip: our AVI files directly, anything else through ffmpeg."""
-    data = Path(path).read_bytes()
+    """Pictures (PIL, RGB) and samples (f32) of a clip, a file or in a tar: our AVI files directly, anything else through ffmpeg."""
+    data = shards.read(path)
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         frames, sound, _ = avi.decode(data)
         if not frames or frames[0][:2] == b"\xff\xd8":
             pictures = [Image.open(io.BytesIO(f)).convert("RGB") for f in frames]
             return pictures, np.frombuffer(sound, "<i2").astype(np.float32) / 32768
-    return _pictures(path), _sound(path)
+    if Path(path).exists():
+        return _pictures(path), _sound(path)
+    with tempfile.NamedTemporaryFile(suffix=Path(path).suffix) as file:     # ffmpeg seeks
+        file.write(data)
+        file.flush()
+        return _pictures(file.name), _sound(file.name)
 
 
 def _ffmpeg(path, *options):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import tarfile
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import grpo
 import media
 import rewards
 import sft
+import shards
 import text
 import topology
 import trainer
@@ -286,6 +289,32 @@ def test_steps_are_drawn_again_the_same_and_epochs_see_every_clip(lines):
     assert sorted(data.share(7, 0, 3) + data.share(7, 1, 3) + data.share(7, 2, 3)) == list(range(7))
     with pytest.raises(data.ManifestError, match="4 clips cannot be shared by 5"):
         data.share(4, 0, 5)
+
+
+def test_clips_in_tar_files_are_the_clips(tmp_path):
+    names = ["avi/a.avi", "b.mkv"]
+    (tmp_path / "avi").mkdir()
+    plan = clip.plan(3, "train", 0)
+    (tmp_path / names[0]).write_bytes(clip.render(plan)[0])
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=d=1:s=64x48:r=5", "-f", "lavfi", "-i", "sine=d=1", str(tmp_path / names[1])], check=True)
+    lines = [{"id": f"x.{i}", "clip": name, "label": "happy"} for i, name in enumerate(names)]
+    source = tmp_path / "own.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    packed = shards.write(source, tmp_path / "packed", 1)
+    found, _ = data.manifest(packed)
+    assert [line["clip"] for line in found] == ["own-000000.tar/00000000.avi", "own-000001.tar/00000001.mkv"]
+    for name, line in zip(names, found):
+        (pictures, sound), (own, heard) = (media.read(p) for p in (tmp_path / name, packed.parent / line["clip"]))
+        assert len(own) == len(pictures) > 0 and all(a.tobytes() == b.tobytes() for a, b in zip(own, pictures))
+        assert np.array_equal(heard, sound) and len(sound)
+    with tarfile.open(packed.parent / "own-000001.tar") as tar:
+        assert json.load(tar.extractfile("00000001.json")) == lines[1]
+    packed.write_text(json.dumps({**found[0], "clip": "own-000000.tar/00000007.avi"}) + "\n")
+    with pytest.raises(data.ManifestError, match="own-000000.tar/00000007.avi"):
+        data.manifest(packed)
+    source.write_text(json.dumps({**lines[0], "clip": "gone.avi"}) + "\n")
+    with pytest.raises(FileNotFoundError, match="gone.avi"):
+        shards.write(source, tmp_path / "again")
 
 
 # --- grpo -------------------------------------------------------------------------------------------------------------
