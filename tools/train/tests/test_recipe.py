@@ -96,6 +96,33 @@ def test_two_processes_take_the_steps_of_one_and_go_on_where_one_was_stopped(wor
     assert "8 clips cannot be shared by 9 processes" in said
 
 
+def test_a_contest_of_recipes_at_one_budget(work):
+    def contest(*args):
+        return subprocess.run([sys.executable, "contest.py", *args, "--work", str(work)], cwd=HERE, capture_output=True, text=True, timeout=600,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    assert "run the contest first" in contest("show").stderr
+    names = ["label", "explained", "grpo", "grpo-from-label"]
+    run = ("run", "--size", "smoke", "--budgets", "2", "--seeds", "1", "--clips", "8")
+    done = contest(*run, "--recipes", *names)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in names:
+        told = json.loads((work / "contest" / "2.0" / "1" / f"{name}.ood.json").read_text())
+        about = told["about"]
+        assert told["report"]["clips"] == 8 and about["seconds"] > 0
+        # Whole steps, and answers that are longer or shorter than as a rule.
+        assert 0.3 * about["asked_gflop"] < about["gflop"] < 2.5 * about["asked_gflop"], about
+    assert contest(*run, "--recipes", *names).stdout == "", "nothing is done twice"
+    # A model that knows nothing answers nothing well.
+    refused = contest(*run, "--recipes", "best-of-n")
+    assert refused.returncode == 1 and "clips were answered well" in refused.stderr
+    shown = contest("show", "--out", str(work / "contest.png"))
+    assert [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("ood")] == names
+    assert (work / "contest.png").read_bytes()[:4] == b"\x89PNG"
+    nobody = subprocess.run([sys.executable, "contest.py", "run", "--work", str(work / "gone"), "--size", "smoke"], cwd=HERE, capture_output=True, text=True)
+    assert nobody.returncode == 1 and "tools/train/run base" in nobody.stderr
+
+
 def test_own_clips_and_a_given_checkpoint(work, tmp_path):
     lines = [json.loads(x) for x in (work / "clips" / "train.jsonl").read_text().splitlines()[:12]]
     own = [{"id": x["id"], "clip": str(work / "clips" / x["clip"]), "label": x["label"], "reason": "He looks at me."} for x in lines]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 
 import checkpoint
 import claims
+import contest as contest_module
 import data
 import evaluate
 import grpo
 import media
+import recipe
 import rewards
 import sft
 import shards
@@ -421,6 +424,37 @@ def test_truncated_answers_teach_nothing(model, words, lines, features):
     model.zero_grad()
     value.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_the_best_of_some_answers_become_reasons(model, words, lines, features, tmp_path, monkeypatch):
+    good = lambda e: words.ids(text.faithful(e.cues, e.label)) + [words.end]
+    short = lambda e: words.ids(text.reason("I see nothing", e.label)) + [words.end]
+    wrong = lambda e: words.ids(text.faithful(e.cues, "fear" if e.label != "fear" else "sad")) + [words.end]
+
+    def drawn(model, words, examples, features, times, *_):
+        # Of every even clip one answer is good, one says less; of odd ones none has the label.
+        return [x for e in examples for x in ([wrong(e)] * (times - 2) + ([good(e), short(e)] if e.row % 2 == 0 else [wrong(e)] * 2))]
+    monkeypatch.setattr(grpo, "sample", drawn)
+    plan = dataclasses.replace(recipe.PLANS["smoke"], batch=4, max_new=400)
+    contest = contest_module.Contest(SimpleNamespace(plan=plan, seed=1), 8)
+    kept, some, spent = contest.best(model, words, lines, features, 1e9, tmp_path)
+    assert [line["id"] for line in kept] == [line["id"] for i, line in enumerate(lines) if i % 2 == 0] and spent > 0
+    for line, row in zip(kept, range(0, 12, 2)):
+        e = data.example(0, line, "reason")
+        assert e.target == text.faithful(lines[row]["cues"], lines[row]["label"]) and e.cues is None
+    assert torch.equal(some.batch([1])[0], features.batch([2])[0])
+    monkeypatch.setattr(grpo, "sample", lambda model, words, examples, features, times, *_: [wrong(e) for e in examples for _ in range(times)])
+    with pytest.raises(SystemExit, match="only 0 of 12 clips"):
+        contest.best(model, words, lines, features, 1e9, tmp_path)
+
+
+def test_the_interval_of_a_uar_holds_it_and_narrows_with_clips():
+    records = lambda n, right: [{"label": rule.LABELS[i % 7], "answer": rule.LABELS[i % 7] if i % 10 < right else rule.LABELS[(i + 1) % 7]} for i in range(n)]
+    rng = np.random.default_rng(2)
+    uar, low, high = contest_module.interval([records(140, 7), records(140, 7)], rng, 200)
+    assert low < uar < high and uar == pytest.approx(0.7)
+    _, closer, nearer = contest_module.interval([records(1400, 7), records(1400, 7)], rng, 200)
+    assert nearer - closer < 0.5 * (high - low)
 
 
 def test_the_papers_rewards_and_ours(words, lines):
