@@ -460,37 +460,3 @@ fn reasons_are_held_against_what_is_usual_of_their_person() {
     let (code, said) = eval("none", &["--nets", "nowhere"]);
     assert!(code != 0 && said.contains("nowhere"), "{said}");
 }
-
-#[test]
-fn rounding_is_weighed_by_what_the_decoder_multiplies() {
-    let bench = Bench::new(6);
-    let pack = |name: &str, more: &[&str]| {
-        bench.mien(&[&["pack", "tiny.gguf", "-o", name, "--no-self-test"], more].concat())
-    };
-    let (code, said) = pack("plain.gguf", &["--quant", "q4"]);
-    assert_eq!(code, 0, "{said}");
-    let (code, said) = pack("weighed.gguf", &["--quant", "q4", "--calibrate", "m.jsonl"]);
-    assert_eq!(code, 0, "{said}");
-    let [plain, weighed] =
-        ["plain.gguf", "weighed.gguf"].map(|name| Bundle::open(&bench.path(name)).unwrap());
-    weighed.verify().unwrap();
-    let same = |name: &str| plain.tensor(name).unwrap().data == weighed.tensor(name).unwrap().data;
-    for name in ["decoder.0.attn_q.weight", "decoder.1.ffn_down.weight", "decoder.embed.weight"] {
-        assert!(!same(name), "{name} was rounded as without clips");
-    }
-    assert!(same("decoder.0.attn_q.bias") && same("decoder.norm.weight"));
-
-    let refusals = [
-        (vec!["--quant", "q8_0", "--calibrate", "m.jsonl"], "--calibrate is for --quant q4"),
-        (vec!["--calibrate", "m.jsonl"], "--calibrate is for --quant q4"),
-        (vec!["--quant", "q4", "--calibrate", "gone.jsonl"], "gone.jsonl"),
-        (vec!["--quant", "q4", "--calibrate", "bad.jsonl"], "gone.png"),
-    ];
-    let line = json!({"id": "x", "clip": "gone.png", "label": "happy"});
-    fs::write(bench.path("bad.jsonl"), format!("{line}\n")).unwrap();
-    for (more, names) in refusals {
-        let (code, said) = pack("refused.gguf", &more);
-        assert!(code != 0 && said.contains(names), "{more:?}: {said}");
-        assert!(!bench.path("refused.gguf").exists());
-    }
-}

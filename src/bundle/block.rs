@@ -72,25 +72,20 @@ pub const BLOCK: usize = 32;
 
 /// Appends the stored form of `values` to `out`. Panics where `values` does not fill its last block.
 pub fn encode(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
-    encode_scaled(kind, values, out, |_, block| usual(block))
+    encode_scaled(kind, values, out, usual)
 }
 
-/// The same with Q4_0 blocks whose scales are short and, of all short ones, have the least squared error. `columns` says how much an
-/// error in each column of a row weighs; nothing: all alike.
-pub fn encode_searched(kind: Kind, values: &[f32], columns: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
-    let blocks = columns.len() / BLOCK;
-    encode_scaled(kind, values, out, |at, block| {
-        let weights = if blocks == 0 { &[1.0; BLOCK] } else { &columns[at % blocks * BLOCK..][..BLOCK] };
-        searched(block, weights)
-    })
+/// The same with Q4_0 blocks whose scales are short and, of all short ones, have the least squared error.
+pub fn encode_searched(kind: Kind, values: &[f32], out: &mut Vec<u8>) -> Result<(), Unfit> {
+    encode_scaled(kind, values, out, searched)
 }
 
-/// `scale` finds that of a Q4_0 block, the so many-eth.
+/// `scale` finds that of a Q4_0 block.
 fn encode_scaled(
     kind: Kind,
     values: &[f32],
     out: &mut Vec<u8>,
-    scale: impl Fn(usize, &[f32]) -> f32,
+    scale: fn(&[f32]) -> f32,
 ) -> Result<(), Unfit> {
     let (per_block, bytes) = kind.block();
     assert_eq!(values.len() % per_block, 0, "{} values do not fill blocks of {per_block}", values.len());
@@ -116,7 +111,7 @@ fn encode_scaled(
         }
         Kind::Q4_0 => {
             for (index, block) in values.chunks_exact(BLOCK).enumerate() {
-                encode_q4_0(block, scale(index, block), out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
+                encode_q4_0(block, scale(block), out).ok_or(Unfit::TooLarge { at: index * BLOCK })?;
             }
         }
     }
@@ -211,7 +206,7 @@ fn long_scale(byte: u8) -> f32 {
 
 /// The short scale of the least squared error. The largest value becomes a level between 10 and 6, or the next below: none that is better is
 /// left out. A block that needs more than the largest short scale keeps the usual one.
-fn searched(block: &[f32], weights: &[f32]) -> f32 {
+fn searched(block: &[f32]) -> f32 {
     let largest = largest(block).abs();
     let at_level = |level: f32| f16::from_f32(largest / level).to_bits();
     let (first, last) = (at_level(10.0), at_level(6.0));
@@ -221,15 +216,14 @@ fn searched(block: &[f32], weights: &[f32]) -> f32 {
     let scales = (first >> 7..=((last >> 7) + 1).min(0x7f))
         .map(|byte| byte as u8)
         .flat_map(|byte| [long_scale(byte), long_scale(byte | 0x80)]);
-    let tried = scales.map(|scale| (error(block, weights, scale), scale));
+    let tried = scales.map(|scale| (error(block, scale), scale));
     tried.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.0, |(_, scale)| scale)
 }
 
-/// Weighted squared error of a block at a scale.
-fn error(block: &[f32], weights: &[f32], scale: f32) -> f32 {
+/// Squared error of a block at a scale.
+fn error(block: &[f32], scale: f32) -> f32 {
     let inverse = inverse(scale);
-    let off = |v: f32| v - scale * (f32::from(level(v, inverse)) - 8.0);
-    block.iter().zip(weights).map(|(&v, weight)| weight * off(v).powi(2)).sum()
+    block.iter().map(|&v| (v - scale * (f32::from(level(v, inverse)) - 8.0)).powi(2)).sum()
 }
 
 /// From 0 to 15; 8 stands for zero.
@@ -285,12 +279,10 @@ mod tests {
             let values: Vec<f32> = (0..BLOCK).map(|_| (0..6).map(|_| next()).sum::<f32>() * size).collect();
             let (mut plain, mut searched) = (Vec::new(), Vec::new());
             encode(Kind::Q4_0, &values, &mut plain).unwrap();
-            encode_searched(Kind::Q4_0, &values, &[], &mut searched).unwrap();
+            encode_searched(Kind::Q4_0, &values, &mut searched).unwrap();
             assert!(short_scale(u16::from_le_bytes([searched[0], searched[1]])).is_some());
             let (plain, searched) = (squared(&values, &plain), squared(&values, &searched));
-            let best = (0..=u8::MAX)
-                .map(|byte| error(&values, &[1.0; BLOCK], long_scale(byte)))
-                .min_by(f32::total_cmp);
+            let best = (0..=u8::MAX).map(|byte| error(&values, long_scale(byte))).min_by(f32::total_cmp);
             assert!(searched <= f64::from(best.unwrap()) * 1.0001, "{searched} {best:?}");
             // Below, scales are subnormal: steps of 2^-17.
             if size > 2f32.powi(-11) {
@@ -302,52 +294,24 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_weigh_more_have_smaller_errors() {
-        let mut state = 7u32;
-        let mut next = move || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-        };
-        let values: Vec<f32> = (0..200 * 2 * BLOCK).map(|_| (0..6).map(|_| next()).sum()).collect();
-        // Of rows of two blocks, every fourth column of the second one is large in products.
-        let columns: Vec<f32> =
-            (0..2 * BLOCK).map(|c| if c >= BLOCK && c % 4 == 0 { 100.0 } else { 1.0 }).collect();
-        let off = |columns: &[f32], of: &dyn Fn(usize) -> bool| {
-            let (mut bytes, mut read) = (Vec::new(), Vec::new());
-            encode_searched(Kind::Q4_0, &values, columns, &mut bytes).unwrap();
-            decode(Kind::Q4_0, &bytes, &mut read);
-            let errors = values.iter().zip(&read).enumerate().filter(|(i, _)| of(i % (2 * BLOCK)));
-            errors.map(|(_, (v, r))| f64::from(v - r).powi(2)).sum::<f64>()
-        };
-        let heavy = |c: usize| c >= BLOCK && c % 4 == 0;
-        assert!(off(&columns, &heavy) < 0.8 * off(&[], &heavy));
-        assert_eq!(
-            off(&columns, &|c| c < BLOCK),
-            off(&[], &|c| c < BLOCK),
-            "the first block's columns weigh alike"
-        );
-    }
-
-    #[test]
     fn a_searched_block_is_exact_where_it_can_be() {
         // Steps of a quarter, and a largest value that the usual scale does not divide: 15 levels of 0.25 from -1.75.
         let values: Vec<f32> = (0..BLOCK).map(|i| (i % 15) as f32 * 0.25 - 1.75).collect();
         let (mut plain, mut searched) = (Vec::new(), Vec::new());
         encode(Kind::Q4_0, &values, &mut plain).unwrap();
-        encode_searched(Kind::Q4_0, &values, &[], &mut searched).unwrap();
+        encode_searched(Kind::Q4_0, &values, &mut searched).unwrap();
         assert!(squared(&values, &plain) > 0.01);
         assert_eq!(squared(&values, &searched), 0.0);
         let mut zeros = Vec::new();
-        encode_searched(Kind::Q4_0, &[0.0; BLOCK], &[], &mut zeros).unwrap();
+        encode_searched(Kind::Q4_0, &[0.0; BLOCK], &mut zeros).unwrap();
         assert_eq!(squared(&[0.0; BLOCK], &zeros), 0.0);
         // Beyond short scales it is the usual one.
         let (mut plain, mut searched) = (Vec::new(), Vec::new());
         let large: Vec<f32> = values.iter().map(|v| v * 20.0).collect();
         encode(Kind::Q4_0, &large, &mut plain).unwrap();
-        encode_searched(Kind::Q4_0, &large, &[], &mut searched).unwrap();
+        encode_searched(Kind::Q4_0, &large, &mut searched).unwrap();
         assert_eq!(plain, searched);
-        let unfit =
-            |value: f32| encode_searched(Kind::Q4_0, &[value; BLOCK], &[], &mut Vec::new()).unwrap_err();
+        let unfit = |value: f32| encode_searched(Kind::Q4_0, &[value; BLOCK], &mut Vec::new()).unwrap_err();
         assert_eq!(unfit(f32::NAN), Unfit::NotFinite { at: 0 });
         assert_eq!(unfit(1e30), Unfit::TooLarge { at: 0 });
     }

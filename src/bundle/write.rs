@@ -11,7 +11,6 @@ use super::header::Header;
 use super::open::Bundle;
 use super::shape::Spec;
 use anyhow::{Context, Result, anyhow, ensure};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Seek, Write};
 use std::path::Path;
@@ -23,11 +22,6 @@ const RUN_VALUES: usize = 1 << 20;
 pub trait Values {
     /// Appends `rows` rows from `first` of the tensor to `out`, which is empty.
     fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()>;
-
-    /// How much an error in each column weighs where scales are searched; nothing where all weigh alike.
-    fn columns(&self, _spec: &Spec) -> &[f32] {
-        &[]
-    }
 }
 
 /// What is being read or written, and how far it is.
@@ -61,22 +55,6 @@ impl Values for Stored<'_> {
         let row_bytes = tensor.kind.row_bytes(tensor.cols);
         block::decode(tensor.kind, &tensor.data[first * row_bytes..(first + rows) * row_bytes], out);
         Ok(())
-    }
-}
-
-/// The same, with what is known of columns, by the name of the matrix.
-pub struct Weighed<'a> {
-    pub stored: Stored<'a>,
-    pub columns: HashMap<String, Vec<f32>>,
-}
-
-impl Values for Weighed<'_> {
-    fn rows(&mut self, spec: &Spec, first: usize, rows: usize, out: &mut Vec<f32>) -> Result<()> {
-        self.stored.rows(spec, first, rows, out)
-    }
-
-    fn columns(&self, spec: &Spec) -> &[f32] {
-        self.columns.get(&spec.name).map_or(&[], |columns| columns)
     }
 }
 
@@ -220,12 +198,8 @@ fn encode(
         values.rows(spec, first, rows, &mut run).with_context(|| format!("in tensor `{}`", spec.name))?;
         assert_eq!(run.len(), rows * spec.cols, "values of {} rows of `{}`", rows, spec.name);
         bytes.clear();
-        let encoded = if searches {
-            block::encode_searched(entry.kind, &run, values.columns(spec), &mut bytes)
-        } else {
-            block::encode(entry.kind, &run, &mut bytes)
-        };
-        encoded.map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
+        let encode = if searches { block::encode_searched } else { block::encode };
+        encode(entry.kind, &run, &mut bytes).map_err(|unfit| refuse(unfit, spec, entry, first, &run))?;
         put(&bytes)?;
     }
     Ok(())

@@ -3,14 +3,12 @@
 use crate::bundle::import::{self, Options, Towers, WordsOptions};
 use crate::bundle::synthetic::{self, Preset};
 use crate::bundle::write::Progress;
-use crate::bundle::{Bundle, Header, Kind, Recipe, write};
-use crate::command::{Refused, clips, open_bundle};
-use crate::eval::{examiner::Examiner, manifest};
-use crate::model::{self, Device, observe::Squares, self_test};
+use crate::bundle::{Header, Kind, Recipe, write};
+use crate::command::{Refused, open_bundle};
+use crate::model::{self, Device, self_test};
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
-    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -30,10 +28,6 @@ pub struct Args {
     /// is not said.
     #[arg(long, value_parser = Recipe::from_name)]
     quant: Option<Recipe>,
-    /// Clips to weigh rounding by, for q4 out of a bundle: JSON lines {id, clip, label}. The bundle is shown them, and what its decoder
-    /// multiplies most is rounded best.
-    #[arg(long, value_name = "FILE")]
-    calibrate: Option<PathBuf>,
     /// Copies of the towers to pack: those beside the checkpoint, those inside it, or beside where they are there.
     #[arg(long, value_parser = towers)]
     towers: Option<Towers>,
@@ -104,16 +98,10 @@ impl Args {
             self.synthetic.is_none() || !self.asks_for_more(),
             "--synthetic has prompts, labels and a name of its own: name nothing but --output, --quant and --seed"
         );
-        ensure!(
-            self.calibrate.is_none()
-                || self.quant == Some(Recipe::Q4) && self.checkpoint.as_deref().is_some_and(Path::is_file),
-            "--calibrate is for --quant q4 out of a bundle that can be run: pack the checkpoint with --quant f16 first, then that bundle with \
-             --quant q4 --calibrate FILE"
-        );
         if let Some(path) = self.checkpoint.as_deref().filter(|path| path.is_file()) {
             ensure!(
                 !self.asks_for_more(),
-                "{} is a bundle, and its prompts and labels stay as they are: name nothing but --output, --quant and --calibrate, or pack its checkpoint",
+                "{} is a bundle, and its prompts and labels stay as they are: name nothing but --output and --quant, or pack its checkpoint",
                 path.display()
             );
         }
@@ -161,36 +149,11 @@ fn tested(path: &Path, file_bytes: u64) -> Result<u64> {
 }
 
 /// The matrices of a bundle as other kinds; what it lost when it was packed stays lost. Its length.
-fn store_anew(
-    from: &Path,
-    to: &Path,
-    quant: Recipe,
-    clips: Option<&Path>,
-    tell: &mut dyn FnMut(Progress<'_>),
-) -> Result<u64> {
+fn store_anew(from: &Path, to: &Path, quant: Recipe, tell: &mut dyn FnMut(Progress<'_>)) -> Result<u64> {
     let bundle = open_bundle(from)?;
     bundle.verify().with_context(|| Refused(format!("cannot use the bundle {}", from.display())))?;
     let header = Header { quant, self_test: None, ..bundle.header().clone() };
-    let columns = clips.map_or(Ok(HashMap::new()), |clips| squares(&bundle, clips))?;
-    let own_head = bundle.has("decoder.head.weight");
-    let mut values = write::Weighed { stored: write::Stored(&bundle), columns };
-    write::write_file(to, &header, own_head, &mut values, tell)
-}
-
-/// What columns of the decoder's products are on average, squared, over prompts and labels of clips.
-fn squares(bundle: &Bundle, clips: &Path) -> Result<HashMap<String, Vec<f32>>> {
-    let (set, manifest) = clips::inputs(bundle, None, Some(clips))?;
-    ensure!(manifest.problems.is_empty(), "{}: {}", clips.display(), manifest::describe(&manifest.problems));
-    let mut examiner = Examiner::open(bundle, Device::Cpu, 0)?;
-    let squares = Squares::of(|name| Recipe::Q4.kind(name) == Kind::Q4_0);
-    examiner.observe(Box::new(squares.clone()));
-    let bar = clips::bar(manifest.lines.len(), 0)?.with_message("calibrating");
-    for line in &manifest.lines {
-        examiner.scores(line, set, None).with_context(|| format!("clip {}", line.id))?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(squares.columns())
+    write::write_file(to, &header, bundle.has("decoder.head.weight"), &mut write::Stored(&bundle), tell)
 }
 
 /// A speech recogniser's folder. The file's length.
@@ -227,7 +190,7 @@ pub fn run(args: Args) -> Result<()> {
             println!("{}: written with a self-test, weights unchanged", args.output.display());
             return Ok(());
         };
-        let mut file_bytes = store_anew(path, &args.output, quant, args.calibrate.as_deref(), &mut tell)?;
+        let mut file_bytes = store_anew(path, &args.output, quant, &mut tell)?;
         bar.finish_and_clear();
         if !args.no_self_test {
             file_bytes = tested(&args.output, file_bytes)?;

@@ -4,7 +4,7 @@ use super::{degrade::Degrade, manifest::Line, measured::Measuring, metrics, reco
 use crate::{
     bundle::{Bundle, LabelSet},
     cues::{Channel, Cue},
-    model::{self, AudioContext, Decoding, Device, Infer, Input, Stop, observe::Observer},
+    model::{self, AudioContext, Decoding, Device, Infer, Input, Stop},
     source::{Gives, recorded::whole::Recording},
 };
 use anyhow::{Result, ensure};
@@ -49,11 +49,6 @@ impl<'a> Examiner<'a> {
     /// Reasons are held against what is measured, too.
     pub fn set_measuring(&mut self, measuring: Option<Measuring>) {
         self.measuring = measuring;
-    }
-
-    /// Whom the model tells of its products.
-    pub fn observe(&mut self, observer: Box<dyn Observer>) {
-        self.model.observe(Some(observer));
     }
 
     /// A clip that has its answer already: who is in it is known better after it.

@@ -3,7 +3,7 @@
 //! Nothing is measured or copied while nobody observes. The model asks no clock; an observer may.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,13 +24,6 @@ pub trait Observer: Send {
     fn begin_product(&mut self) {}
     /// It ran, or a device that works by itself has it in its queue.
     fn end_product(&mut self, _operations: u64) {}
-    /// Whether `input` should be called for the product with these matrices.
-    fn wants_input(&self, _matrices: &[String]) -> bool {
-        false
-    }
-    /// What a product is about to multiply with matrices that are stacked under each other: `(rows, cols)`. Steps that a device repeats
-    /// are not told.
-    fn input(&mut self, _matrices: &[String], _cols: usize, _values: &[f32]) {}
     /// Whether `value` should be called under this name.
     fn wants(&self, _name: &str) -> bool {
         false
@@ -83,55 +76,6 @@ impl Observer for Stages {
                 };
             }
             None => record.stages.push(Stage { name: stage, calls: 1, time, cost }),
-        }
-    }
-}
-
-/// The mean square of every column that products multiply, for matrices whose names `wanted` picks. Clones share one record.
-#[derive(Clone)]
-pub struct Squares {
-    wanted: fn(&str) -> bool,
-    sums: Arc<Mutex<HashMap<String, Sum>>>,
-}
-
-#[derive(Clone, Default)]
-struct Sum {
-    rows: usize,
-    columns: Vec<f64>,
-}
-
-impl Squares {
-    pub fn of(wanted: fn(&str) -> bool) -> Self {
-        Self { wanted, sums: Arc::default() }
-    }
-
-    /// By the name of the matrix; a column that was always near zero counts a thousandth of the mean.
-    pub fn columns(&self) -> HashMap<String, Vec<f32>> {
-        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |sum: &Sum| {
-            let floor = sum.columns.iter().sum::<f64>() / (1e3 * sum.columns.len() as f64);
-            sum.columns.iter().map(|square| (square.max(floor) / sum.rows as f64) as f32).collect()
-        };
-        sums.iter().map(|(name, sum)| (name.clone(), of(sum))).collect()
-    }
-}
-
-impl Observer for Squares {
-    fn wants_input(&self, matrices: &[String]) -> bool {
-        matrices.iter().any(|name| (self.wanted)(name))
-    }
-
-    fn input(&mut self, matrices: &[String], cols: usize, values: &[f32]) {
-        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in matrices {
-            let sum = sums.entry(name.clone()).or_default();
-            sum.columns.resize(cols, 0.0);
-            for row in values.chunks_exact(cols) {
-                sum.rows += 1;
-                for (square, v) in sum.columns.iter_mut().zip(row) {
-                    *square += f64::from(v * v);
-                }
-            }
         }
     }
 }

@@ -77,17 +77,10 @@ impl<'a, B: Backend> Pass<'a, B> {
         self.cost.operations += operations as u64;
     }
 
-    fn product(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, run: impl FnOnce(&mut B)) {
+    fn product(&mut self, rows: usize, w: &Linear<B>, run: impl FnOnce(&mut B)) {
         let operations = 2 * (rows * w.outputs * w.inputs) as u64;
         self.add(Cost { bytes: w.bytes as u64, operations });
         if let Some(observer) = &mut self.observer {
-            if observer.wants_input(&w.matrices) {
-                let mut values = vec![0.0; rows * w.inputs];
-                match self.backend.read(x, 0, &mut values) {
-                    Ok(()) => observer.input(&w.matrices, w.inputs, &values),
-                    Err(error) => log::error!("not read for an observer: {error:#}"),
-                }
-            }
             observer.begin_product();
         }
         run(self.backend);
@@ -98,17 +91,17 @@ impl<'a, B: Backend> Pass<'a, B> {
 
     /// `out = act(x W^T + b)`
     pub fn linear(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, act: Act, out: &mut B::Buf) {
-        self.product(x, rows, w, |backend| backend.linear(x, rows, &w.matrix, w.bias.as_ref(), act, out));
+        self.product(rows, w, |backend| backend.linear(x, rows, &w.matrix, w.bias.as_ref(), act, out));
     }
 
     /// `out += x W^T + b`
     pub fn linear_add(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.product(x, rows, w, |backend| backend.linear_add(x, rows, &w.matrix, w.bias.as_ref(), out));
+        self.product(rows, w, |backend| backend.linear_add(x, rows, &w.matrix, w.bias.as_ref(), out));
     }
 
     /// `out = silu(x G^T) * (x U^T)`
     pub fn linear_gated(&mut self, x: &B::Buf, rows: usize, w: &Linear<B>, out: &mut B::Buf) {
-        self.product(x, rows, w, |backend| backend.linear_gated(x, rows, &w.matrix, out));
+        self.product(rows, w, |backend| backend.linear_gated(x, rows, &w.matrix, out));
     }
 }
 
@@ -122,8 +115,6 @@ pub struct Linear<B: Backend> {
     pub inputs: usize,
     /// As stored in the bundle.
     pub bytes: usize,
-    /// Their names in the bundle, from the first rows on.
-    pub matrices: Vec<String>,
 }
 
 /// Gain and bias of a layer norm.

@@ -41,7 +41,6 @@ impl<B: Backend> Loader<'_, B> {
             outputs: parts.iter().map(|p| p.rows).sum(),
             inputs: parts[0].cols,
             bytes: parts.iter().map(|p| p.data.len()).sum(),
-            matrices: parts.iter().map(|p| p.name.to_owned()).collect(),
         })
     }
 

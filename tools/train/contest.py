@@ -204,7 +204,7 @@ def show(work, out):
                     uar, low, high = (100 * v for v in interval([r for _, r in some], rng))
                     flop = np.mean([a["gflop"] for a, _ in some]) / 1e3
                     minutes = np.mean([a["seconds"] for a, _ in some]) / 60
-                    print(f"{split:5} {name:16} {budget:6g} {flop:7.1f} {minutes:8.1f} {len(some):5} {uar:7.1f}   {low:.1f} to {high:.1f}")
+                    print(f"{split:5} {name:16} {budget:6g} {flop:7.4g} {minutes:8.1f} {len(some):5} {uar:7.1f}   {low:.1f} to {high:.1f}")
                     points.append((flop, uar, uar - low, high - uar))
             if points:
                 x, y, low, high = map(np.array, zip(*points))
