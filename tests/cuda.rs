@@ -309,8 +309,8 @@ fn budget_of_a_token() {
     made(3);
     let (few, many) = (made(9), made(25));
     let per_token = [0, 1, 2].map(|i| (many[i] - few[i]) / 16.0);
-    // Two layers of qkv with its norm, attention, quantise (heads of 16 cannot be quantised on the way), o, gate and up with their norm, down; then embedding, head with its norm and the choice, in two. Token and position go in, the next token comes out; one
-    // wait.
+    // Two layers of qkv with its norm, attention, quantise (heads of 16 cannot be quantised on the way), o, gate and up with their norm,
+    // down; then embedding, head with its norm and the choice, in two. Token and position go in, the next token comes out; one wait.
     assert_eq!(per_token, [2.0 * 6.0 + 4.0, 2.0, 1.0], "launches, copies, waits per token");
 
     let shape = Preset::R1Omni05B.shape();

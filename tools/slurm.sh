@@ -1,7 +1,7 @@
 # A Slurm cluster of one node, on this machine, for lanes that try job files. Source it after lib.sh.
 # shellcheck shell=bash
 
-# slurm_need FOLDER: starts munged, slurmctld and slurmd, all they write in FOLDER; `sbatch` finds them. slurm_stop ends them.
+# slurm_need FOLDER: starts munged, slurmctld and slurmd, all they write in FOLDER; `sbatch` finds them. slurm_stop ends those that were started.
 slurm_need() {
     [ "$(id -u)" = 0 ] || die "a Slurm cluster of this machine's own needs root"
     apt_need slurm-wlm munge
@@ -9,7 +9,7 @@ slurm_need() {
     mkdir -p "$slurm/state" "$slurm/spool" /run/munge
     chown munge /run/munge
     [ -f /etc/munge/munge.key ] || mungekey
-    pgrep -x munged >/dev/null || su -s /bin/sh munge -c munged
+    pgrep -x munged >/dev/null || { su -s /bin/sh munge -c munged && own_munged=1; }
     local host
     host=$(hostname -s)
     cat >"$slurm/slurm.conf" <<END
@@ -42,6 +42,7 @@ END
 
 slurm_stop() {
     local name
+    [ -z "${own_munged:-}" ] || pkill -x munged || true
     for name in slurmd slurmctld; do
         [ ! -f "${slurm:-}/$name.pid" ] || kill "$(cat "$slurm/$name.pid")" 2>/dev/null || true
     done

@@ -122,26 +122,28 @@ class Contest:
         model, words = checkpoint.load(before).to(self.run.device), checkpoint.Words(before)
         lines, features = self.run.features(model, "post")
         sft.trainable(model)
-        began, spent = time.time(), 0.0
+        spent = seconds = 0.0
         if method in POLICIES:
             policy = dataclasses.replace(POLICIES[method], prompts=self.plan.prompts, group=self.plan.group,
                                          max_new=min(POLICIES[method].max_new, self.plan.max_new))
             loop = self.loop(folder, gflop / (policy.prompts * self.cost.rewarded(policy)), 2e-4, method)
             grpo.train(loop, model, words, lines, features, policy, self.run.seed)
-            tokens = [json.loads(x)["tokens"] for x in (folder / "log.jsonl").read_text().splitlines()]
-            spent = sum(policy.prompts * self.cost.rewarded(policy, n) for n in tokens)
+            spent = sum(policy.prompts * self.cost.rewarded(policy, x["tokens"]) for x in logged(folder))
         else:
             kinds = LABELS if method == "label" else EXPLAINED
             if method == "cold":
                 lines = lines[:self.plan.cold]
             if method == "best-of-n":
+                began = time.time()
                 lines, features, spent = self.best(model, words, lines, features, gflop / 2, folder)
+                seconds = time.time() - began
             step = self.plan.batch * self.cost.taught(kinds)
             loop = self.loop(folder, (gflop - spent) / step, 1.5e-3, method)
             sft.train(loop, model, words, lines, features, kinds, self.run.seed, self.plan.batch)
             spent += loop.step * step
         checkpoint.save(model, folder / "model", before)
-        (folder / "spent.json").write_text(json.dumps({"gflop": spent, "seconds": time.time() - began, "steps": loop.step}))
+        seconds += sum(x["seconds"] for x in logged(folder))    # those of a run that was stopped, too
+        (folder / "spent.json").write_text(json.dumps({"gflop": spent, "seconds": seconds, "steps": loop.step}))
 
     def loop(self, folder, steps, rate, name):
         return trainer.Loop(folder, trainer.Settings(max(1, round(steps)), rate, self.plan.every), name)
@@ -171,6 +173,10 @@ class Contest:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kept.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
         return kept, Some(features, rows), spent
+
+
+def logged(folder):
+    return [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def interval(reports, rng, times=1000):

@@ -27,8 +27,11 @@ def _parts(path):
 @lru_cache(maxsize=64)
 def _places(tar):
     """Where each file of a tar lies in it, and its size."""
-    with tarfile.open(tar) as whole:
-        return {member.name: (member.offset_data, member.size) for member in whole if member.isfile()}
+    try:
+        with tarfile.open(tar) as whole:
+            return {member.name: (member.offset_data, member.size) for member in whole if member.isfile()}
+    except tarfile.TarError as error:
+        raise ValueError(f"{tar} is no whole tar file: {error}; pack it again") from error
 
 
 def exists(path):

@@ -1,8 +1,7 @@
 """The loop that every training stage runs in: optimiser, schedule, log, checkpoints, and resuming after a kill.
 
 A stage folder holds `log.jsonl`, one line per step, and `state`, the last whole checkpoint. A kill loses at most `every` steps.
-accelerate carries it from one CPU process to many GPUs. A step is the same however many processes share it, and a run may be resumed on
-another number of them.
+accelerate carries it from one CPU process to many GPUs. A stage may be resumed on another number of processes.
 """
 
 import json

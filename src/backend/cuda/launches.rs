@@ -26,19 +26,6 @@ pub struct Weights {
 // SAFETY: plain numbers in C layout, the same on both sides.
 unsafe impl DeviceRepr for Weights {}
 
-impl Weights {
-    /// Bytes of the values, without the scales.
-    pub fn value_bytes(&self) -> usize {
-        let values = self.rows as usize * self.width as usize;
-        match self.kind {
-            0 => 4 * values,
-            1 => 2 * values,
-            2 => values,
-            _ => values / 2,
-        }
-    }
-}
-
 /// An RMS norm that the product behind it makes on its way, as `struct Norm` of kernels/linear_row.cu.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -28,12 +28,11 @@ impl Form {
 
     /// Bytes of the values and of the scales of one row.
     fn row_bytes(self, width: usize) -> (usize, usize) {
-        match self.kind {
-            Kind::F32 => (4 * width, 0),
-            Kind::F16 => (2 * width, 0),
-            Kind::Q8_0 => (width, width / 32 * 2),
-            Kind::Q4_0 => (width / 2, width / 32 * if self.short { 1 } else { 2 }),
-        }
+        let a_scale = match self.kind {
+            Kind::F32 | Kind::F16 => 0,
+            Kind::Q8_0 | Kind::Q4_0 => 2 - usize::from(self.short),
+        };
+        (value_bytes(self.number(), width), width / 32 * a_scale)
     }
 
     /// As `enum` of kernels/parts.cuh.
@@ -56,14 +55,25 @@ impl Form {
             }
             Kind::Q8_0 | Kind::Q4_0 => {
                 for block in row.chunks_exact(self.kind.block().1) {
-                    match short_scale(scale(block)) {
-                        Some(byte) if self.short => scales.push(byte),
-                        _ => scales.extend_from_slice(&block[..2]),
+                    if self.short {
+                        scales.extend(short_scale(scale(block)));
+                    } else {
+                        scales.extend_from_slice(&block[..2]);
                     }
                     values.extend_from_slice(&block[2..]);
                 }
             }
         }
+    }
+}
+
+/// Bytes of so many values, without their scales, by the number of their form.
+pub fn value_bytes(number: i32, values: usize) -> usize {
+    match number {
+        0 => 4 * values,
+        1 => 2 * values,
+        2 => values,
+        _ => values / 2,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     launches::{Ahead, Blocks, Launcher, Norm, Row, Weights},
+    pack::value_bytes,
     state::{Buf, Cuda, Matrix, act_number, size},
 };
 use crate::backend::Act;
@@ -128,7 +129,8 @@ impl Cuda {
     /// The matrix that came behind `w` last time, whose weights a product with `w` asks for as it ends: one token takes the matrices in
     /// the order of the one before, and of the prompt.
     fn ahead(&mut self, w: &Weights) -> Ahead {
-        let bytes = size(w.value_bytes().min(AHEAD_BYTES));
+        let all = value_bytes(w.kind, w.rows as usize * w.width as usize);
+        let bytes = size(all.min(AHEAD_BYTES));
         if let Some(before) = self.before.replace(w.values) {
             self.behind.insert(before, Ahead { at: w.values, bytes });
         }

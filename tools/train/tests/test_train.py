@@ -315,6 +315,10 @@ def test_clips_in_tar_files_are_the_clips(tmp_path):
     packed.write_text(json.dumps({**found[0], "clip": "own-000000.tar/00000007.avi"}) + "\n")
     with pytest.raises(data.ManifestError, match="own-000000.tar/00000007.avi"):
         data.manifest(packed)
+    (packed.parent / "cut.tar").write_bytes(b"no tar")
+    packed.write_text(json.dumps({**found[0], "clip": "cut.tar/00000000.avi"}) + "\n")
+    with pytest.raises(ValueError, match="cut.tar is no whole tar file"):
+        data.manifest(packed)
     source.write_text(json.dumps({**lines[0], "clip": "gone.avi"}) + "\n")
     with pytest.raises(FileNotFoundError, match="gone.avi"):
         shards.write(source, tmp_path / "again")
