@@ -31,9 +31,9 @@ pub struct Args {
     /// Fit as well how the temperature follows places that are unlike the clips: they are scored again, made worse in nine ways.
     #[arg(long)]
     follow: bool,
-    /// Clips of other people, rooms or devices: say what the new temperature does to these, which it is not fitted on.
+    /// Clips of other people, rooms or devices: say what the new temperature does to these, which it is not fitted on. May be given several times.
     #[arg(long, value_name = "FILE")]
-    beside: Option<PathBuf>,
+    beside: Vec<PathBuf>,
     /// Write here instead.
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
         held_out.keep_fold(fold).with_context(|| args.manifest.display().to_string())?;
     }
     check(&args.manifest, &held_out)?;
-    let beside = args.beside.as_ref().map(|path| {
+    let beside = args.beside.iter().map(|path| {
         let clips = manifest::read(path, &set.labels)?;
         check(path, &clips)?;
         ensure!(
@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
         );
         anyhow::Ok((path, clips))
     });
-    let beside = beside.transpose()?;
+    let beside = beside.collect::<Result<Vec<_>>>()?;
     enough(&args.manifest, &held_out.lines)?;
 
     let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
         rows.push(Row { name: degrade.name.into(), kind, clips });
     }
     let shift = args.follow.then(|| fitted(&rows, old, new)).transpose()?;
-    if let Some((path, clips)) = &beside {
+    for (path, clips) in &beside {
         let name = format!("beside: {}", path.file_name().unwrap_or_default().display());
         rows.push(Row { name, kind: BOTH, clips: score(&clips.lines, None)? });
     }

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import alter
 import claims
 import media
 import rewards
@@ -130,9 +131,9 @@ class Features:
         return take(self.seen) if video else None, take(self.heard) if audio else None
 
 
-def _print_of(model, lines):
+def _print_of(model, lines, altered):
     """Names the towers' values and the clips."""
-    h = hashlib.sha256()
+    h = hashlib.sha256(b"altered" if altered else b"")
     for module in (model.vision, model.audio):
         for value in module.state_dict().values():
             h.update(value.detach().cpu().float().numpy().tobytes())
@@ -141,11 +142,11 @@ def _print_of(model, lines):
 
 
 @torch.no_grad()
-def features(model, lines, root, cache, device="cpu", batch=8):
-    """Runs the towers over every clip, or takes what an earlier run left in `cache`."""
+def features(model, lines, root, cache, device="cpu", batch=8, altered=False):
+    """Runs the towers over every clip, or takes what an earlier run left in `cache`. `altered`: every other clip made other (`alter`)."""
     s, cache = model.sizes, Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
-    name = _print_of(model, lines)
+    name = _print_of(model, lines, altered)
     paths = [cache / f"{name[:16]}.{part}.npy" for part in ("seen", "heard")]
     shapes = [(len(lines), s.frames, s.grid**2, s.vision_hidden), (len(lines), s.audio_rows, s.audio_hidden)]
     done = cache / f"{name[:16]}.done"
@@ -157,10 +158,14 @@ def features(model, lines, root, cache, device="cpu", batch=8):
             some = [media.read(Path(root) / line["clip"]) for line in lines[at:at + batch]]
             blank = np.full((s.frames, 3, s.image, s.image), -1, np.float32)
             px = [media.pixels(p, s) for p, _ in some]
-            px = torch.from_numpy(np.stack([blank if p is None else p for p in px])).to(device)
-            sound = [mel(x if len(x) else np.zeros(16000, np.float32)) for _, x in some]
-            stores[0][at:at + len(some)] = model.see(px).cpu().numpy()
-            stores[1][at:at + len(some)] = model.hear(torch.from_numpy(np.stack(sound)).to(device)).cpu().numpy()
+            px = torch.from_numpy(np.stack([blank if p is None else p for p in px]))
+            sound = torch.from_numpy(np.stack([mel(x if len(x) else np.zeros(16000, np.float32)) for _, x in some]))
+            for i in range(at % 2, len(some), 2) if altered else ():
+                rng = np.random.default_rng([at + i, 53])
+                px[i] = alter.pictures(rng, px[i], together=True)[0]
+                sound[i:i + 1] = alter.sounds(rng, sound[i:i + 1])
+            stores[0][at:at + len(some)] = model.see(px.to(device)).cpu().numpy()
+            stores[1][at:at + len(some)] = model.hear(sound.to(device)).cpu().numpy()
         for store in stores:
             store.flush()
         done.write_text(name)

@@ -16,27 +16,8 @@ import claims
 import data
 import grpo
 import rewards
-import text
+import scores
 from world import rule
-
-
-@torch.no_grad()
-def label_scores(model, words, examples, features, labels=rule.LABELS):
-    """Probabilities over labels `(examples, labels)`: mean log likelihood of each label's own tokens, softmaxed."""
-    first = examples[0]
-    asked = [data.Example(e.row, "label", first.video, first.audio, e.label, (), "") for e in examples]
-    whole = [words.ids(f"<answer>{label}</answer>") for label in labels]
-    close = len(words.ids("</answer>")) - 1
-    cut = [w[: len(w) - close] for w in whole]
-    shared = 0
-    while all(len(w) > shared + 1 for w in cut) and len({w[shared] for w in cut}) == 1:
-        shared += 1
-    cache, logits = grpo.prefix(model, words, asked, features)
-    logps, real = grpo.answer_logps(model, cache, logits, cut * len(examples), len(labels), 1.0)
-    own = real.clone()
-    own[:, :shared] = 0
-    mean = (logps * own).sum(dim=1) / own.sum(dim=1)
-    return torch.softmax(mean.reshape(len(examples), len(labels)), dim=1).cpu().numpy()
 
 
 @torch.no_grad()
@@ -47,8 +28,8 @@ def answers(model, words, lines, features, batch=32, max_new=64, kind="reason", 
     for at in tqdm(range(0, len(lines), batch), desc=name, unit="batch", leave=False):
         examples = [data.example(i, lines[i], kind) for i in range(at, min(at + batch, len(lines)))]
         ids = grpo.sample(model, words, examples, features, 1, max_new, 0.0, 0)
-        scores = label_scores(model, words, examples, features)
-        for e, x, s in zip(examples, ids, scores):
+        likely = scores.of_labels(model, words, examples, features).cpu().numpy()
+        for e, x, s in zip(examples, ids, likely):
             said = words.text(x).strip()
             standing = claims.check(rewards.think_of(said), e.cues or ())
             out.append({
@@ -90,6 +71,7 @@ def report(records):
         "tokens": float(np.mean([r["tokens"] for r in records])),
     }
     unknown = [r for r in records if r["label"] == rule.UNKNOWN]
+    out["refused"] = float(np.mean([r["answer"] == rule.UNKNOWN for r in known]))
     out["unknown_recall"] = float(np.mean([r["answer"] == rule.UNKNOWN for r in unknown])) if unknown else math.nan
     for name in ("consistent", "face_decides", "voice_decides", "words_decides", "fusion", "missing"):
         some = [r for r in known if r["subset"] == name]
@@ -97,34 +79,20 @@ def report(records):
     return out
 
 
+ANSWERS = (*rule.LABELS, rule.UNKNOWN)
+
+
+def spelled(values):
+    """Labels as one character each, `-` for what is none: what a bootstrap needs, small enough to keep."""
+    return "".join(str(ANSWERS.index(v)) if v in ANSWERS else "-" for v in values)
+
+
 def write(path, records, about):
-    """`path` gets the numbers, `.answers.jsonl` beside it every answer."""
+    """`path` gets the numbers and the labels, `.answers.jsonl` beside it every answer."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     part = path.with_suffix(".part")
-    part.write_text(json.dumps({"about": about, "report": report(records)}, indent=1) + "\n")
+    part.write_text(json.dumps({"about": about, "report": report(records), "labels": spelled(r["label"] for r in records),
+                                "answers": spelled(r["answer"] for r in records)}, indent=1) + "\n")
     part.rename(path)
-
-
-ROWS = ("base", "cold", "label", "grpo", "grpo-no-cues", "grpo-paper")
-COLUMNS = (("uar", "UAR"), ("war", "WAR"), ("uar_fusion", "UAR fusion"), ("format", "format"), ("claim_precision", "claims true"),
-           ("contradiction", "contradicted"), ("empty", "empty claims"), ("ece", "ECE"), ("unknown_recall", "unknown"))
-
-
-def table(folder):
-    """The table over stages, sets and seeds, as text, from result files `seed-N/STAGE.SET.json`."""
-    out = []
-    for where in ("test", "ood"):
-        out.append(f"{where:14s}" + "".join(f"{title:>16s}" for _, title in COLUMNS))
-        for stage in ROWS:
-            reports = [json.loads(p.read_text())["report"] for p in sorted(Path(folder).glob(f"*/{stage}.{where}.json"))]
-            if reports:
-                cells = []
-                for key, _ in COLUMNS:
-                    v = np.array([math.nan if r[key] is None else r[key] for r in reports], float)
-                    cells.append(f"{100 * v.mean():.1f} ± {100 * v.std(ddof=1):.1f}" if len(v) > 1 else f"{100 * v.mean():.1f}")
-                out.append(f"{stage:14s}" + "".join(f"{c:>16s}" for c in cells))
-    best = max(rule.ceilings("fusion")[(m,)] for m in rule.MODALITIES)
-    out.append(f"percent; mean ± spread over seeds. Best single modality with perfect sight, fusion-necessary clips: {100 * best:.1f}")
-    return "\n".join(out)

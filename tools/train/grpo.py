@@ -32,6 +32,7 @@ class Policy:
     max_new: int = 64
     loss: str = "dapo"
     beta: float = 0.0               # weight of the KL term against the reference
+    ratio: str = "token"            # of the policies: of each token, or of the whole answer (`sequence`, GSPO, arXiv 2507.18071)
     clip_low: float = 0.2
     clip_high: float = 0.28
     updates: int = 1                # optimisation steps per drawing
@@ -131,9 +132,13 @@ def answer_logps(model, cache, first, ids, times, temperature):
     return logps.gather(2, tokens[..., None])[..., 0], real
 
 
-def token_losses(policy, logps, old, reference, advantages):
-    """Per-token losses `(answers, longest)` and the KL estimate."""
+def token_losses(policy, logps, old, reference, advantages, real=None):
+    """Per-token losses `(answers, longest)` and the KL estimate. `real` says which tokens are, for ratios of whole answers."""
     ratio = torch.exp(logps - old)
+    if policy.ratio == "sequence":
+        # The answer's mean ratio; each token keeps its own gradient.
+        mean = ((logps - old) * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True).clamp(min=1)
+        ratio = torch.exp(mean.detach() + logps - logps.detach())
     a = advantages[:, None]
     loss = -torch.minimum(ratio * a, ratio.clamp(1 - policy.clip_low, 1 + policy.clip_high) * a)
     kl = torch.zeros_like(logps)
@@ -177,7 +182,7 @@ class Loss(nn.Module):
             with torch.no_grad():
                 other = self.reference[0]
                 reference, _ = answer_logps(other, *prefix(other, self.words, examples, features), ids, p.group, p.temperature)
-        losses, kl = token_losses(p, logps, logps.detach() if old is None else old, reference, advantages)
+        losses, kl = token_losses(p, logps, logps.detach() if old is None else old, reference, advantages, real)
         real = real * counted[:, None]
         return reduced(p, losses, real, size), logps.detach(), (kl * real).sum() / real.sum().clamp(min=1)
 

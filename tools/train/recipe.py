@@ -1,15 +1,19 @@
-"""The whole recipe: world, towers, base, cold start, label-only baseline, GRPO, evaluation. One command per stage, or all.
+"""The whole recipe: world, towers, base, the contest of what may follow, the winner taught longer, evaluation. One command per stage, or all.
 
-    python recipe.py all --work DIR --size smoke|small --seed 1
+    python recipe.py all --work DIR --size smoke|small
+    python recipe.py cold|label|grpo|... --seed 1        # one way to go on from the base: for checkpoints and clips of your own
 
 Every stage resumes where it was killed and is left alone where it is done. A stage's folder holds its log, its curves and, when
 done, `model`, a checkpoint in the published layout.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import datetime
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,13 +25,12 @@ from accelerate import PartialState
 import checkpoint
 import curves
 import data
-import evaluate
 import grpo
 import sft
 import topology
 import towers
 import trainer
-from world import VERSION
+from world import clip
 
 HERE = Path(__file__).resolve().parent
 
@@ -54,18 +57,26 @@ class Plan:
     group: int = 8
     max_new: int = 64
     every: int = 50
+    mixed: str = "no"       # how products are made: "bf16" is 1.3 times as fast where the processor has it
+    budgets: tuple = (0.25, 0.5, 1)         # of the contest; one is what `label` steps cost
+    seeds: tuple = (1, 2, 3)
+    clips: int = 210        # of each set that the contest answers
+    longest: float = 6.0    # the budget of the bundle, and of the label baseline beside it
 
 
 PLANS = {
-    "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=3, batch=8, prompts=2,
-                  group=4, max_new=48, every=3),
-    "small": Plan(topology.SMALL, train=6000, post=1600, cold=600, test=560, sight=4000, hearing=2000, base=500, cold_steps=250, label=600, grpo=200),
+    "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=8, batch=8, prompts=2,
+                  group=4, max_new=48, every=3, budgets=(2,), seeds=(1,), clips=8, longest=3),
+    "small": Plan(topology.SMALL, train=8000, post=3000, cold=600, test=420, sight=4000, hearing=2400, base=800, cold_steps=250, label=200, grpo=200,
+                  mixed="bf16"),
     # For the real checkpoint, which comes with its towers and its base.
     "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
-                 prompts=1, max_new=512),
+                 prompts=1, max_new=512, mixed="bf16"),
 }
 START = ("sight", "hearing", "base")      # once, whatever the seed: what the published recipe finds ready made
-STAGES = ("world", *START, "cold", "label", "grpo", "grpo-no-cues", "grpo-paper", "eval")
+AFTER = ("cold", "label", "grpo", "grpo-no-cues", "grpo-paper")
+ALL = ("world", "towers", "base", "contest")
+STAGES = (*ALL, "sight", "hearing", *AFTER)
 
 
 def say(what):
@@ -81,9 +92,21 @@ def processes():
     return PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=12))
 
 
+def start(program, *args, **env):
+    """Another process of ours, which ends where this one does."""
+    die = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)        # PR_SET_PDEATHSIG
+    return subprocess.Popen([sys.executable, HERE / program, *map(str, args)], env={**os.environ, **env}, preexec_fn=die)
+
+
+def ended_well(*running):
+    failed = [r for r in running if r.wait()]
+    if failed:
+        raise SystemExit(f"a process stopped ({Path(failed[0].args[1]).name} {failed[0].args[2]}); run again to go on")
+
+
 class Run:
     def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None):
-        plan = PLANS[size]
+        plan, self.size = PLANS[size], size
         self.work, self.plan, self.seed = Path(work), dataclasses.replace(plan, max_new=max_new or plan.max_new), seed
         self.manifest, self.start, self.stop_after = manifest, start, stop_after
         self.clips = self.work / "clips"
@@ -111,10 +134,11 @@ class Run:
     def features(self, model, split):
         lines, root = self.lines(split)
         with first():
-            return lines, data.features(model, lines, root, self.work / "features", self.device)
+            return lines, data.features(model, lines, root, self.work / "features", self.device,
+                                        altered=not self.start and not self.manifest and split in ("train", "post"))
 
     def loop(self, stage, steps, rate):
-        settings = trainer.Settings(steps, rate, self.plan.every, stop_after=self.stop_after)
+        settings = trainer.Settings(steps, rate, self.plan.every, stop_after=self.stop_after, mixed=self.plan.mixed)
         return trainer.Loop(self.folder(stage), settings, stage)
 
     def finish(self, stage, loop, model, like):
@@ -128,13 +152,14 @@ class Run:
 
     # --- stages -----------------------------------------------------------------------------------------------------
     def world(self):
-        wanted = {"train": self.plan.train, "post": self.plan.post, "test": self.plan.test, "ood": self.plan.test, "valid": max(16, self.plan.test // 4)}
+        wanted = {"train": self.plan.train, "post": self.plan.post, "test": self.plan.test, "valid": max(16, self.plan.test // 2)}
+        wanted |= dict.fromkeys(clip.HELD_OUT, self.plan.test)
         for split, count in wanted.items():
             path = self.clips / f"{split}.jsonl"
             if path.exists() and len(path.read_text().splitlines()) == count:
                 continue
-            subprocess.run([sys.executable, "-m", "world", "make", "--out", str(self.clips), "--split", split, "--count", str(count)],
-                           cwd=HERE, check=True)
+            subprocess.run([sys.executable, "-m", "world", "make", "--out", str(self.clips), "--split", split, "--count", str(count),
+                            "--jobs", str(os.cpu_count())], cwd=HERE, check=True)
 
     def _inputs(self, split, sizes):
         lines, clips = self.lines(split)
@@ -157,6 +182,16 @@ class Run:
         if loop.accelerator.is_main_process:
             (self.folder(stage) / "check.json").write_text(json.dumps(told))
         self.finish(stage, loop, model, root)
+
+    def towers(self):
+        """Both towers, each by a process of its own: they do not need each other."""
+        if processes().num_processes > 1 or self.start:
+            return [self.run(stage) for stage in ("sight", "hearing")]
+        for split in ("train", "valid"):
+            self._inputs(split, self.plan.sizes)
+        threads = str(max(1, os.cpu_count() // 2))
+        ended_well(*[start("recipe.py", stage, "--work", self.work, "--size", self.size, OMP_NUM_THREADS=threads)
+                     for stage in ("sight", "hearing") if not self.done(stage)])
 
     def sight(self):
         self._tower("sight", self.plan.sight, 6e-3,
@@ -222,24 +257,13 @@ class Run:
     def grpo_paper(self):
         self._grpo("grpo-paper", grpo.PAPER)
 
-    def eval(self):
-        for stage in evaluate.ROWS:
-            if not self.done(stage):
-                continue
-            for split in ("test", "ood"):
-                out = self.work / "results" / self.folder(stage).parent.name / f"{stage}.{split}.json"
-                if out.exists():
-                    continue
-                model, words = self._load(stage)
-                lines, features = self.features(model, split)
-                kind = "label" if stage == "label" else "reason"
-                records = evaluate.answers(model, words, lines, features, max_new=self.plan.max_new, kind=kind, name=f"{stage} {split}")
-                evaluate.write(out, records, {"stage": stage, "set": split, "seed": self.seed, "world": VERSION,
-                                              "sizes": dataclasses.asdict(model.sizes)})
-        print(evaluate.table(self.work / "results"))
+    def contest(self):
+        """The contest, then its winner and the label baseline at the longest budget, and what they are on every held-out set."""
+        ended_well(start("contest.py", "run", "--work", self.work, "--size", self.size))
+        ended_well(start("contest.py", "show", "--results", self.work / "results", "--out", self.work / "contest.png"))
 
     def run(self, stage):
-        if stage not in ("world", "eval") and self.done(stage):
+        if stage not in ALL[:2] + ALL[3:] and self.done(stage):
             say(f"{stage}: done already")
             return
         began = time.time()
@@ -256,7 +280,6 @@ def main():
     top.add_argument("--seed", type=int, default=1)
     top.add_argument("--manifest", help="train on this manifest instead of the world's clips")
     top.add_argument("--checkpoint", help="start from the towers and weights of this checkpoint folder")
-    top.add_argument("--paper", action="store_true", help="with all: GRPO as published, instead of ours")
     top.add_argument("--stop-after", type=int, help="stop a stage after this many steps, as a kill would")
     top.add_argument("--max-new", type=int, help="the most tokens an answer may have")
     args = top.parse_args()
@@ -267,12 +290,10 @@ def main():
         return
     if args.stage == "table":
         own = Path(args.work) / "results"
-        print(evaluate.table(own if own.exists() else HERE / "results"))
-        return
+        return ended_well(start("contest.py", "show", "--results", own if own.exists() else HERE / "results"))
     run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new)
-    left_out = ("grpo", "grpo-no-cues") if args.paper else ("grpo-paper",)
-    for stage in [s for s in STAGES if s not in left_out] if args.stage == "all" else [args.stage]:
-        if stage not in ("world", "eval") or processes().is_main_process:
+    for stage in ALL if args.stage == "all" else [args.stage]:
+        if stage not in ("world", "contest") or processes().is_main_process:
             run.run(stage)
         processes().wait_for_everyone()
 

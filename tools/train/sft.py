@@ -12,15 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 
 import data
+import scores
 import text
 
 
 class Loss(nn.Module):
-    """The negative log likelihood of answers, a token's: of these alone, or of `count` tokens. A module, so that accelerate can wrap it."""
+    """The negative log likelihood of answers, a token's: of these alone, or of `count` tokens. A module, so that accelerate can wrap it.
 
-    def __init__(self, model, words):
+    Where the label alone is asked for, `brier` times the Brier score of the labels is added.
+    """
+
+    def __init__(self, model, words, brier=0.0):
         super().__init__()
-        self.model, self.words = model, words
+        self.model, self.words, self.brier = model, words, brier
 
     def forward(self, examples, features, count=None):
         first = examples[0]
@@ -41,7 +45,10 @@ class Loss(nn.Module):
         answer = self.model.model.embed_tokens(target[:, :-1].clamp(min=0))
         out = self.model(inputs_embeds=torch.cat([prompt, answer], dim=1), logits_to_keep=longest).logits
         total = F.cross_entropy(out.flatten(0, 1).float(), target.flatten(), ignore_index=-100, reduction="sum")
-        return total / (count or sum(map(len, ids)))
+        loss = total / (count or sum(map(len, ids)))
+        if self.brier and first.kind == "label":
+            loss = loss + self.brier * scores.brier(scores.of_labels(self.model, self.words, examples, features), examples)
+        return loss
 
 
 def trainable(model):
@@ -59,9 +66,9 @@ def cosine(step, steps, warm=0.03, floor=0.05):
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin)))
 
 
-def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1, whole=None):
+def train(loop, model, words, lines, features, kinds, seed, size, drop=0.1, whole=None, brier=0.0):
     """Runs a `trainer.Loop` with this loss. `whole` is as in `Loop.prepare`."""
-    loss = loop.prepare(Loss(model, words), whole)
+    loss = loop.prepare(Loss(model, words, brier), whole)
     ranks = loop.accelerator.num_processes
     mine = data.share(size, loop.accelerator.process_index, ranks)
 

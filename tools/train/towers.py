@@ -5,6 +5,10 @@ from every row of the tower, so that any row a reader looks at knows the face. H
 from every row. Heads are thrown away afterwards and the towers frozen.
 """
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+import alter
 import claims
 import data
 import media
@@ -119,18 +124,13 @@ class Inputs:
                   "units": (n, frames, len(face.UNITS)), "kind": (n,), "mel": (n, sizes.mels, 2 * sizes.positions)}
         kinds = {"pixels": np.uint8, "kind": np.int64}
         out = {part: np.lib.format.open_memmap(paths[part], "w+", kinds.get(part, np.float16), shapes[part]) for part in shapes}
-        mel = media.Mel(sizes)
-        for i, line in enumerate(tqdm(lines, desc="inputs", unit="clip", leave=False)):
-            plan = clip.named(line["id"])
-            pictures, samples = media.read(root / line["clip"])
-            out["pixels"][i] = np.round((media.pixels(pictures, sizes) + 1) * 127.5)
-            out["mel"][i] = mel(samples)
-            out["kind"][i] = KINDS.index(plan.place.cover if plan.showing == "face" else plan.showing)
-            shown = clip.landmarks(plan)
-            if shown is not None:
-                chosen = media.chosen(len(pictures), frames)
-                hidden = np.isin(face.UNITS, clip.COVERED_UNITS[plan.place.cover])
-                out["points"][i], out["units"][i] = shown[0][chosen], shown[1][chosen] * ~hidden
+        workers = min(os.cpu_count(), n // 500)
+        with ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn")) as pool:
+            one = partial(_inputs_of, root, sizes)
+            made = pool.map(one, lines, chunksize=16) if workers > 1 else map(one, lines)
+            for i, found in enumerate(tqdm(made, desc="inputs", unit="clip", total=n, leave=False)):
+                for part, value in found.items():
+                    out[part][i] = value
         for store in out.values():
             store.flush()
 
@@ -148,6 +148,20 @@ class Inputs:
             by = int(share * spare)
             mel[i] = np.concatenate([np.full_like(mel[i][:, :by], floor), mel[i][:, : mel.shape[2] - by]], axis=1)
         return torch.from_numpy(mel)
+
+
+def _inputs_of(root, sizes, line):
+    """The inputs of one clip."""
+    plan = clip.named(line["id"])
+    pictures, samples = media.read(root / line["clip"])
+    out = {"pixels": np.round((media.pixels(pictures, sizes) + 1) * 127.5).astype(np.uint8), "mel": media.Mel(sizes)(samples).astype(np.float16),
+           "kind": KINDS.index(plan.place.cover if plan.showing == "face" else plan.showing)}
+    shown = clip.landmarks(plan)
+    if shown is not None:
+        chosen = media.chosen(len(pictures), sizes.frames)
+        hidden = np.isin(face.UNITS, clip.COVERED_UNITS[plan.place.cover])
+        out |= {"points": shown[0][chosen], "units": shown[1][chosen] * ~hidden}
+    return out
 
 
 def words_and_cues(lines, rows):
@@ -187,7 +201,9 @@ def train_sight(loop, model, inputs, seed, size):
     def step(n):
         rows = np.array([data.epoch_row(count, n * size + i, seed) for i in range(size)])
         frames = np.random.default_rng([seed, n, 45]).integers(0, inputs.pixels.shape[1], size)
-        px, points, units, kind = (x.to(device) for x in inputs.pictures(rows, frames))
+        px, points, units, kind = inputs.pictures(rows, frames)
+        px, points = alter.pictures(np.random.default_rng([seed, n, 49]), px, points)
+        px, points, units, kind = (x.to(device) for x in (px, points, units, kind))
         loss, told = heads(px, points, units, kind)
         seen = kind < len(clip.COVERED)
         off = float((told - units)[seen].square().mean() / units[seen].var(dim=0).mean()) if seen.sum() > 1 else 1.0
@@ -202,7 +218,8 @@ def train_hearing(loop, model, lines, inputs, seed, size):
 
     def step(n):
         rows = [data.epoch_row(len(lines), n * size + i, seed) for i in range(size)]
-        mel = inputs.sounds(rows, np.random.default_rng([seed, n, 47]).random(size)).to(device)
+        rng = np.random.default_rng([seed, n, 47])
+        mel = alter.sounds(rng, inputs.sounds(rows, rng.random(size))).to(device)
         cues, spelled = words_and_cues(lines, rows)
         loss, told = heads(mel, cues.to(device), spelled)
         right = ((told > 0) == (cues.to(device) > 0.5)).all(dim=1).float().mean()

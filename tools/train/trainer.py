@@ -26,6 +26,7 @@ class Settings:
     clip: float = 1.0
     decay: float = 0.01
     stop_after: int | None = None       # ends early, as a kill would: for tests
+    mixed: str = "no"                   # bf16: products in bf16, weights and steps in f32
 
 
 class Optimizer(torch.optim.AdamW):
@@ -74,7 +75,7 @@ class Loop:
         self.folder, self.settings, self.name = Path(folder), settings, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = accelerator or Accelerator(
-            cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+            cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.step = 0
 
     def prepare(self, module, whole=None):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import alter
 import checkpoint
 import claims
 import topology
@@ -72,6 +73,51 @@ def test_inputs_say_what_can_be_seen(some):
         assert not u[hidden].any()
         shown = dict(zip(face.UNITS, u.tolist()))
         assert all(abs(shown[x] - v) < 0.35 for x, v in plan.units.items() if not hidden[face.UNITS.index(x)] and v > 0.5 and x != 45), shown
+
+
+def test_points_move_with_an_altered_picture():
+    names = [name for name, _ in face.POINTS]
+    points = torch.rand(64, len(names), 2) * 0.4 + 0.3
+    px = torch.full((64, 3, 128, 128), -1.0)
+    marked = names.index("left brow top")
+    for i, (x, y) in enumerate((128 * points[:, marked]).int().tolist()):
+        px[i, :, y - 2:y + 3, x - 2:x + 3] = 1.0
+    out, moved = alter.pictures(np.random.default_rng(1), px, points)
+    changed = (out - px).flatten(1).abs().amax(dim=1) > 0
+    assert 0.5 < changed.float().mean() < 0.95
+    assert torch.equal(moved[~changed], points[~changed])
+    mirrored = 0
+    for i in range(64):
+        bright = out[i].mean(dim=0) - out[i].mean(dim=0).median()
+        if bright.max() < 0.2:
+            continue    # too dark to find
+        y, x = divmod(int(bright.argmax()), 128)
+        # A mirrored left brow is a right one.
+        near = {side: (moved[i, names.index(f"{side} brow top")] * 128 - torch.tensor([x, y])).abs().max() for side in ("left", "right")}
+        assert min(near.values()) < 7, (i, near)
+        mirrored += near["right"] < near["left"]
+    assert 10 < mirrored < 40
+
+
+def test_a_clip_is_altered_as_one_and_the_same_way_each_time():
+    px = torch.rand(8, 3, 64, 64) * 2 - 1
+    one, two = (alter.pictures(np.random.default_rng(5), px[:1].expand(8, -1, -1, -1), together=True)[0] for _ in range(2))
+    assert torch.equal(one, two)
+    apart = (one - one[:1]).abs().mean()
+    assert apart < 0.15, apart      # noise alone
+
+
+def test_altered_sounds_stay_sounds(some):
+    _, inputs = some
+    mel = inputs.sounds(np.arange(24))
+    out = alter.sounds(np.random.default_rng(1), mel)
+    assert out.shape == mel.shape and torch.isfinite(out).all()
+    same = (out == mel).flatten(1).all(dim=1)
+    assert 0 < same.sum() < 16
+    assert (out.flatten(1).amax(dim=1) - out.flatten(1).amin(dim=1) <= 2.0 + 1e-4).all()       # eight decades, as Whisper's
+    # Loud stays loud: what was heard when is still there.
+    for a, b in zip(mel[~same], out[~same]):
+        assert np.corrcoef(a.amax(dim=0), b.amax(dim=0))[0, 1] > 0.5
 
 
 def test_a_sound_that_begins_later_is_the_same_sound(some):

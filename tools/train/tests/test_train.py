@@ -20,6 +20,7 @@ import grpo
 import media
 import recipe
 import rewards
+import scores
 import sft
 import shards
 import text
@@ -221,7 +222,7 @@ def test_a_batch_is_as_good_as_its_examples_one_by_one(model, words, lines, feat
 
 
 def test_loss_falls_and_towers_stay(root, words, lines, features, tmp_path):
-    model, log = fit(root, words, lines, features, tmp_path, 30, every=30, rate=3e-3)
+    model, log = fit(root, words, lines, features, tmp_path, 40, every=40, rate=3e-3)
     assert np.mean([x["loss"] for x in log[-5:]]) < 0.7 * np.mean([x["loss"] for x in log[:5]])
     before = checkpoint.load(root).state_dict()
     for name, value in model.state_dict().items():
@@ -389,6 +390,37 @@ def test_clipping_and_kl_by_hand():
     assert kl[0].tolist() == pytest.approx([0.0, np.exp(np.log(0.5)) - np.log(0.5) - 1, np.exp(np.log(2)) - np.log(2) - 1], abs=1e-5)
 
 
+def test_the_ratio_of_a_whole_answer_is_its_mean_and_each_token_keeps_its_gradient():
+    p = dataclasses.replace(POLICY, ratio="sequence")
+    old = torch.log(torch.tensor([[0.5, 0.4, 0.9]]))
+    logps = torch.log(torch.tensor([[0.5, 0.576, 0.1]])).requires_grad_()
+    real = torch.tensor([[1.0, 1.0, 0.0]])
+    loss, _ = grpo.token_losses(p, logps, old, None, torch.tensor([1.0]), real)
+    # Two real tokens: the root of 1 and 1.44 is 1.2, within the bounds.
+    assert loss[0, :2].tolist() == pytest.approx([-1.2, -1.2], abs=1e-5)
+    loss[0, 0].backward()
+    assert logps.grad[0].tolist() == pytest.approx([-1.2, 0.0, 0.0], abs=1e-5)
+    far = torch.log(torch.tensor([[0.9, 0.9, 0.1]]))
+    loss, _ = grpo.token_losses(p, far, old, None, torch.tensor([1.0]), real)
+    assert loss[0, :2].tolist() == pytest.approx([-1.28, -1.28], abs=1e-5)
+
+
+def test_brier_by_hand_and_its_gradient_reaches_what_is_trained(model, words, lines, features):
+    some = [data.example(i, lines[i], "label") for i in (0, 1)]
+    told = torch.full((2, 7), 0.05)
+    told[0, rule.LABELS.index("sad")], told[1, 3] = 0.7, 0.7
+    pair = [dataclasses.replace(some[0], label="sad"), dataclasses.replace(some[1], label="unknown")]
+    want = ((0.3**2 + 6 * 0.05**2) + ((0.7 - 1 / 7) ** 2 + 6 * (0.05 - 1 / 7) ** 2)) / 2
+    assert float(scores.brier(told, pair)) == pytest.approx(want, abs=1e-5)
+    alone, both = (sft.Loss(model, words, weight)(some, features) for weight in (0.0, 2.0))
+    likely = scores.of_labels(model, words, some, features)
+    assert float(both - alone) == pytest.approx(2 * float(scores.brier(likely, some)), abs=1e-4)
+    model.zero_grad()
+    scores.brier(likely, some).backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for n, p in model.named_parameters() if "mm_projector" in n)
+    model.zero_grad()
+
+
 def test_reductions_by_hand():
     losses, real = torch.tensor([[1.0, 1.0, 4.0], [6.0, 9.0, 9.0]]), torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
     value = lambda kind: float(grpo.reduced(dataclasses.replace(POLICY, loss=kind), losses, real))
@@ -441,24 +473,30 @@ def test_the_best_of_some_answers_become_reasons(model, words, lines, features, 
     monkeypatch.setattr(grpo, "sample", drawn)
     plan = dataclasses.replace(recipe.PLANS["smoke"], batch=4, max_new=400)
     contest = contest_module.Contest(SimpleNamespace(plan=plan, seed=1), 8)
-    kept, some, spent = contest.best(model, words, lines, features, 1e9, tmp_path)
+    kept, some, spent = contest.chosen("best-of-n", model, words, lines, features, 2e9, tmp_path)
     assert [line["id"] for line in kept] == [line["id"] for i, line in enumerate(lines) if i % 2 == 0] and spent > 0
     for line, row in zip(kept, range(0, 12, 2)):
         e = data.example(0, line, "reason")
         assert e.target == text.faithful(lines[row]["cues"], lines[row]["label"]) and e.cues is None
     assert torch.equal(some.batch([1])[0], features.batch([2])[0])
+    # Where some answers are right and some are not, a group teaches.
+    hard, _, less = contest.chosen("grpo-hard", model, words, lines, features, 5e9, tmp_path)
+    assert [line["id"] for line in hard] == [line["id"] for line in kept] and all("cues" in line for line in hard) and less == spent
     monkeypatch.setattr(grpo, "sample", lambda model, words, examples, features, times, *_: [wrong(e) for e in examples for _ in range(times)])
-    with pytest.raises(SystemExit, match="only 0 of 12 clips"):
-        contest.best(model, words, lines, features, 1e9, tmp_path)
+    assert contest.chosen("best-of-n", model, words, lines, features, 2e9, tmp_path)[0] == []
 
 
 def test_the_interval_of_a_uar_holds_it_and_narrows_with_clips():
-    records = lambda n, right: [{"label": rule.LABELS[i % 7], "answer": rule.LABELS[i % 7] if i % 10 < right else rule.LABELS[(i + 1) % 7]} for i in range(n)]
+    records = lambda n, right: {"labels": evaluate.spelled(rule.LABELS[i % 7] for i in range(n)), "answers": evaluate.spelled(
+        rule.LABELS[(i if i % 10 < right else i + 1) % 7] for i in range(n))}
     rng = np.random.default_rng(2)
     uar, low, high = contest_module.interval([records(140, 7), records(140, 7)], rng, 200)
     assert low < uar < high and uar == pytest.approx(0.7)
     _, closer, nearer = contest_module.interval([records(1400, 7), records(1400, 7)], rng, 200)
     assert nearer - closer < 0.5 * (high - low)
+    assert evaluate.spelled(["happy", "fear", "unknown", None, "hungry"]) == "067--"
+    open_ones = {"labels": records(140, 7)["labels"] + "7", "answers": records(140, 7)["answers"] + "-"}
+    assert contest_module.interval([open_ones], rng, 20)[0] == pytest.approx(0.7)       # `unknown` is not in it
 
 
 def test_the_papers_rewards_and_ours(words, lines):
@@ -502,7 +540,7 @@ def test_beta_without_a_reference_is_refused(model, words, lines, features, tmp_
 def test_label_scores_are_mean_likelihoods_of_the_labels_own_tokens(model, words, lines, features):
     model.eval()
     some = [data.example(i, lines[i], "reason") for i in (0, 1)]
-    got = evaluate.label_scores(model, words, some, features)
+    got = scores.of_labels(model, words, some, features).numpy()
     assert got.shape == (2, 7) and got.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     seen, heard = features.batch([1])
     prompt = model.splice(words.pieces(text.LABEL), *model.rows(seen, heard, model.gate(words.bert_ids(text.LABEL))))

@@ -93,10 +93,9 @@ def test_shuffled_labels_stay_at_chance():
 
 
 def test_splits_share_no_person_and_no_seed():
-    ranges = sorted(clip.PEOPLE.values())
-    assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:]))
-    assert set(clip.PEOPLE) == set(clip.SPLITS)
-    assert len({clip.plan(1, s, 0).seed for s in clip.SPLITS}) == len(clip.SPLITS)
+    plans = [clip.plan(seed, split, i) for split in clip.SPLITS for seed in (1, 2) for i in range(20)]
+    for everyone in ({p.who for p in plans}, {p.speaker for p in plans}, {p.seed for p in plans}, {p.clip for p in plans}):
+        assert len(everyone) == len(plans)
 
 
 def test_the_held_out_world_has_other_people_voices_rooms_and_carriers():
@@ -105,8 +104,64 @@ def test_the_held_out_world_has_other_people_voices_rooms_and_carriers():
     assert max(p.speaker.glottis_hz for p in usual) < min(p.speaker.glottis_hz for p in other)
     assert all(not 0.97 < p.speaker.tract < 1.23 for p in other) and all(0.97 < p.speaker.tract < 1.23 for p in usual)
     assert max(p.room.decay_s for p in usual) < min(p.room.decay_s for p in other)
-    carriers = [{" ".join(p.text.split()[:-1]) for p in group} for group in (usual, other)]
-    assert not carriers[0] & carriers[1]
+    assert not {carrier(p) for p in usual} & {carrier(p) for p in other}
+
+
+def carrier(p):
+    return " ".join("{}" if word in lexicon.POLARITY else word for word in p.text.split())
+
+
+# What tells a clip of one held-out axis from every usual one; everything else about it is usual.
+TOLD_BY = {
+    "face": lambda p: p.who.hair_style in ("bald", "fringe") and not 1.21 < p.who.length < 1.41,
+    "style": lambda p: p.who.beard > 0.4,
+    "voice": lambda p: p.speaker.glottis_hz > 880 and not 0.97 < p.speaker.tract < 1.23,
+    "accent": lambda p: p.speaker.accent[0] > 1.06 and p.speaker.accent[1] < 0.94,
+    "room": lambda p: p.room.decay_s > 0.42,
+    "device": lambda p: p.room.law and p.room.high_hz < 4000,
+    "words": lambda p: carrier(p) in lexicon.OTHER,
+    "order": lambda p: carrier(p) in lexicon.TURNED,
+}
+
+
+@pytest.mark.parametrize("axis", clip.AXES)
+def test_each_held_out_axis_is_unlike_in_one_way_only(axis):
+    usual, other = ([clip.plan(1, s, i) for i in range(100)] for s in ("train", f"ood-{axis}"))
+    assert not any(TOLD_BY[axis](p) for p in usual) and all(TOLD_BY[axis](p) for p in other)
+    assert not any(told(p) for name, told in TOLD_BY.items() if name != axis for p in other)
+    assert clip.named(other[7].clip) == other[7]
+
+
+def test_a_camera_that_drifts_and_cuts_takes_the_points_along():
+    p = next(q for q in (clip.plan(6, "train", i) for i in range(200)) if q.showing == "face" and q.place.cut[0] < 1)
+    still = face.Scene(**{**p.place.__dict__, "drift": (0.0, 0.0, 0.0), "cut": (1.0, 0.0, 0.0, 1.0)})
+    m = clip.motion(p)
+    moved, plain = (face.landmarks(p.who, place, m.units, m.opening, m.pose, m.gaze)[:, :, 0].mean(axis=1) for place in (p.place, still))
+    apart = moved - plain
+    at = int(np.ceil(p.place.cut[0] * len(apart)))
+    assert apart[at] - apart[at - 1] == pytest.approx(p.place.cut[1], abs=0.02)
+
+
+def test_somebody_else_is_smaller_and_stands_aside():
+    p = next(q for q in (clip.plan(6, "train", i) for i in range(200)) if q.place.other)
+    alone = face.Scene(**{**p.place.__dict__, "other": ()})
+    rng = lambda: np.random.default_rng(1)
+    apart = np.abs(np.asarray(face._behind(rng(), p.place, 96)).astype(int) - np.asarray(face._behind(rng(), alone, 96))).sum(axis=2)
+    rows, columns = np.nonzero(apart)
+    assert 0.1 < (columns.max() - columns.min()) / 192 < 0.45 and (columns.mean() > 96) == (p.place.other[1] > 0)
+
+
+def test_a_device_colours_and_cuts_the_sound():
+    rng = np.random.default_rng(3)
+    x, _ = voice.speak(rng, lexicon.phonemes("this is perfect"), voice.Speaker(140, 1.05, 700, 1, 1), voice.TONES["plain"])
+    place = room.room(np.random.default_rng(1))
+    line = room.device(np.random.default_rng(1), place, held_out=True)
+    near, far = (room.record(np.random.default_rng(2), x, r).astype(float) for r in (place, line))
+    hz = np.fft.rfftfreq(len(x), 1 / 16000)
+    share = lambda y, low, high: np.sum(np.abs(np.fft.rfft(y))[(hz > low) & (hz < high)] ** 2) / np.sum(y ** 2)
+    assert share(far, 4500, 8000) < 0.05 * share(near, 4500, 8000) and share(far, 0, 150) < share(near, 0, 150)
+    driven = room.record(np.random.default_rng(2), x, room.Room(**{**place.__dict__, "drive": 0.6})).astype(float)
+    assert np.abs(driven).max() < np.abs(near).max()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -243,9 +298,9 @@ def test_muffling_hides_words_and_keeps_loudness():
 
 
 def test_every_word_can_be_said():
-    for carrier in lexicon.CARRIERS:
+    for frame in (*lexicon.CARRIERS, *lexicon.OTHER, *lexicon.TURNED):
         for word in lexicon.POLARITY:
-            assert lexicon.phonemes(carrier.format(word))
+            assert lexicon.phonemes(frame.format(word)) and lexicon.polarity(frame.format(word)) == lexicon.POLARITY[word]
     with pytest.raises(KeyError, match="flubber"):
         lexicon.phonemes("it is flubber")
 
@@ -286,7 +341,7 @@ def test_a_clip_is_found_again_by_its_id():
     p = clip.plan(6, "ood", 17)
     assert clip.named(p.clip) == p
     with pytest.raises(ValueError, match="another world"):
-        clip.named("w0-6-ood-000017")
+        clip.named("w1-6-ood-000017")
     away = next(q for q in (clip.plan(6, "train", i) for i in range(200)) if q.showing != "face")
     assert clip.landmarks(away) is None
 

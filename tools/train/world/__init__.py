@@ -16,4 +16,4 @@ published rule of `rule.py`; every cue that was drawn or spoken is logged with o
 Nothing here says anything about real people.
 """
 
-VERSION = 1
+VERSION = 2

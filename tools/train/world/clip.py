@@ -14,10 +14,13 @@ import numpy as np
 from . import VERSION, avi, face, lexicon, room, rule, voice
 
 SPLITS = {"train": 0, "valid": 1, "test": 2, "ood": 3, "post": 4}
+# What is unlike the training's, two ways for each source of a shift; `ood` is the first of each at once.
+AXES = ("face", "style", "voice", "accent", "room", "device", "words", "order")
+HELD_OUT = {"ood": ("face", "voice", "room", "words")} | {f"ood-{axis}": (axis,) for axis in AXES}
+SPLITS |= {f"ood-{axis}": 10 + i for i, axis in enumerate(AXES)}
 JND = 0.25              # an action unit below this intensity cannot be seen
 FPS = 8
 SIZE = 128
-PEOPLE = {"train": (0, 400), "valid": (400, 460), "test": (460, 560), "post": (600, 800), "ood": (1000, 1100)}
 
 # Action units of an expression: those that make it, and those that may come with it (subsets of the EMFACS prototypes).
 EXPRESSIONS = {
@@ -66,15 +69,24 @@ class Plan:
     speech_s: float = 0.3
 
 
-def speaker(rng, held_out=False):
-    """A voice from the usual or the held-out family: the latter's tracts are shorter or longer and its source is brighter."""
+def speaker(rng, held_out=()):
+    """A voice from the usual or a held-out family: other tracts and a brighter source (`voice`), other vowels (`accent`)."""
     tract = rng.uniform(0.98, 1.22)
-    pitch = 105 * (tract / 0.98) ** 3.2 * rng.uniform(0.9, 1.12)
-    if held_out:
+    pitch = 105 * (tract / 0.98) ** 3.2 * rng.uniform(0.86, 1.16)
+    accent = tuple(rng.uniform(0.95, 1.05, 3))
+    if "accent" in held_out:
+        accent = rng.uniform(1.08, 1.14), rng.uniform(0.86, 0.92), 1.0
+    if "voice" in held_out:
         tract = rng.uniform(1.24, 1.32) if rng.random() < 0.5 else rng.uniform(0.90, 0.96)
         pitch = 105 * (tract / 0.98) ** 2.6 * rng.uniform(0.92, 1.1)
-        return voice.Speaker(pitch, tract, rng.uniform(900, 1050), rng.uniform(0.9, 1.1), rng.uniform(0.5, 2.0))
-    return voice.Speaker(pitch, tract, rng.uniform(600, 850), rng.uniform(0.92, 1.08), rng.uniform(0.6, 1.6))
+        return voice.Speaker(pitch, tract, rng.uniform(900, 1050), rng.uniform(0.9, 1.1), rng.uniform(0.5, 2.0), accent)
+    return voice.Speaker(pitch, tract, rng.uniform(560, 860), rng.uniform(0.9, 1.1), rng.uniform(0.5, 1.8), accent)
+
+
+def person(held_out, *number):
+    """A face and a voice; nobody else has this number."""
+    rng = np.random.default_rng([VERSION, 77, *number])
+    return face.identity(rng, held_out), speaker(rng, held_out)
 
 
 def _cell(rng, kind):
@@ -96,23 +108,21 @@ def plan(seed, split, index):
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}: one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([VERSION, seed, SPLITS[split], index])
-    held_out = split == "ood"
+    held_out = HELD_OUT.get(split, ())
     kind = ("whole", "partial", "open")[rng.choice(3, p=(0.80, 0.13, 0.07))]
     seen, heard, said = _cell(rng, kind)
     length_s = float(rng.choice((2.5, 3.0, 3.5)))
 
-    # People and voices belong to one split only.
-    lo, hi = PEOPLE[split]
-    person = int(rng.integers(lo, hi))
-    persona = np.random.default_rng([VERSION, 77, person])
-    who, mouthpiece = face.identity(persona, held_out), speaker(persona, held_out)
-    place = face.scene(rng, held_out)
-    where = room.room(rng, held_out)
+    # Everybody is in one clip only.
+    who, mouthpiece = person(held_out, SPLITS[split], seed, index)
+    place = face.scene(rng, "face" in held_out)
+    where = room.device(rng, room.room(rng, "room" in held_out), "device" in held_out)
 
     spoken = heard is not None
     muffled = spoken and said is None
     polarity = said or sorted(lexicon.WORDS)[rng.integers(3)]
-    text = lexicon.sentence(rng, polarity, held_out, longest=4 if length_s < 3 else 5)
+    carriers = lexicon.OTHER if "words" in held_out else lexicon.TURNED if "order" in held_out else lexicon.CARRIERS
+    text = lexicon.sentence(rng, polarity, carriers, longest=4 if length_s < 3 else 5)
     tone = heard or sorted(voice.TONES)[rng.integers(4)]
     left_out = None
     if tone != "plain" and rng.random() < 0.4:
@@ -120,6 +130,8 @@ def plan(seed, split, index):
         left_out = voice.HEARD[tone][rng.integers(1, 3)][0]
 
     showing = "face" if seen is not None else ("away", "turned")[rng.integers(2)]
+    if showing == "face" and rng.random() < 0.1:
+        place = face.Scene(**{**place.__dict__, "other": (int(rng.integers(1 << 31)), float(rng.choice((-1, 1))))})
     if showing == "face" and rng.random() < 0.15:
         fits = [c for c in ("mask", "shades") if not (c == "mask" and seen in ("smile", "wrinkled", "still"))]
         cover = fits[rng.integers(len(fits))]
@@ -205,7 +217,7 @@ def motion(p, fps=FPS):
     apex = envelope(t, p.onset_s, p.rise_s, p.offset_s)
     units = {u: v * apex for u, v in p.units.items()} | {45: blinks(rng, t)}
     moving = 0.9 * opening[np.minimum((t * 100).astype(int) + 1, len(opening) - 1)]
-    pose = wander(rng, t, 0.20), wander(rng, t, 0.10), wander(rng, t, 0.08)
+    pose = wander(rng, t, 0.28), wander(rng, t, 0.14), wander(rng, t, 0.10)
     gaze = wander(rng, t, 0.6), wander(rng, t, 0.4)
     return Motion(samples, begin_s, end_s, units, moving, pose, gaze, rng)
 
@@ -232,10 +244,10 @@ def landmarks(p, fps=FPS):
 
 def named(name):
     """The plan of a clip's id."""
-    version, seed, split, index = name.split("-")
+    version, seed, *split, index = name.split("-")
     if version != f"w{VERSION}":
         raise ValueError(f"clip {name} is of another world than {VERSION}")
-    return plan(int(seed), split, int(index))
+    return plan(int(seed), "-".join(split), int(index))
 
 
 def jpeg(image, quality):
@@ -277,7 +289,7 @@ def cues_of(p, begin, end):
         plain = dict(voice.HEARD["plain"])
         for cue, value in voice.HEARD[p.tone]:
             log("voice", cue, plain[cue] if cue == p.left_out else value, begin, end, not (p.muffled and cue == "timbre"))
-        log("words", "words", lexicon.POLARITY[p.text.split()[-1]], begin, end, not p.muffled)
+        log("words", "words", lexicon.polarity(p.text), begin, end, not p.muffled)
     return out
 
 
@@ -287,5 +299,5 @@ def truth(p, begin, end, path):
         "id": p.clip, "clip": path, "label": p.label, "subset": p.subset,
         "cell": {"face": p.face, "voice": p.voice, "words": p.words},
         "cues": cues_of(p, begin, end), "words": p.text if p.spoken and not p.muffled else None, "split": p.split,
-        "generator": f"world-{VERSION}{'-held-out' if p.split == 'ood' else ''}", "duration_ms": round(1000 * p.length_s),
+        "generator": f"world-{VERSION}{'-held-out' if p.split in HELD_OUT else ''}", "duration_ms": round(1000 * p.length_s),
     }

@@ -16,14 +16,12 @@ STATES = (
 )
 
 
-def make(seed=3, person=None, states=STATES, held_out=False):
+def make(seed=3, person=(98, 23), states=STATES, held_out=()):
     """The file's bytes and one line of truth per state."""
     rng = np.random.default_rng([VERSION, 99, seed])
-    person = clip.PEOPLE["test"][0] + 23 if person is None else person
-    persona = np.random.default_rng([VERSION, 77, person])
-    who, mouthpiece = face.identity(persona, held_out), clip.speaker(persona, held_out)
+    who, mouthpiece = clip.person(held_out, *person)
     place = face.Scene((96, 120, 136), (58, 74, 92), 2.4, 0.22, 1.0, 0.03, 0.0, 1.5, 82, 0.32, (0.0, 0.0), "")
-    where = room.room(rng, held_out)
+    where = room.room(rng, "room" in held_out)
     length_s = STATE_S * len(states)
     dry = np.zeros(int(length_s * voice.RATE))
     opening = np.zeros(len(dry) // voice.HOP + 2)
@@ -43,7 +41,7 @@ def make(seed=3, person=None, states=STATES, held_out=False):
             cues.append({"modality": "face", "cue": cue, "value": value, "onset_ms": round(1000 * lo),
                          "offset_ms": round(1000 * (hi + 0.4)), "observable": bool(visible), "intensity": round(strength, 3)})
         for k in range(3):
-            text = lexicon.sentence(rng, said, held_out, longest=4)
+            text = lexicon.sentence(rng, said, lexicon.OTHER if "words" in held_out else lexicon.CARRIERS, longest=4)
             sound, moved = voice.speak(rng, lexicon.phonemes(text), mouthpiece, voice.varied(rng, heard))
             begin = start + FIRST_S + k * EVERY_S
             at = int(begin * voice.RATE)

@@ -9,7 +9,7 @@ Shapes: `units` maps an action unit to `(frames,)` intensities in 0..1; pictures
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 
 UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 17, 20, 23, 24, 25, 26, 45)
 
@@ -30,6 +30,12 @@ class Identity:
     mouth_wide: float
     nose_long: float
     glasses: bool
+    brow_high: float = 0.0
+    mouth_low: float = 0.0
+    age: float = 0.0          # how deep the resting creases are
+    frame: float = 0.035      # of the glasses
+    beard: float = 0.0        # 0 none, 1 full
+    cap: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class Scene:
     scale: float
     shift: tuple
     cover: str            # "", mask, shades, hand
+    gamma: float = 1.0
+    colour: float = 1.0   # 0 grey
+    vignette: float = 0.0
+    soft: float = 1.0     # lines that the device resolves, of those of the picture
+    clutter: int = 0      # things behind the face
+    drift: tuple = (0.0, 0.0, 0.0)                  # of the camera over the clip: right, down, nearer
+    cut: tuple = (1.0, 0.0, 0.0, 1.0)               # when, and where the face is afterwards: right, down, size
+    other: tuple = ()     # somebody else, smaller: their number, the side
 
 
 SKIN = ((255, 224, 196), (241, 194, 160), (224, 172, 132), (198, 134, 96), (160, 104, 70), (124, 82, 58), (98, 64, 46))
@@ -57,24 +71,36 @@ def _jitter(rng, colour, by=10):
     return tuple(int(np.clip(c + rng.uniform(-by, by), 0, 255)) for c in colour)
 
 
-def identity(rng, held_out=False):
-    """A person from the usual or the held-out family: the latter has other proportions and other hair."""
-    styles = ("bald", "fringe") if held_out else ("short", "long", "short")
-    lo, hi = ((1.42, 1.55) if rng.random() < 0.5 else (1.14, 1.2)) if held_out else (1.22, 1.4)
+def _between(rng, colours):
+    """A colour on the way from one to another."""
+    a, b = rng.integers(0, len(colours), 2)
+    return _jitter(rng, _blend(colours[a], colours[b], rng.random()))
+
+
+def identity(rng, held_out=()):
+    """A person from the usual or a held-out family: other proportions and hair (`face`), beards and caps (`style`)."""
+    other = "face" in held_out
+    styles = ("bald", "fringe") if other else ("short", "long", "short", "curls")
+    lo, hi = ((1.42, 1.55) if rng.random() < 0.5 else (1.14, 1.2)) if other else (1.22, 1.4)
     return Identity(
-        _jitter(rng, SKIN[rng.integers(len(SKIN))]), _jitter(rng, HAIR[rng.integers(len(HAIR))]),
-        IRIS[rng.integers(len(IRIS))], tuple(int(c) for c in rng.integers(20, 220, 3)), styles[rng.integers(len(styles))],
-        rng.uniform(lo, hi), rng.uniform(0.1, 0.9), rng.uniform(0.37, 0.43), rng.uniform(0.92, 1.12), rng.uniform(0.7, 1.3),
-        rng.uniform(0.75, 1.3), rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.12), rng.random() < (0.4 if held_out else 0.2))
+        _between(rng, SKIN), _between(rng, HAIR), _between(rng, IRIS), tuple(int(c) for c in rng.integers(20, 220, 3)),
+        styles[rng.integers(len(styles))], rng.uniform(lo, hi), rng.uniform(0.0, 1.0), rng.uniform(0.36, 0.44),
+        rng.uniform(0.88, 1.15), rng.uniform(0.6, 1.45), rng.uniform(0.7, 1.4), rng.uniform(0.87, 1.13), rng.uniform(0.86, 1.16),
+        rng.random() < (0.4 if other else 0.25), rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(0.0, 0.5),
+        rng.uniform(0.02, 0.05), rng.uniform(0.5, 1.0) if "style" in held_out else 0.0, "style" in held_out and rng.random() < 0.5)
 
 
 def scene(rng, held_out=False):
-    base = rng.integers(40, 210, 3)
+    base = rng.integers(30, 220, 3)
+    sometimes = lambda share, value, plain: value if rng.random() < share else plain
     return Scene(
-        tuple(int(c) for c in base), tuple(int(np.clip(c + rng.uniform(-50, 50), 0, 255)) for c in base),
-        rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.6 if held_out else 0.4), rng.uniform(0.7, 1.1), rng.uniform(-0.08, 0.08),
-        rng.uniform(0.3, 0.8) if rng.random() < 0.25 else 0.0, rng.uniform(0, 5 if held_out else 3),
-        int(rng.integers(62, 90)), rng.uniform(0.29, 0.345), (rng.uniform(-0.05, 0.05), rng.uniform(-0.03, 0.04)), "")
+        tuple(int(c) for c in base), tuple(int(np.clip(c + rng.uniform(-60, 60), 0, 255)) for c in base),
+        rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.6 if held_out else 0.45), rng.uniform(0.65, 1.1), rng.uniform(-0.1, 0.1),
+        sometimes(0.25, rng.uniform(0.3, 0.8), 0.0), rng.uniform(0, 5 if held_out else 4), int(rng.integers(45, 92)), rng.uniform(0.27, 0.35),
+        (rng.uniform(-0.07, 0.07), rng.uniform(-0.04, 0.05)), "", rng.uniform(0.8, 1.25), rng.uniform(0.5, 1.2),
+        sometimes(0.4, rng.uniform(0.1, 0.5), 0.0), sometimes(0.3, rng.uniform(0.6, 0.95), 1.0), int(sometimes(0.6, rng.integers(1, 7), 0)),
+        sometimes(0.4, (*rng.uniform(-0.05, 0.05, 2), rng.uniform(-0.12, 0.12)), (0.0, 0.0, 0.0)),
+        sometimes(0.12, (rng.uniform(0.25, 0.75), *rng.uniform(-0.05, 0.05, 2), rng.uniform(0.85, 1.1)), (1.0, 0.0, 0.0, 1.0)))
 
 
 def _blend(a, b, share):
@@ -154,7 +180,7 @@ class _Body:
         middle = -0.09 * a[1] - 0.10 * a[2] + 0.085 * a[4] * (1 - 0.5 * a[1]) + 0.03 * a[9]
         outer = -0.13 * a[2] + 0.045 * a[4] * (1 + 0.4 * a[1])
         pull = 0.05 * a[4]
-        base = -0.40
+        base = -0.40 - who.brow_high
         bx = [side * (0.15 - pull), side * (0.27 - 0.6 * pull), side * 0.42, side * 0.53, side * 0.62]
         by = [base + inner, base - 0.03 + 0.5 * (inner + middle), base - 0.05 + middle, base - 0.03 + 0.5 * (middle + outer),
               base + 0.05 + outer]
@@ -188,7 +214,7 @@ class _Body:
             self._put(f"forehead {i}", [-0.4, -0.2, 0.0, 0.2, 0.4], [y + 0.03, y, y - 0.01, y, y + 0.03])
 
     def _mouth(self, who, a, opening, drop):
-        y = 0.60 * (who.length / 1.3) + 0.01
+        y = 0.60 * (who.length / 1.3) + 0.01 + who.mouth_low
         press = np.maximum(a[23], a[24])
         wide = 0.30 * who.mouth_wide * (1 + 0.30 * a[12] + 0.24 * a[20] - 0.16 * press - 0.05 * a[17]) - 0.02 * opening
         corner = y - 0.135 * a[12] + 0.12 * a[15] + 0.02 * a[20] + 0.25 * drop
@@ -212,11 +238,19 @@ class _Body:
                       [0.12, 0.10, 0.06, 0.10, 0.12, 0.75, 1.02, 1.12, 1.02, 0.75], 0.12, smooth=False)
 
 
-def _project(curves, pose, size, place):
+def _camera(place, frames):
+    """Scale of the face and its middle, `(frames,)` each, as shares of the picture: the camera drifts and may cut."""
+    t = np.arange(frames) / max(1, frames)
+    (right, down, nearer), (when, x, y, size) = place.drift, place.cut
+    after = t >= when
+    return (place.scale * (1 + nearer * (t - 0.5)) * np.where(after, size, 1.0),
+            0.5 + place.shift[0] + right * (t - 0.5) + x * after, 0.5 + place.shift[1] + down * (t - 0.5) + y * after)
+
+
+def _project(curves, pose, size, camera):
     """Turns and projects every curve: lists of `(x, y)` per frame, in pixels of the doubled picture."""
     yaw, pitch, roll = pose
-    unit = place.scale * 2 * size
-    cx, cy = (0.5 + place.shift[0]) * 2 * size, (0.5 + place.shift[1]) * 2 * size
+    unit, cx, cy = (2 * size * v[:, None] for v in camera)
     out = {}
     for name, p in curves.items():
         x, y, z = p[..., 0], p[..., 1], p[..., 2]
@@ -239,13 +273,14 @@ POINTS = tuple((f"{side} {name}", at) for side in ("left", "right") for name, at
 
 def landmarks(who, place, units, opening, pose, gaze):
     """`(frames, points, 2)`: x and y of `POINTS` as shares of the picture."""
-    points = _project(_Body(who, units, opening, gaze, place.cover).curves, pose, 1, place)
+    points = _project(_Body(who, units, opening, gaze, place.cover).curves, pose, 1, _camera(place, len(opening)))
     return np.stack([points[name][:, round(at * (points[name].shape[1] - 1))] for name, at in POINTS], axis=1) / 2
 
 
 def _light(place, size):
     y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
     ramp = 1 - place.light_depth * 0.5 * (1 - np.tanh(1.5 * (x * np.cos(place.light_angle) + y * np.sin(place.light_angle))))
+    ramp = ramp * (1 - place.vignette * (x * x + y * y) / 2)
     shade = place.exposure * ramp[..., None] * np.array((1 + place.warm, 1.0, 1 - place.warm))
     return Image.fromarray((255 * np.clip(shade, 0, 1)).astype(np.uint8))
 
@@ -259,10 +294,10 @@ def _backdrop(place, size):
 def render(rng, who, place, units, opening, pose, gaze, size, showing="face"):
     """Pictures of a clip. `showing` is face, away (nobody there) or turned (the back of a head)."""
     frames = len(opening)
-    light = _light(place, size)
-    empty = _backdrop(place, 2 * size)
+    light, empty, camera = _light(place, size), _behind(rng, place, size), _camera(place, frames)
+    curve = [round(255 * (v / 255) ** place.gamma) for v in range(256)] * 3
     body = _Body(who, units, opening, gaze, place.cover)
-    points = _project(body.curves, pose, size, place)
+    points = _project(body.curves, pose, size, camera)
     extents = {
         "head": np.concatenate([points["head"].min(axis=1), points["head"].max(axis=1)], axis=1).tolist(),
         "mouth": (points["mouth bottom"][:, :, 1] - points["mouth top"][:, :, 1]).max(axis=1).tolist(),
@@ -278,11 +313,17 @@ def render(rng, who, place, units, opening, pose, gaze, size, showing="face"):
         image = empty.copy()
         if showing != "away":
             _paint(image, who, place, {n: p[k] for n, p in points.items()}, {u: float(v[k]) for u, v in units.items()},
-                   {n: v[k] for n, v in extents.items()}, size, showing == "turned")
+                   {n: v[k] for n, v in extents.items()}, camera[0][k] * 2 * size, showing == "turned")
         image = image.reduce(2)
         if place.blur:
             image = image.filter(ImageFilter.BoxBlur(place.blur * size / 128))
+        if place.soft < 1:
+            image = image.resize((round(place.soft * size),) * 2, Image.BILINEAR).resize((size, size), Image.BILINEAR)
         image = ImageChops.multiply(image, light)
+        if place.gamma != 1:
+            image = image.point(curve)
+        if place.colour != 1:
+            image = ImageEnhance.Color(image).enhance(place.colour)
         if grain is not None:
             i, j = rng.integers(0, 16, 2)
             image = Image.fromarray(np.clip(np.asarray(image).astype(np.int16) + grain[i:i + size, j:j + size], 0, 255).astype(np.uint8))
@@ -290,9 +331,27 @@ def render(rng, who, place, units, opening, pose, gaze, size, showing="face"):
     return out
 
 
-def _paint(image, who, place, p, au, extent, size, turned):
+def _behind(rng, place, size):
+    """The picture without the person: things that stand about, and somebody else, who is still."""
+    image = _backdrop(place, 2 * size)
     draw = ImageDraw.Draw(image)
-    unit = place.scale * 2 * size
+    for _ in range(place.clutter):
+        x, y, wide, high = rng.uniform(0, 1, 4) * 2 * size * np.array((1, 1, 0.4, 0.4))
+        shape = (draw.rectangle, draw.ellipse)[rng.integers(2)]
+        shape((x, y, x + wide, y + high), fill=tuple(int(c) for c in rng.integers(0, 256, 3)))
+    if place.other:
+        number, side = place.other
+        stranger, zero = np.random.default_rng([number]), np.zeros(1)
+        who = identity(stranger)
+        there = np.full(1, 0.1), np.full(1, 0.5 + 0.38 * side), np.full(1, stranger.uniform(0.35, 0.6))
+        points = _project(_Body(who, {}, zero, (zero, zero), "").curves, (zero, zero, zero), size, there)
+        extent = {"head": [*points["head"][0].min(axis=0), *points["head"][0].max(axis=0)], "mouth": 0.0, "left": size, "right": size}
+        _paint(image, who, Scene(**{**place.__dict__, "cover": ""}), {n: v[0] for n, v in points.items()}, {}, extent, 0.2 * size, False)
+    return image
+
+
+def _paint(image, who, place, p, au, extent, unit, turned):
+    draw = ImageDraw.Draw(image)
     au = {u: au.get(u, 0.0) for u in UNITS}
     skin, dark = who.skin, _blend(who.skin, (20, 6, 4), 0.7)
 
@@ -324,7 +383,7 @@ def _paint(image, who, place, p, au, extent, size, turned):
     if turned:
         return
     for i in range(2):
-        crease(f"forehead {i}", 0.7 * max(au[1], au[2]) * (1 - 0.4 * i))
+        crease(f"forehead {i}", max(0.4 * who.age, 0.7 * max(au[1], au[2]) * (1 - 0.4 * i)))
     for side in ("left", "right"):
         area((f"{side} upper lid", f"{side} lower lid"), (246, 244, 240))
         if extent[side] > 0.05 * unit:
@@ -339,7 +398,7 @@ def _paint(image, who, place, p, au, extent, size, turned):
         draw.line(flat(f"{side} upper lid"), fill=_blend(dark, (0, 0, 0), 0.6), width=max(1, round(0.03 * unit)))
         crease(f"{side} lower lid", 0.5)
         crease(f"{side} crease", 0.45)
-        crease(f"{side} bag", 0.12 + 0.5 * au[6] + 0.3 * au[7])
+        crease(f"{side} bag", 0.12 + 0.3 * who.age + 0.5 * au[6] + 0.3 * au[7])
         for i in range(3):
             crease(f"{side} crow {i}", 0.75 * au[6], 0.016)
         area((f"{side} brow top", f"{side} brow bottom"), _blend(who.hair, (20, 14, 10), 0.4))
@@ -349,8 +408,12 @@ def _paint(image, who, place, p, au, extent, size, turned):
         dot(f"{side} nostril", 0.026, dark)
         for i in range(3):
             crease(f"{side} wrinkle {i}", 0.95 * au[9], 0.022)
-        crease(f"{side} fold", 0.10 + 0.5 * max(au[12], au[9], 0.8 * au[10]) + 0.15 * au[15])
+        crease(f"{side} fold", 0.10 + 0.3 * who.age + 0.5 * max(au[12], au[9], 0.8 * au[10]) + 0.15 * au[15])
     crease("tip", 0.4)
+    if who.beard:
+        low = p["head"][p["head"][:, 1] > p["tip"][1][1]]
+        low = low[np.argsort(low[:, 0])]
+        draw.polygon([*low.ravel().tolist(), *p["lip bottom"][::-1].ravel().tolist()], fill=_blend(skin, who.hair, who.beard))
     lip = _blend(skin, (150, 40, 50), 0.5)
     area(("mouth top", "mouth bottom"), (60, 16, 20))
     if extent["mouth"] > 0.06 * unit:
@@ -361,13 +424,20 @@ def _paint(image, who, place, p, au, extent, size, turned):
     crease("chin", 0.15 + 0.6 * au[17])
     if who.hair_style != "bald":
         draw.polygon(flat("hair"), fill=who.hair)
+    if who.hair_style == "curls":
+        for x, y in p["hair"][:17].tolist():
+            draw.ellipse((x - 0.2 * unit, y - 0.2 * unit, x + 0.2 * unit, y + 0.2 * unit), fill=who.hair)
+    if who.cap:
+        draw.polygon([*p["hair"][:17].ravel().tolist(), *p["hair"][17:].ravel().tolist()], fill=who.shirt)
+        x0, y0, x1 = *p["hair"][17].tolist(), p["hair"][27][0]
+        draw.rectangle((min(x0, x1), y0 - 0.62 * unit, max(x0, x1), y0 - 0.5 * unit), fill=_blend(who.shirt, (0, 0, 0), 0.3))
     if place.cover == "shades":
         for side in ("left", "right"):
             draw.polygon(flat(f"{side} glass"), fill=(16, 16, 20))
     if who.glasses or place.cover == "shades":
         for side in ("left", "right"):
-            draw.line(flat(f"{side} glass"), fill=(24, 22, 26), width=max(1, round(0.035 * unit)))
+            draw.line(flat(f"{side} glass"), fill=(24, 22, 26), width=max(1, round(who.frame * unit)))
         a, b = p["left glass"][0], p["right glass"][8]
-        draw.line((a[0], a[1], b[0], b[1]), fill=(24, 22, 26), width=max(1, round(0.035 * unit)))
+        draw.line((a[0], a[1], b[0], b[1]), fill=(24, 22, 26), width=max(1, round(who.frame * unit)))
     if place.cover == "mask":
         draw.polygon(flat("mask"), fill=(190, 210, 224))

@@ -1,7 +1,7 @@
 """The sentences of the world and how they are pronounced.
 
-A sentence is a carrier with one word at its end; the word alone carries the polarity. Phonemes are ARPAbet; a `1` marks the
-stressed vowel.
+A sentence is a carrier with one word, as a rule at its end; the word alone carries the polarity. Phonemes are ARPAbet; a `1` marks
+the stressed vowel.
 """
 
 WORDS = {
@@ -26,12 +26,14 @@ SMALL = {
     "we": "W IY", "see": "S IY1", "all": "AO1 L", "here": "HH IH1 R", "so": "S OW", "look": "L UH1 K",
 }
 
-# The last two are kept for the held-out generators.
 CARRIERS = (
     "it is {}", "that is {}", "this is {}", "the food is {}", "the box is {}", "my room is {}", "they say it is {}",
-    "now it is {}", "look it is {}", "here it is all {}", "the door is {}", "we see it is {}",
+    "now it is {}", "look it is {}", "here it is all {}", "my food is {}", "so it is {}", "this box is {}", "that room is {}",
+    "look this is {}", "here it is {}", "they say {}", "my box is all {}",
 )
-HELD_OUT = 2
+# Kept for clips whose wording is held out: other carriers, and another order.
+OTHER = ("the door is {}", "we see it is {}")
+TURNED = ("{} it is", "{} this is now")
 
 
 def phonemes(text):
@@ -46,9 +48,13 @@ def phonemes(text):
     return out
 
 
-def sentence(rng, polarity, held_out=False, longest=99):
-    """A random sentence of a polarity, its carrier from the usual or the held-out ones."""
-    pool = CARRIERS[-HELD_OUT:] if held_out else CARRIERS[:-HELD_OUT]
+def polarity(text):
+    """That of the one word which has one."""
+    return next(POLARITY[word] for word in text.split() if word in POLARITY)
+
+
+def sentence(rng, polarity, pool=CARRIERS, longest=99):
+    """A random sentence of a polarity, its carrier one of `pool`."""
     fitting = [c for c in pool if len(c.split()) <= longest] or [min(pool, key=len)]
     words = sorted(WORDS[polarity])
     return fitting[rng.integers(len(fitting))].format(words[rng.integers(len(words))])

@@ -31,11 +31,9 @@ def make(out, count, held_out):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     family = "ood" if held_out else "test"
-    lo, hi = clip.PEOPLE[family]
     for i in range(count):
         rng = np.random.default_rng([VERSION, 98, held_out, i])
-        person = lo + (7 * i + 3) % (hi - lo)
-        data, lines = demo.make(i, person, states(rng), held_out)
+        data, lines = demo.make(i, (97, int(held_out), i), states(rng), clip.HELD_OUT["ood"] if held_out else ())
         (out / f"{family}-{i}.avi").write_bytes(data)
         (out / f"{family}-{i}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         print(f"\r{family} person {i + 1}/{count}", end="\n" if i + 1 == count else "", file=sys.stderr, flush=True)

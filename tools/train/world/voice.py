@@ -49,6 +49,7 @@ class Speaker:
     glottis_hz: float   # corner of the source spectrum in a plain voice
     rate: float
     breath: float
+    accent: tuple = (1.0, 1.0, 1.0)     # factors on the first three formants
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def speak(rng, words, speaker, tone):
             stress[here] = np.sin(np.pi * ramp)
         at += count
     for i in range(3):
-        tracks[i] = _smooth(tracks[i], 5) * speaker.tract
+        tracks[i] = _smooth(tracks[i], 5) * speaker.tract * speaker.accent[i]
     voicing, opening = _smooth(tracks[3], 3), _smooth(tracks[7], 5)
 
     # Pitch: falls over the sentence, rises on stress, trembles.
