@@ -2,7 +2,8 @@
 //!
 //! Scores are smoothed by an exponential mean over time. A label begins when its mean stays at or above `enter` and on top for
 //! `dwell_ms`; it ends when its mean falls below `exit`, when another label has begun, or when what it needs to be known is
-//! missing for `patience_ms`. Between labels the policy says once that nothing is known, and why.
+//! missing for `patience_ms`. Between labels the policy says once that nothing is known, and why. Beside a label that holds there may be
+//! a second one: the likeliest other whose mean reaches `second`, until it falls below the same share of `second` as `exit` is of `enter`.
 //!
 //! Shapes: scores are `(labels,)` probabilities that sum to 1.
 //! Units: every time is `_ms` of the capture clock and arrives as an argument; this file never asks what time it is.
@@ -50,6 +51,8 @@ pub struct Limits {
     pub patience_ms: u64,
     /// Step of confidence that is worth a `Change`; 0 for none.
     pub change: f32,
+    /// What another label needs to be told beside the one that holds; 0 tells of none.
+    pub second: f32,
     pub need: Need,
 }
 
@@ -63,6 +66,7 @@ impl Default for Limits {
             refractory_ms: 3_000,
             patience_ms: 3_000,
             change: 0.20,
+            second: 0.0,
             need: Need::Any,
         }
     }
@@ -78,6 +82,7 @@ impl Limits {
         share("enter", self.enter)?;
         share("exit", self.exit)?;
         share("change", self.change)?;
+        share("second", self.second)?;
         ensure!(
             self.exit < self.enter,
             "policy.exit = {} is not below policy.enter = {}: events would begin and end at every window",
@@ -136,6 +141,7 @@ pub struct Policy {
     started_ms: Option<u64>,
     candidate: Option<(u8, u64)>,
     ended_ms: Vec<Option<u64>>,
+    second: Option<u8>,
     state: State,
     seq: u32,
     last: (u32, u8, u8),
@@ -153,6 +159,7 @@ impl Policy {
             started_ms: None,
             candidate: None,
             ended_ms: vec![None; labels],
+            second: None,
             state: State::Closed { told: None },
             seq,
             last: (0, 0, 0),
@@ -179,6 +186,12 @@ impl Policy {
             State::Open { label, episode, .. } => Some((label, episode)),
             State::Closed { .. } => None,
         }
+    }
+
+    /// What is shown beside the label that holds, and how likely it is.
+    pub fn second(&self) -> Option<(u8, f32)> {
+        let label = self.second?;
+        Some((label, self.smooth[usize::from(label)]))
     }
 
     /// `seq` of the next event.
@@ -222,6 +235,7 @@ impl Policy {
         let Some(scores) = seen.scores else { return events };
         self.mix(seen.at_ms, scores);
         self.decide(seen.at_ms, &mut events);
+        self.second = self.beside();
         events
     }
 
@@ -300,13 +314,24 @@ impl Policy {
 
     /// The likeliest label, the first of equals.
     fn top(&self) -> u8 {
-        let mut top = 0;
-        for (i, &mean) in self.smooth.iter().enumerate() {
-            if mean > self.smooth[top] {
-                top = i;
-            }
-        }
-        top as u8
+        self.likeliest(None).expect("there is a label")
+    }
+
+    /// Leaving one out; `None` where there is no other.
+    fn likeliest(&self, without: Option<u8>) -> Option<u8> {
+        let others = (0..self.smooth.len() as u8).filter(|&label| Some(label) != without);
+        others.reduce(|top, label| {
+            if self.smooth[usize::from(label)] > self.smooth[usize::from(top)] { label } else { top }
+        })
+    }
+
+    /// The second label of what holds now.
+    fn beside(&self) -> Option<u8> {
+        let (label, _) = self.holds().filter(|_| self.limits.second > 0.0)?;
+        let other = self.likeliest(Some(label))?;
+        let mean = self.smooth[usize::from(other)];
+        let floor = self.limits.second * self.limits.exit / self.limits.enter;
+        (mean >= self.limits.second || self.second == Some(other) && mean >= floor).then_some(other)
     }
 
     fn begin(&mut self, at_ms: u64, label: u8, events: &mut Events) {
@@ -330,6 +355,7 @@ impl Policy {
         let mean = self.smooth[usize::from(label)];
         let confidence = if self.fed_ms.is_some() { mean } else { told };
         self.state = State::Closed { told: None };
+        self.second = None;
         self.ended_ms[usize::from(label)] = Some(at_ms);
         self.say(Kind::End, label, confidence, episode, at_ms, begin_ms, cause, events);
     }

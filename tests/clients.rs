@@ -5,7 +5,7 @@ mod dice;
 use dice::Dice;
 use mien::wire::{
     self, Cause, Decoder, Event, FACES_MAX, Face, Faces, Grounds, Health, Heartbeat, Hello, Kind, LABELS_MAX,
-    Message, People, ReasonPart,
+    Message, People, ReasonPart, Second,
 };
 use serde_json::{Value, json};
 use std::{
@@ -53,6 +53,10 @@ fn written(packet: &wire::Packet<'_>) -> Value {
             let face = |face: &Face| json!({"track": face.track, "label": face.label, "confidence_permille": face.confidence_permille});
             json!({"type": "faces", "at_ms": of.at_ms, "faces": of.faces.iter().map(face).collect::<Vec<_>>()})
         }
+        Message::Second(of) => json!({
+            "type": "second", "at_ms": of.at_ms, "episode": of.episode, "label": of.label,
+            "confidence_permille": of.confidence_permille,
+        }),
     };
     value["packet_seq"] = json!(packet.seq);
     value
@@ -61,7 +65,7 @@ fn written(packet: &wire::Packet<'_>) -> Value {
 /// The limits of every width of number.
 const NUMBERS: [u64; 9] = [0, 1, 127, 128, 16_383, 16_384, u32::MAX as u64, 1 << 53, u64::MAX];
 
-/// Kinds of minor 1 and 2.
+/// Kinds of minor 1 to 3.
 fn later_kinds(number: u64, say: &mut dyn FnMut(&Message<'_>)) {
     let byte = number as u8;
     say(&Message::Grounds(Grounds {
@@ -77,6 +81,8 @@ fn later_kinds(number: u64, say: &mut dyn FnMut(&Message<'_>)) {
         let face = Face { track: number as u16, label: byte, confidence_permille: !number as u16 };
         say(&Message::Faces(Faces { at_ms: number, faces: (0..count).map(|_| face).collect() }));
     }
+    let (episode, confidence_permille) = (number as u32, number as u16);
+    say(&Message::Second(Second { at_ms: number, episode, label: byte, confidence_permille }));
 }
 
 /// Every kind, every code, the limits of every number, text of every width.

@@ -104,6 +104,7 @@ fn limits() -> Limits {
         refractory_ms: 0,
         patience_ms: 3_000,
         change: 0.2,
+        second: 0.0,
         need: Need::Any,
     }
 }

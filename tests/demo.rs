@@ -86,6 +86,36 @@ fn scores_of_sound_alone_are_believed_less() {
     assert!(surest(&followed) < surest(&fixed) - 0.1, "{} and {}", surest(&fixed), surest(&followed));
 }
 
+/// A low threshold tells of the likeliest other label, while an episode lasts.
+#[test]
+fn what_is_shown_beside_a_label_belongs_to_its_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = folder.path().join("site.toml");
+    let text = format!(
+        "[model]\nbundle = \"{0}/models/default.gguf\"\n[clip]\npath = \"{0}/models/demo/demo.avi\"\n\
+         [policy]\nenter = 0.35\nexit = 0.25\ndwell_ms = 1000\nsecond = 0.03\n[sink.stdout]\n[privacy]\npurpose = \"demonstration\"\n",
+        root().display()
+    );
+    std::fs::write(&site, text).unwrap();
+    let said = mien(&["run", site.to_str().unwrap(), "--fast"]);
+    let (mut holds, mut beside, mut told) = (None, None, 0);
+    for line in said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()) {
+        match (line["type"].as_str(), line["event"].as_str()) {
+            (_, Some("begin")) => holds = Some((line["episode"].clone(), line["label"].clone())),
+            (_, Some("end")) => holds = None,
+            (Some("second"), _) if line["label"].is_string() => {
+                let (episode, label) = holds.as_ref().expect("an episode lasts");
+                assert!(line["episode"] == *episode && line["label"] != *label, "{line} in {holds:?}");
+                assert!(line["confidence"].as_f64().unwrap() >= 0.02, "{line}");
+                (beside, told) = (Some(episode.clone()), told + 1);
+            }
+            (Some("second"), _) => assert_eq!(beside.take().as_ref(), Some(&line["episode"]), "{line}"),
+            _ => {}
+        }
+    }
+    assert!(told > 0 && beside.is_none(), "{said}");
+}
+
 #[test]
 fn the_committed_bundle_is_the_one_in_its_list() {
     let path = root().join("models/default.gguf");

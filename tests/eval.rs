@@ -309,7 +309,8 @@ fn a_temperature_is_fitted_and_stored_and_nothing_else_changes() {
     let [_, _, ece_before, nll_before, ece, nll] = row(&said, "as they are")[..] else { panic!("{said}") };
     // Clips beside are told of and change nothing; the same clips have the same figures.
     fs::copy(bench.path("m.jsonl"), bench.path("too.jsonl")).unwrap();
-    let (code, beside) = bench.calibrate(&["-o", "beside.gguf", "--beside", "m.jsonl", "--beside", "too.jsonl"]);
+    let (code, beside) =
+        bench.calibrate(&["-o", "beside.gguf", "--beside", "m.jsonl", "--beside", "too.jsonl"]);
     assert_eq!(code, 0, "{beside}");
     for name in ["beside: m.jsonl", "beside: too.jsonl"] {
         assert_eq!(row(&beside, name), row(&said, "as they are"));

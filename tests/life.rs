@@ -57,7 +57,8 @@ impl Line {
                     wire::Message::Reason(_)
                     | wire::Message::Grounds(_)
                     | wire::Message::People(_)
-                    | wire::Message::Faces(_) => {}
+                    | wire::Message::Faces(_)
+                    | wire::Message::Second(_) => {}
                 }
             }
         }

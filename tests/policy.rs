@@ -16,6 +16,7 @@ fn sharp() -> Limits {
         refractory_ms: 5_000,
         patience_ms: 3_000,
         change: 0.0,
+        second: 0.0,
         need: Need::Any,
     }
 }
@@ -226,10 +227,34 @@ fn thresholds_that_cannot_work_are_refused_by_name() {
         (Limits { exit: 0.6, ..sharp() }, "policy.exit"),
         (Limits { enter: f32::NAN, ..sharp() }, "policy.enter"),
         (Limits { dwell_ms: 1 << 40, ..sharp() }, "policy.dwell_ms"),
+        (Limits { second: -0.2, ..sharp() }, "policy.second"),
     ] {
         let error = limits.check().unwrap_err().to_string();
         assert!(error.contains(name), "{error}");
     }
+}
+
+#[test]
+fn another_label_is_told_beside_the_one_that_holds_while_it_is_likely_enough() {
+    let mut story = Story::new(Limits { second: 0.3, ..sharp() });
+    let mut shown = |scores: [f32; 3]| {
+        story.hop(BOTH, Some(&scores));
+        story.policy.second().map(|(label, mean)| (label, (mean * 100.0).round() as u32))
+    };
+    let alone = [0.7, 0.2, 0.1];
+    assert_eq!([shown([0.6, 0.4, 0.0]), shown(alone)], [None, None], "nothing holds yet");
+    assert_eq!(shown(alone), None, "too unlikely");
+    assert_eq!(shown([0.62, 0.35, 0.03]), Some((1, 35)));
+    // It stays above 0.3 * 0.4 / 0.6, and goes below it.
+    assert_eq!([shown([0.7, 0.21, 0.09]), shown([0.75, 0.19, 0.06])], [Some((1, 21)), None]);
+    assert_eq!(shown([0.6, 0.08, 0.32]), Some((2, 32)));
+    assert_eq!(shown([0.5, 0.31, 0.19]), Some((1, 31)), "the likeliest other");
+    // What held has faded: nothing is beside nothing.
+    assert_eq!(shown([0.39, 0.31, 0.3]), None);
+
+    let mut never = Story::new(sharp());
+    never.hops(5, 0, 0.6);
+    assert_eq!(never.policy.second(), None);
 }
 
 fn step() -> impl Strategy<Value = (u64, u8, Option<[f32; 3]>, u8)> {
@@ -250,10 +275,12 @@ proptest! {
         patience_ms in 0u64..3_000,
         enter in 0.3f32..0.9,
         change in 0.0f32..0.5,
+        second in 0.0f32..0.5,
         need in prop::sample::select(vec![Need::Any, Need::Video, Need::Audio, Need::Both]),
     ) {
         let limits =
-            Limits { smooth_ms, enter, exit: enter - 0.1, dwell_ms, refractory_ms, patience_ms, change, need };
+            Limits { smooth_ms, enter, exit: enter - 0.1, dwell_ms, refractory_ms, patience_ms, change, second, need };
+        let floor = second * (enter - 0.1) / enter;
         let mut policy = Policy::new(limits, 3, 7);
         let mut events = Vec::new();
         let mut at_ms = 0;
@@ -264,6 +291,10 @@ proptest! {
             } else {
                 let scores = scores.as_ref().map(|s| &s[..]);
                 events.extend(policy.push(&Observation { at_ms, window_ms: 4_000, expected: BOTH, present, nobody: false, scores }));
+            }
+            if let Some((label, mean)) = policy.second() {
+                prop_assert!(second > 0.0 && mean >= floor - 1e-6);
+                prop_assert!(policy.holds().is_some_and(|(holds, _)| holds != label));
             }
         }
         events.extend(policy.close(at_ms, Cause::Shutdown));

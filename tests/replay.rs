@@ -182,7 +182,7 @@ impl Sink for Tape {
             }
             Message::Heartbeat(beat) => wire::Message::Heartbeat(*beat),
             Message::Reason(reason) => return self.reasons.lock().unwrap().push(reason.text.clone()),
-            Message::Scores(_) | Message::People(_) | Message::Faces(_) => return,
+            Message::Scores(_) | Message::People(_) | Message::Faces(_) | Message::Second(_) => return,
         };
         let mut packet = [0; LINE_BYTES_MAX];
         let len = wire::encode(&wired, self.seq, &mut packet).unwrap();

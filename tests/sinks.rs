@@ -137,7 +137,7 @@ fn stdout_prints_one_object_per_line_with_the_words_of_hri_msgs() {
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
-    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.2","#), "{}", lines[0]);
+    assert!(lines[0].starts_with(r#"{"type":"hello","protocol":"1.3","#), "{}", lines[0]);
     assert_eq!(
         lines[1],
         r#"{"type":"event","event":"begin","boot":"0123456789abcdef","seq":0,"episode":0,"label":"fear","expression":"scared","confidence":0.812,"track":0,"at_ms":4000,"begin_ms":4000,"window_ms":4000,"present":["video"],"missing":["audio"],"age_ms":0}"#
@@ -208,6 +208,7 @@ fn kinds(decoder: &mut Decoder, bytes: &[u8]) -> Vec<&'static str> {
                 wire::Message::Grounds(_) => "grounds",
                 wire::Message::People(_) => "people",
                 wire::Message::Faces(_) => "faces",
+                wire::Message::Second(_) => "second",
             });
         }
     }
@@ -259,6 +260,8 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
     let faces = [face(700, 1, 640), face(701, NO_LABEL, 0)].into_iter().collect();
     let faces = wire::Faces { at_ms: 4_000, faces };
     sink.send(&Message::Faces(faces.clone()));
+    let second = wire::Second { at_ms: 4_000, episode: 7, label: 2, confidence_permille: 310 };
+    sink.send(&Message::Second(second));
     let mut cues = Cues::new();
     let measured = Measured {
         cue: "pitch",
@@ -287,6 +290,7 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
             Some(Ok(Packet { message: wire::Message::Grounds(grounds), .. })) => said.push(grounds),
             Some(Ok(Packet { message: wire::Message::People(seen), .. })) => assert_eq!(seen, people),
             Some(Ok(Packet { message: wire::Message::Faces(seen), .. })) => assert_eq!(seen, faces),
+            Some(Ok(Packet { message: wire::Message::Second(seen), .. })) => assert_eq!(seen, second),
             _ => {}
         }
     }
@@ -306,7 +310,7 @@ fn a_serial_line_says_how_reasons_stand_and_who_is_there() {
         sink.counts().losses == 1
     });
     let far = Pty::new(&tty);
-    expect(&mut sink, &far, &mut Decoder::new(), &["hello", "people", "faces"]);
+    expect(&mut sink, &far, &mut Decoder::new(), &["hello", "people", "faces", "second"]);
 }
 
 /// Waits until bytes of a line make these packets.

@@ -6,7 +6,7 @@ use dice::Dice;
 use mien::wire::{
     Cause, Decoder, Error, Event, Face, Faces, Grounds, Health, Heartbeat, Hello, Kind, LABELS_MAX,
     LINE_BYTES_MAX, Message, NO_LABEL, Packet, People, RAW_BYTES_MAX, REASON_BYTES_MAX, ReasonPart,
-    SCHEMA_HASH, SCHEMA_IDS, decode, encode,
+    SCHEMA_HASH, SCHEMA_IDS, Second, decode, encode,
 };
 use proptest::prelude::*;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -18,12 +18,12 @@ use std::{
 
 // Written by a program of its own (Python, zlib's CRC), not by the encoder under test.
 const HELLO: &[u8] = &[
-    0x00, 0x02, 0x01, 0x01, 0x01, 0x31, 0x02, 0x9e, 0xe3, 0x99, 0xd9, 0x02, 0xef, 0x9b, 0xaf, 0xcd, 0xf8,
+    0x00, 0x02, 0x01, 0x01, 0x01, 0x31, 0x03, 0xf4, 0xdf, 0xbf, 0x96, 0x0a, 0xef, 0x9b, 0xaf, 0xcd, 0xf8,
     0xac, 0xd1, 0x91, 0x01, 0x07, 0x6b, 0x69, 0x6f, 0x73, 0x6b, 0x2d, 0x37, 0x0a, 0x6d, 0x69, 0x65, 0x6e,
     0x20, 0x30, 0x2e, 0x31, 0x2e, 0x30, 0x08, 0x72, 0x65, 0x73, 0x65, 0x61, 0x72, 0x63, 0x68, 0x04, 0x74,
     0x69, 0x6e, 0x79, 0x2a, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x04, 0x64, 0x66, 0x65, 0x77, 0x03,
     0x05, 0x68, 0x61, 0x70, 0x70, 0x79, 0x03, 0x73, 0x61, 0x64, 0x07, 0x6e, 0x65, 0x75, 0x74, 0x72, 0x61,
-    0x6c, 0xa0, 0x1f, 0xe8, 0x07, 0xe8, 0x07, 0xd9, 0x8f, 0x5f, 0x8f, 0x00,
+    0x6c, 0xa0, 0x1f, 0xe8, 0x07, 0xe8, 0x07, 0x42, 0x8b, 0x71, 0x21, 0x00,
 ];
 const EVENT: &[u8] = &[
     0x00, 0x03, 0x01, 0x01, 0x0a, 0x01, 0xac, 0x02, 0xab, 0x02, 0x03, 0x01, 0xac, 0x06, 0x19, 0x03, 0x01,
@@ -51,10 +51,14 @@ const FACES: &[u8] = &[
     0x00, 0x03, 0x01, 0x02, 0x0d, 0x06, 0xc0, 0xc4, 0x07, 0x02, 0xac, 0x02, 0x01, 0xac, 0x06, 0x07, 0xff,
     0x05, 0xdb, 0x9b, 0xa0, 0xef, 0x00,
 ];
+const SECOND: &[u8] = &[
+    0x00, 0x03, 0x01, 0x03, 0x0e, 0x07, 0xc0, 0xc4, 0x07, 0xab, 0x02, 0x02, 0xce, 0x02, 0x63, 0xfb, 0x8f,
+    0x03, 0x00,
+];
 
 fn hello() -> Message<'static> {
     Message::Hello(Hello {
-        minor: 2,
+        minor: 3,
         schema: SCHEMA_HASH,
         boot: 0x0123_4567_89ab_cdef,
         device: "kiosk-7",
@@ -136,7 +140,11 @@ fn faces() -> Message<'static> {
     Message::Faces(Faces { at_ms: 123_456, faces })
 }
 
-fn golden() -> [(&'static [u8], u16, Message<'static>); 7] {
+fn second() -> Message<'static> {
+    Message::Second(Second { at_ms: 123_456, episode: 299, label: 2, confidence_permille: 334 })
+}
+
+fn golden() -> [(&'static [u8], u16, Message<'static>); 8] {
     [
         (HELLO, 0, hello()),
         (EVENT, 1, event()),
@@ -145,6 +153,7 @@ fn golden() -> [(&'static [u8], u16, Message<'static>); 7] {
         (GROUNDS, 0, grounds()),
         (PEOPLE, 1, people()),
         (FACES, 2, faces()),
+        (SECOND, 3, second()),
     ]
 }
 
@@ -180,8 +189,9 @@ fn the_schema_is_frozen() {
     let first = [0x36e5_623d, 0xd066_f703, 0x06ed_2655, 0xe94c_44f9];
     assert_eq!(SCHEMA_IDS[..4], first, "kinds of minor 0");
     assert_eq!(SCHEMA_IDS[4..6], [0x30f4_a619, 0xb339_f756], "kinds of minor 1");
-    assert_eq!(SCHEMA_IDS[6..], [0x236a_c5af], "kinds of minor 2");
-    assert_eq!(SCHEMA_HASH, 0x2b26_719e);
+    assert_eq!(SCHEMA_IDS[6..7], [0x236a_c5af], "kinds of minor 2");
+    assert_eq!(SCHEMA_IDS[7..], [0x0dbf_4e09], "kinds of minor 3");
+    assert_eq!(SCHEMA_HASH, 0xa2cf_eff4);
 }
 
 #[test]
@@ -385,9 +395,9 @@ fn a_receiver_on_a_tty_is_told_whether_it_conforms() {
         (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
     };
     let (code, said) = play(&mut Command::new(c_example(dir.path())));
-    assert!(code == Some(0) && said.contains("22 of 22 steps hold"), "{said}");
+    assert!(code == Some(0) && said.contains("23 of 23 steps hold"), "{said}");
     let (code, said) = play(Command::new("sh").args(["-c", "echo 0 hello; sleep 60"]));
-    assert!(code == Some(1) && said.contains("of 22 steps went wrong") && said.contains("WRONG"), "{said}");
+    assert!(code == Some(1) && said.contains("of 23 steps went wrong") && said.contains("WRONG"), "{said}");
 }
 
 /// One packet of each kind, for the fuzzer of the decoder in C. `MIEN_UPDATE_RECORDS=1` writes it anew.
@@ -406,7 +416,7 @@ fn the_c_decoder_reads_the_same_packets() {
     let bytes: Vec<u8> = golden().iter().flat_map(|(bytes, ..)| bytes.iter().copied()).collect();
     assert_eq!(
         read_in_c(&bytes),
-        "0 hello minor=2 schema=2b26719e boot=0123456789abcdef device=kiosk-7 software=mien 0.1.0 purpose=research \
+        "0 hello minor=3 schema=a2cfeff4 boot=0123456789abcdef device=kiosk-7 software=mien 0.1.0 purpose=research \
          bundle=tiny bundle_hash=0001020304050607 label_set=dfew labels=happy,sad,neutral window_ms=4000 \
          hop_ms=1000 heartbeat_ms=1000\n\
          1 event seq=300 episode=299 kind=3 label=1 confidence_permille=812 track=0 expected=3 present=1 cause=2 \
@@ -417,7 +427,8 @@ fn the_c_decoder_reads_the_same_packets() {
          0 grounds episode=299 claims=7 held=4 contradicted=1 unseen=2 contradicted_bits=80000010\n\
          1 people at_ms=123456 count=2 track=300\n\
          2 faces at_ms=123456 300:1:812 7:255:0\n\
-         packets=7 framing=0 length=0 crc=0 version=0 unknown=0 payload=0 gaps=1 missed=65532\n"
+         3 second at_ms=123456 episode=299 label=2 confidence=334\n\
+         packets=8 framing=0 length=0 crc=0 version=0 unknown=0 payload=0 gaps=1 missed=65532\n"
     );
 }
 
@@ -427,7 +438,7 @@ fn the_c_decoder_counts_bad_bytes_as_ours_does() {
     let mut random = move || dice.next();
     let mut bytes = Vec::new();
     for seq in 0..4_000u16 {
-        let (_, _, message) = &golden()[usize::from(seq) % 7];
+        let (_, _, message) = &golden()[usize::from(seq) % 8];
         let mut packet = line(message, seq);
         match random() % 4 {
             0 => {

@@ -62,6 +62,10 @@ static void print_packet(const struct mien_packet *p) {
     } else if (p->kind == MIEN_PEOPLE) {
         const struct mien_people *n = &p->as.people;
         printf(" people at_ms=%" PRIu64 " count=%u track=%" PRIu16 "\n", n->at_ms, (unsigned)n->count, n->track);
+    } else if (p->kind == MIEN_SECOND) {
+        const struct mien_second *n = &p->as.second;
+        printf(" second at_ms=%" PRIu64 " episode=%" PRIu32 " label=%u confidence=%" PRIu16 "\n", n->at_ms, n->episode,
+               (unsigned)n->label, n->confidence_permille);
     } else {
         const struct mien_faces *f = &p->as.faces;
         printf(" faces at_ms=%" PRIu64, f->at_ms);

@@ -45,6 +45,7 @@
 #define MIEN_SCHEMA_GROUNDS UINT32_C(0x30F4A619)
 #define MIEN_SCHEMA_PEOPLE UINT32_C(0xB339F756)
 #define MIEN_SCHEMA_FACES UINT32_C(0x236AC5AF)
+#define MIEN_SCHEMA_SECOND UINT32_C(0x0DBF4E09)
 
 enum mien_kind {
     MIEN_HELLO = 0,
@@ -53,7 +54,8 @@ enum mien_kind {
     MIEN_REASON = 3,
     MIEN_GROUNDS = 4, /* how the claims of a reason stand */
     MIEN_PEOPLE = 5,  /* faces that are there */
-    MIEN_FACES = 6    /* what each face shows */
+    MIEN_FACES = 6,   /* what each face shows */
+    MIEN_SECOND = 7   /* what is shown beside the label that holds */
 };
 
 /* A code that is not in these lists comes from a newer sender: treat it as 0, "other". */
@@ -164,6 +166,14 @@ struct mien_faces {
     struct mien_face faces[MIEN_FACES_MAX];
 };
 
+/* What is shown beside the label of an episode: an index into the hello's labels, or MIEN_NO_LABEL for nothing any more. */
+struct mien_second {
+    uint64_t at_ms;
+    uint32_t episode;
+    uint8_t label;
+    uint16_t confidence_permille;
+};
+
 struct mien_packet {
     uint16_t seq;
     uint8_t kind;
@@ -175,6 +185,7 @@ struct mien_packet {
         struct mien_grounds grounds;
         struct mien_people people;
         struct mien_faces faces;
+        struct mien_second second;
     } as;
 };
 
@@ -376,6 +387,12 @@ static inline void mien_read_(struct mien_reader_ *r, struct mien_packet *p) {
         n->at_ms = mien_varint_(r, 64);
         n->count = mien_u8_(r);
         n->track = (uint16_t)mien_varint_(r, 16);
+    } else if (p->kind == MIEN_SECOND) {
+        struct mien_second *n = &p->as.second;
+        n->at_ms = mien_varint_(r, 64);
+        n->episode = (uint32_t)mien_varint_(r, 32);
+        n->label = mien_u8_(r);
+        n->confidence_permille = (uint16_t)mien_varint_(r, 16);
     } else {
         struct mien_faces *f = &p->as.faces;
         f->at_ms = mien_varint_(r, 64);
@@ -395,8 +412,8 @@ static inline void mien_read_(struct mien_reader_ *r, struct mien_packet *p) {
 
 /* Reads what stands between two zeros, in place. */
 static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_packet *p) {
-    static const uint32_t schemas[7] = {MIEN_SCHEMA_HELLO,  MIEN_SCHEMA_EVENT,   MIEN_SCHEMA_HEARTBEAT, MIEN_SCHEMA_REASON,
-                                        MIEN_SCHEMA_GROUNDS, MIEN_SCHEMA_PEOPLE, MIEN_SCHEMA_FACES};
+    static const uint32_t schemas[8] = {MIEN_SCHEMA_HELLO,  MIEN_SCHEMA_EVENT,   MIEN_SCHEMA_HEARTBEAT, MIEN_SCHEMA_REASON,
+                                        MIEN_SCHEMA_GROUNDS, MIEN_SCHEMA_PEOPLE, MIEN_SCHEMA_FACES, MIEN_SCHEMA_SECOND};
     int len = mien_cobs_(frame, frame_len);
     if (len < 0) {
         return MIEN_ERR_FRAMING;
@@ -407,7 +424,7 @@ static inline int mien_decode(uint8_t *frame, size_t frame_len, struct mien_pack
     if (frame[0] != MIEN_VERSION) {
         return MIEN_ERR_VERSION;
     }
-    if (frame[3] > MIEN_FACES) {
+    if (frame[3] > MIEN_SECOND) {
         return MIEN_ERR_UNKNOWN;
     }
     memset(p, 0, sizeof *p);

@@ -174,6 +174,9 @@ impl View {
             Ok(Line::Faces(faces)) => {
                 self.say(format!("{:>9.1}s faces   {}", faces.at_ms as f64 / 1_000.0, faces.text()));
             }
+            Ok(Line::Second(second)) => {
+                self.say(format!("{:>9.1}s second  {}", second.at_ms as f64 / 1_000.0, second.text()));
+            }
             Ok(Line::State(_) | Line::Grounds(_)) => {}
             Err(_) => {
                 if let Ok(run) = serde_json::from_str::<serde_json::Value>(text)

@@ -149,6 +149,7 @@ impl Watch {
             Message::Grounds(grounds) => Line::Grounds(json::Grounded::of(grounds)),
             Message::People(people) => Line::People(json::People::of(people)),
             Message::Faces(faces) => Line::Faces(json::Faces::of(faces, name)),
+            Message::Second(second) => Line::Second(json::Second::of(second, name(second.label).as_deref())),
         };
         self.show(&line)
     }
@@ -235,6 +236,12 @@ fn plain(line: &Line) -> String {
             format!("{:>9.1}s people  {count}{track}", *at_ms as f64 / 1000.0)
         }
         Line::Faces(faces) => format!("{:>9.1}s faces   {}", faces.at_ms as f64 / 1000.0, faces.text()),
+        Line::Second(second) => format!(
+            "{:>9.1}s second  {} episode={}",
+            second.at_ms as f64 / 1000.0,
+            second.text(),
+            second.episode
+        ),
     }
 }
 

@@ -15,6 +15,7 @@
 //! the serial line nothing is allocated after the first windows (`tests/steady.rs`). What does allocate, for as long as it is told: a
 //! reason its tokens and text, what is heard its words, a line of JSON or an MQTT message its text, what is kept on disk and the minute's status line theirs.
 
+mod beside;
 mod controls;
 mod core;
 mod edge;

@@ -35,7 +35,8 @@ pub fn lines(bytes: &[u8]) -> Vec<Line> {
             | Message::Reason(_)
             | Message::Grounds(_)
             | Message::People(_)
-            | Message::Faces(_) => {}
+            | Message::Faces(_)
+            | Message::Second(_) => {}
         }
     }
     lines
@@ -118,8 +119,12 @@ impl Story {
                 Line::Reason(reason) => {
                     story.reasons.push((reason.episode, reason.at_ms, reason.text.clone()))
                 }
-                Line::State(_) | Line::Heartbeat(_) | Line::Grounds(_) | Line::People(_) | Line::Faces(_) => {
-                }
+                Line::State(_)
+                | Line::Heartbeat(_)
+                | Line::Grounds(_)
+                | Line::People(_)
+                | Line::Faces(_)
+                | Line::Second(_) => {}
             }
         }
         let last_ms = story.end_ms;

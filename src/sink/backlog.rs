@@ -1,6 +1,6 @@
 //! What goes first when a bounded queue of messages is full: never the end of what a receiver has begun.
 //!
-//! Order: scores and heartbeats, then reasons, people, faces, changes and unknowns, then a begin together with its end. The oldest of a class
+//! Order: scores and heartbeats, then reasons, people, faces, seconds, changes and unknowns, then a begin together with its end. The oldest of a class
 //! goes first.
 
 use super::Message;
@@ -23,7 +23,7 @@ impl Class {
     pub fn of(message: &Message) -> Class {
         match message {
             Message::Scores(_) | Message::Heartbeat(_) => Class::Passing,
-            Message::Reason(_) | Message::People(_) | Message::Faces(_) => Class::Minor,
+            Message::Reason(_) | Message::People(_) | Message::Faces(_) | Message::Second(_) => Class::Minor,
             Message::Event(event) => Class::of_event(event.kind, event.episode),
         }
     }

@@ -28,6 +28,7 @@ pub enum Line {
     Grounds(Grounded),
     People(People),
     Faces(Faces),
+    Second(Second),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,6 +197,39 @@ pub struct Face {
     pub confidence: f64,
 }
 
+/// What is shown beside the label of an episode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Second {
+    pub at_ms: u64,
+    pub episode: u32,
+    /// Absent where there is nothing beside it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    pub confidence: f64,
+}
+
+impl Second {
+    pub fn of(second: &wire::Second, label: Option<&str>) -> Second {
+        Second {
+            at_ms: second.at_ms,
+            episode: second.episode,
+            label: label.map(Into::into),
+            expression: label.map(|label| expression(label).into()),
+            confidence: f64::from(second.confidence_permille) / 1000.0,
+        }
+    }
+
+    /// What people read.
+    pub fn text(&self) -> String {
+        match &self.label {
+            Some(label) => format!("with {label} {:.2}", self.confidence),
+            None => "alone".into(),
+        }
+    }
+}
+
 impl Faces {
     /// `name` gives a label's name.
     pub fn of(faces: &wire::Faces, name: impl Fn(u8) -> Option<String>) -> Faces {
@@ -322,6 +356,7 @@ impl Line {
             Message::Faces(faces) => {
                 Line::Faces(Faces::of(faces, |label| speaker.label(label).map(Into::into)))
             }
+            Message::Second(second) => Line::Second(Second::of(second, speaker.label(second.label))),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Limits: a message is small and mostly `Copy`; only a reason carries text.
 
 use crate::cues::ground::{Grounds, Verdict};
-use crate::wire::{self, Event, Faces, Heartbeat, LABELS_MAX, People};
+use crate::wire::{self, Event, Faces, Heartbeat, LABELS_MAX, People, Second};
 use std::sync::Arc;
 
 /// Who speaks: a hello that owns its text.
@@ -33,6 +33,7 @@ pub enum Message {
     Reason(Arc<EpisodeReason>),
     People(People),
     Faces(Faces),
+    Second(Second),
 }
 
 /// Smoothed and plain scores of one window.

@@ -91,7 +91,11 @@ impl Sink for Record {
                 };
                 self.put(&window.text());
             }
-            Message::Event(_) | Message::Reason(_) | Message::People(_) | Message::Faces(_) => {
+            Message::Event(_)
+            | Message::Reason(_)
+            | Message::People(_)
+            | Message::Faces(_)
+            | Message::Second(_) => {
                 let text = Line::of(message, &self.speaker).text();
                 self.put(&text);
             }

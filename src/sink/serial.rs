@@ -104,6 +104,7 @@ pub struct Serial {
     /// Said again after a hello.
     people: Option<wire::People>,
     faces: Option<wire::Faces>,
+    second: Option<wire::Second>,
 }
 
 impl Serial {
@@ -121,6 +122,7 @@ impl Serial {
             counts: SinkCounts::default(),
             people: None,
             faces: None,
+            second: None,
         };
         serial.attend();
         serial
@@ -147,6 +149,9 @@ impl Serial {
             }
             if let Some(faces) = self.faces.clone() {
                 self.put(&wire::Message::Faces(faces));
+            }
+            if let Some(second) = self.second {
+                self.put(&wire::Message::Second(second));
             }
         }
         self.settle();
@@ -242,6 +247,10 @@ impl Sink for Serial {
             Message::Faces(faces) => {
                 self.faces = Some(faces.clone());
                 self.put_once(&wire::Message::Faces(faces.clone()));
+            }
+            Message::Second(second) => {
+                self.second = Some(*second);
+                self.put_once(&wire::Message::Second(*second));
             }
             Message::Event(_) | Message::Scores(_) => {}
         }

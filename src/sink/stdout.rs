@@ -88,7 +88,11 @@ impl Sink for Stdout {
         let wanted = match message {
             Message::Scores(scores) => self.settings.scores && scores.labels > 0,
             Message::Heartbeat(_) => self.settings.heartbeats,
-            Message::Event(_) | Message::Reason(_) | Message::People(_) | Message::Faces(_) => true,
+            Message::Event(_)
+            | Message::Reason(_)
+            | Message::People(_)
+            | Message::Faces(_)
+            | Message::Second(_) => true,
         };
         if wanted {
             let line = Line::of(message, &self.speaker);

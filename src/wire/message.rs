@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// First byte of every packet: the protocol's major version.
 pub const VERSION: u8 = 1;
 /// Counts appended kinds and codes within a major version.
-pub const MINOR: u8 = 2;
+pub const MINOR: u8 = 3;
 /// Bytes of a packet before framing.
 pub const RAW_BYTES_MAX: usize = 512;
 /// Bytes of a packet on the line: COBS adds one in 254, and a zero on each side.
@@ -24,7 +24,7 @@ pub const VIDEO: u8 = 1;
 pub const AUDIO: u8 = 2;
 
 /// One line per kind, in the order of the kinds. Frozen: what changes here is another protocol.
-pub const SCHEMA: [&str; 7] = [
+pub const SCHEMA: [&str; 8] = [
     "hello minor:u8 schema:u32 boot:u64 device:str software:str purpose:str bundle:str bundle_hash:[u8;8] label_set:str labels:[str] window_ms:u32 hop_ms:u32 heartbeat_ms:u32",
     "event seq:u32 episode:u32 kind:u8 label:u8 confidence_permille:u16 track:u16 expected:u8 present:u8 cause:u8 at_ms:u64 begin_ms:u64 window_ms:u32 wall_ms:u64 wall_synced:u8 age_ms:u32",
     "heartbeat uptime_ms:u64 label:u8 episode:u32 events:u32 windows:u32 late:u32 dropped:u32 video:u8 audio:u8 muted:u8 infer_ms:u32",
@@ -32,6 +32,7 @@ pub const SCHEMA: [&str; 7] = [
     "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
     "people at_ms:u64 count:u8 track:u16",
     "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
+    "second at_ms:u64 episode:u32 label:u8 confidence_permille:u16",
 ];
 
 /// Schema ids in the order of the kinds: the CRC of a packet begins with its kind's.
@@ -89,6 +90,7 @@ pub enum Message<'a> {
     Grounds(Grounds),
     People(People),
     Faces(Faces),
+    Second(Second),
 }
 
 /// Who speaks, and the names of the labels. Sent when a line opens and again now and then.
@@ -238,5 +240,18 @@ pub struct Face {
     /// Index into the hello's labels, or [`NO_LABEL`].
     pub label: u8,
     /// Smoothed score of the label; 0 without one.
+    pub confidence_permille: u16,
+}
+
+/// What is shown beside the label of an episode: the likeliest other label, where it is likely enough; said when it changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Second {
+    /// End of the window that decided.
+    pub at_ms: u64,
+    /// As of [`Event::episode`].
+    pub episode: u32,
+    /// Index into the hello's labels, or [`NO_LABEL`]: nothing beside the label any more.
+    pub label: u8,
+    /// Smoothed score of this label; 0 without one.
     pub confidence_permille: u16,
 }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 1 | version | [`VERSION`]; another value is another protocol and nothing after it may be read |
 //! | 2 | seq | u16 little-endian, of packets on this line, wraps; a step other than 1 is loss, unless a hello with 0 or with another `boot` says that the sender began anew |
-//! | 1 | kind | 0 hello, 1 event, 2 heartbeat, 3 reason, 4 grounds, 5 people, 6 faces; new kinds are appended |
+//! | 1 | kind | 0 hello, 1 event, 2 heartbeat, 3 reason, 4 grounds, 5 people, 6 faces, 7 second; new kinds are appended |
 //! | n | body | postcard: fields in order; integers wider than a byte as LEB128 varints; text as varint length and UTF-8 |
 //! | 4 | crc | CRC-32/ISO-HDLC, little-endian, over the kind's schema id (4 bytes, little-endian), then version to body |
 //!
@@ -19,6 +19,7 @@
 //! | grounds | episode u32, claims u8, held u8, contradicted u8, unseen u8, contradicted_bits u32 |
 //! | people | at_ms u64, count u8, track u16 |
 //! | faces | at_ms u64, faces (count, then of each track u16, label u8, confidence_permille u16) |
+//! | second | at_ms u64, episode u32, label u8, confidence_permille u16 |
 //!
 //! The schema id of a kind is FNV-1a (32 bit) of its line in [`SCHEMA`], so a receiver with another idea of the fields
 //! sees CRC errors and never wrong values. Kinds are append-only and their fields never change: a new field is a new kind.

@@ -25,6 +25,7 @@ fn accepts(topic: &str, payload: &[u8], seen: &mut HashSet<(String, u64)>) -> Op
         "reason" => ("reason", "episode"),
         "people" => ("people", "count"),
         "faces" => ("faces", "at_ms"),
+        "second" => ("second", "at_ms"),
         _ => return None,
     };
     if line["type"] != kind {
@@ -84,7 +85,7 @@ fn a_receiver_at_a_broker_is_told_whether_it_conforms() {
     // Nothing stays behind.
     let heard = broker.listen(&broker.settings());
     std::thread::sleep(std::time::Duration::from_millis(300));
-    for topic in ["hello", "state", "availability", "health", "people", "faces"] {
+    for topic in ["hello", "state", "availability", "health", "people", "faces", "second"] {
         assert!(heard.of(&format!("mien/good/{topic}")).is_empty(), "{topic}");
     }
 

@@ -11,7 +11,7 @@ use mien::sink::{
     Message, Sink,
     mqtt::{self, Mqtt, Payload, Settings},
 };
-use mien::wire::{Cause, Decoder, Face, Faces, Heartbeat, Kind, NO_LABEL};
+use mien::wire::{Cause, Decoder, Face, Faces, Heartbeat, Kind, NO_LABEL, Second};
 use rumqttc::{Client, Event as Happening, MqttOptions, Packet, QoS};
 use std::{
     fs,
@@ -143,6 +143,8 @@ fn events_pass_by_and_state_stays() {
     let face = Face { track: 7, label: 1, confidence_permille: 640 };
     let faces = [face, Face { track: 9, label: NO_LABEL, confidence_permille: 0 }].into_iter().collect();
     sink.send(&Message::Faces(Faces { at_ms: 4_000, faces }));
+    let second = Second { at_ms: 4_000, episode: 0, label: 1, confidence_permille: 310 };
+    sink.send(&Message::Second(second));
     tick(&mut sink, "the event, as JSON and compact", || {
         early.of(&format!("{PREFIX}/event")).len() == 1
             && early.of(&format!("{PREFIX}/event/compact")).len() == 1
@@ -159,7 +161,7 @@ fn events_pass_by_and_state_stays() {
 
     let late = broker.listen(&broker.settings());
     until("the retained topics", || {
-        ["availability", "hello", "state", "health", "ros", "faces"]
+        ["availability", "hello", "state", "health", "ros", "faces", "second"]
             .iter()
             .all(|topic| !late.of(&format!("{PREFIX}/{topic}")).is_empty())
     });
@@ -176,6 +178,8 @@ fn events_pass_by_and_state_stays() {
     let header = r#"{"header":{"stamp":{"sec":0,"nanosec":0},"frame_id":"kiosk 7"},"#;
     assert!(retained && ros.starts_with(header) && ros.contains(expression), "{ros}");
 
+    let beside = r#"{"type":"second","at_ms":4000,"episode":0,"label":"fear","expression":"scared","confidence":0.31}"#;
+    assert_eq!(late.of(&format!("{PREFIX}/second"))[0], (beside.into(), true));
     let shown = r#"{"type":"faces","at_ms":4000,"faces":[{"track":7,"label":"fear","expression":"scared","confidence":0.64},{"track":9,"confidence":0.0}]}"#;
     assert_eq!(late.of(&format!("{PREFIX}/faces"))[0], (shown.into(), true));
 

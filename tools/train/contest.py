@@ -226,10 +226,10 @@ def hold_all(args):
                                        "--recipes", *recipes, "--sets", *sets, "--alone",
                                        **{"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs)), **os.environ}))
 
-    groups = [(b, s, args.recipes, args.clips or plan.clips, SETS) for b in sorted(args.budgets or plan.budgets, reverse=True) for s in args.seeds or plan.seeds]
+    groups = [(b, s, args.recipes or plan.recipes, args.clips or plan.clips, SETS) for b in sorted(args.budgets or plan.budgets, reverse=True) for s in args.seeds or plan.seeds]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda g: child(*g), groups))
-    if args.budgets or args.recipes != list(RECIPES):
+    if args.budgets or args.recipes:
         return
     name = winner(Path(args.work, "results"), max(plan.budgets))
     recipe.say(f"the best with reasons on `valid` is {name}: it and label SFT at budget {plan.longest:g}")
@@ -280,12 +280,12 @@ def of(results, **asked):
 
 
 def mean(results, key, where="report"):
-    values = [math.nan if r[where][key] is None else r[where][key] for r in results]
+    values = [math.nan if r[where].get(key) is None else r[where][key] for r in results]
     return float(np.mean(values))
 
 
 COLUMNS = (("uar_fusion", "fusion"), ("format", "format"), ("claim_precision", "true"), ("contradiction", "contra."), ("ece", "ECE"),
-           ("unknown_recall", "unknown"), ("refused", "refused"))
+           ("unknown_recall", "unknown"), ("refused", "refused"), ("beside", "beside"))
 
 
 def show(folder, out):
@@ -335,7 +335,7 @@ def main():
     p.add_argument("--size", choices=recipe.PLANS, default="small")
     p.add_argument("--budgets", type=float, nargs="+", help="instead of the plan's; no winner is taught longer then")
     p.add_argument("--seeds", type=int, nargs="+")
-    p.add_argument("--recipes", choices=RECIPES, nargs="+", default=list(RECIPES))
+    p.add_argument("--recipes", choices=RECIPES, nargs="+", help="instead of the plan's; likewise")
     p.add_argument("--clips", type=int, help="clips of each set to answer")
     p.add_argument("--sets", choices=clip.SPLITS, nargs="+", default=list(SETS))
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")

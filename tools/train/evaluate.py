@@ -36,7 +36,7 @@ def answers(model, words, lines, features, batch=32, max_new=64, kind="reason", 
                 "id": lines[e.row]["id"], "label": e.label, "subset": lines[e.row].get("subset"), "said": said,
                 "answer": rewards.answer_of(said), "format": rewards.format_reward(said), "scores": [round(float(v), 5) for v in s],
                 "claims": standing.claims, "supported": standing.supported, "contradicted": standing.contradicted,
-                "absent": standing.absent, "empty": claims.empty(rewards.think_of(said)), "cues": standing.cues, "tokens": len(x)})
+                "beside": rule.beside(**lines[e.row]["cell"]) if "cell" in lines[e.row] else (), "absent": standing.absent, "empty": claims.empty(rewards.think_of(said)), "cues": standing.cues, "tokens": len(x)})
     return out
 
 
@@ -70,6 +70,8 @@ def report(records):
         "empty": sum(r["empty"] for r in records) / (made + sum(r["empty"] for r in records)) if made else math.nan,
         "tokens": float(np.mean([r["tokens"] for r in records])),
     }
+    close = [r for r in known if r["beside"]]
+    out["beside"] = float(np.mean([rule.LABELS[np.argsort(r["scores"])[-2]] in r["beside"] for r in close])) if close else math.nan
     unknown = [r for r in records if r["label"] == rule.UNKNOWN]
     out["refused"] = float(np.mean([r["answer"] == rule.UNKNOWN for r in known]))
     out["unknown_recall"] = float(np.mean([r["answer"] == rule.UNKNOWN for r in unknown])) if unknown else math.nan

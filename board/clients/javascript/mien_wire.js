@@ -4,7 +4,7 @@
 //   const decoder = new Decoder();
 //   port.on("data", bytes => { for (const packet of decoder.feed(bytes)) console.log(packet); });
 //
-// A packet is an object: `type` (hello, event, heartbeat, reason, grounds, people, faces), `packet_seq`, and the fields of its kind. Codes come as their names; a code
+// A packet is an object: `type` (hello, event, heartbeat, reason, grounds, people, faces, second), `packet_seq`, and the fields of its kind. Codes come as their names; a code
 // that this version does not know is "other". `boot` and `bundle_hash` are hexadecimal text. Times are in ms; a number above
 // Number.MAX_SAFE_INTEGER is a BigInt.
 
@@ -22,6 +22,7 @@ export const SCHEMA = [
   "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
   "people at_ms:u64 count:u8 track:u16",
   "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
+  "second at_ms:u64 episode:u32 label:u8 confidence_permille:u16",
 ];
 export const KIND = ["other", "begin", "change", "end", "unknown"];
 export const CAUSE = [

@@ -1,7 +1,7 @@
 //! What a device of these plays says, however it is carried.
 
 use crate::wire::{
-    self, AUDIO, Cause, Event, Face, Faces, Health, Heartbeat, Hello, Kind, NO_LABEL, People, VIDEO,
+    self, AUDIO, Cause, Event, Face, Faces, Health, Heartbeat, Hello, Kind, NO_LABEL, People, Second, VIDEO,
 };
 
 pub fn hello(boot: u64) -> Hello<'static> {
@@ -61,4 +61,8 @@ pub fn faces() -> Faces {
     let face = |track, label, confidence_permille| Face { track, label, confidence_permille };
     let faces = [face(65_535, 3, 777), face(1, NO_LABEL, 0)].into_iter().collect();
     Faces { at_ms: 11_000, faces }
+}
+
+pub fn second() -> Second {
+    Second { at_ms: 12_000, episode: 4, label: 1, confidence_permille: 333 }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Play good and bad messages at a receiver of your own, and report what it accepts.
 ///
 /// On a serial line the receiver answers with a line of text for each packet that it accepts: SEQ, a space, and hello, event,
-/// heartbeat, reason, grounds, people or faces, as board/firmware/example.c does. At a broker it publishes to PREFIX/accepted, and on a
+/// heartbeat, reason, grounds, people, faces or second, as board/firmware/example.c does. At a broker it publishes to PREFIX/accepted, and on a
 /// CAN bus it sends a frame under the answer id; board/clients/README.md says what.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -1,7 +1,7 @@
 //! Publications at a broker.
 //!
 //! The receiver publishes to `PREFIX/accepted`, one text for each publication that it accepts: the last part of the topic, a space, and
-//! `seq` of an event or a state, `episode` of a reason, `boot` of a hello, `count` of people, `at_ms` of faces, `uptime_ms` of a heartbeat, the whole
+//! `seq` of an event or a state, `episode` of a reason, `boot` of a hello, `count` of people, `at_ms` of faces and of a second label, `uptime_ms` of a heartbeat, the whole
 //! payload of `availability`.
 
 use super::{
@@ -59,7 +59,7 @@ pub fn run(settings: &Settings, wait: Duration) -> Result<()> {
     };
     let done = play(&steps(), wait, put, take);
     // Nothing of this device stays at the broker.
-    for topic in ["hello", "availability", "state", "health", "people", "faces"] {
+    for topic in ["hello", "availability", "state", "health", "people", "faces", "second"] {
         put(&Said { topic, payload: Vec::new(), retain: true })?;
     }
     done
@@ -134,7 +134,7 @@ fn steps() -> Vec<Step<Said>> {
     );
     step("a reason in any script", vec![reason("h\u{f6}rbar \u{1f642} \u{60b2}\u{4f24}")], &["reason 4"]);
     step("a long reason", vec![reason(&"x".repeat(4_096))], &["reason 4"]);
-    step("who is there, and what each shows", vec![people(), faces()], &["people 2", "faces 11000"]);
+    step("who is there, and what each shows", shown().into(), &["people 2", "faces 11000", "second 12000"]);
     step(
         "a topic of the future",
         vec![Said { topic: "weather", payload: b"{}".to_vec(), retain: false }],
@@ -192,6 +192,10 @@ fn reason(text: &str) -> Said {
     json("reason", &Line::Reason(json::Reason::plain(4, text)), false)
 }
 
+fn shown() -> [Said; 3] {
+    [people(), faces(), second()]
+}
+
 fn people() -> Said {
     json("people", &Line::People(json::People::of(&messages::people())), true)
 }
@@ -199,4 +203,8 @@ fn people() -> Said {
 fn faces() -> Said {
     let name = |label| (label == 3).then(|| "angry".to_owned());
     json("faces", &Line::Faces(json::Faces::of(&messages::faces(), name)), true)
+}
+
+fn second() -> Said {
+    json("second", &Line::Second(json::Second::of(&messages::second(), Some("sad"))), true)
 }

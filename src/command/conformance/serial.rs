@@ -1,10 +1,10 @@
 //! Packets on a serial line.
 //!
 //! The receiver says on the line back, in text, one line for each packet that it accepts: its `seq` in decimal, a space, and `hello`,
-//! `event`, `heartbeat`, `reason`, `grounds`, `people` or `faces`; what follows on the line is passed over.
+//! `event`, `heartbeat`, `reason`, `grounds`, `people`, `faces` or `second`; what follows on the line is passed over.
 
 use super::{
-    messages::{beat, event, faces, hello, people},
+    messages::{beat, event, faces, hello, people, second},
     step::{Step, play},
 };
 use crate::{
@@ -51,8 +51,8 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     step("a begin", vec![begin.clone()], &["1 event"]);
     step("a heartbeat", vec![packet(&Message::Heartbeat(beat()), 2)], &["2 heartbeat"]);
     let end = packet(&Message::Event(event(1, Kind::End, 3)), 3);
-    let (first, second) = end.split_at(end.len() / 2);
-    step("a packet in two halves", vec![first.to_vec(), second.to_vec()], &["3 event"]);
+    let (head, tail) = end.split_at(end.len() / 2);
+    step("a packet in two halves", vec![head.to_vec(), tail.to_vec()], &["3 event"]);
     let two = [packet(&Message::Heartbeat(beat()), 4), packet(&Message::Event(event(2, Kind::Begin, 0)), 5)]
         .concat();
     step("two packets at once", vec![two], &["4 heartbeat", "5 event"]);
@@ -100,6 +100,7 @@ fn steps() -> Vec<Step<Vec<u8>>> {
     step("the longest text", vec![packet(&reason(0, &largest), 4)], &["4 reason"]);
     step("how a reason stands, and who is there", later().to_vec(), &["5 grounds", "6 people"]);
     step("what each face shows", vec![packet(&Message::Faces(faces()), 7)], &["7 faces"]);
+    step("what is shown beside a label", vec![packet(&Message::Second(second()), 8)], &["8 second"]);
     step(
         "a hello of another boot: all that was begun has ended",
         vec![packet(&Message::Hello(hello(2)), 0)],
@@ -184,6 +185,7 @@ mod tests {
                         Message::Grounds(_) => "grounds",
                         Message::People(_) => "people",
                         Message::Faces(_) => "faces",
+                        Message::Second(_) => "second",
                     };
                     said.push(format!("{} {kind}", packet.seq));
                 }

@@ -3,6 +3,7 @@
 mod explain;
 
 use super::{
+    beside::Beside,
     exits::Exits,
     inbox::{Inbox, Item},
     newest::Newest,
@@ -108,6 +109,7 @@ struct State<'a> {
     /// The faces beside it, where each is scored, and what was told last of all of them.
     others: Option<Others>,
     faces: heapless::Vec<Face, { wire::FACES_MAX }>,
+    beside: Beside,
     writing: Option<Writing>,
     /// Windows by what the gate let through, and what scoring took.
     passed: Passed,
@@ -165,6 +167,7 @@ impl<'a> Core<'a> {
             people: None,
             others: plan.scores_each().then(|| Others::new(plan.policy.clone(), plan.speaker.labels.len())),
             faces: heapless::Vec::new(),
+            beside: Beside::default(),
             writing: None,
             passed: Passed::default(),
             scored: 0,
@@ -319,6 +322,7 @@ impl State<'_> {
         for event in events {
             self.tell(event);
         }
+        self.tell_second(at_ms);
         self.status.set_beat(self.beat);
         self.cut_old_reason();
         if let (Some(episode), Explain::OnChange) = (began, plan.model.reason) {
@@ -511,6 +515,12 @@ impl State<'_> {
         }
     }
 
+    fn tell_second(&mut self, at_ms: u64) {
+        if let Some(second) = self.beside.news(at_ms, &self.policy) {
+            self.exits.send(&Message::Second(second));
+        }
+    }
+
     fn tell_scores(&self, at_ms: u64, present: u8, nobody: bool, plain: &[f32]) {
         let mut scores = sink::WindowScores {
             at_ms,
@@ -554,6 +564,7 @@ impl State<'_> {
         for event in self.policy.close(at_ms, cause) {
             self.tell(event);
         }
+        self.tell_second(at_ms);
         self.status.set_beat(self.beat);
     }
 

@@ -78,6 +78,8 @@ pub struct Mqtt {
     people: Option<String>,
     /// What each face shows, likewise.
     faces: Option<String>,
+    /// What is shown beside the label that holds, likewise.
+    second: Option<String>,
     /// Home Assistant's births are listened to on this connection.
     births_asked: bool,
     /// Home Assistant was born: it is told of this device again then.
@@ -94,6 +96,7 @@ struct Greeting {
     ros: bool,
     people: bool,
     faces: bool,
+    second: bool,
     device: bool,
 }
 
@@ -105,6 +108,7 @@ impl Greeting {
         ros: true,
         people: true,
         faces: true,
+        second: true,
         device: true,
     };
 }
@@ -151,6 +155,7 @@ impl Mqtt {
             greet: Greeting::default(),
             people: None,
             faces: None,
+            second: None,
             births_asked: false,
             told_again_at: None,
             seq: 0,
@@ -333,6 +338,11 @@ impl Mqtt {
         {
             self.greet.faces = self.publish("faces", faces.clone().into(), true).is_none();
         }
+        if self.greet.second
+            && let Some(second) = &self.second
+        {
+            self.greet.second = self.publish("second", second.clone().into(), true).is_none();
+        }
         if self.greet.online {
             self.greet.online = self.publish("availability", b"online".to_vec(), true).is_none();
         }
@@ -376,6 +386,10 @@ impl Sink for Mqtt {
             Message::Faces(_) => {
                 self.faces = Some(Line::of(message, &self.speaker).text());
                 self.greet.faces = true;
+            }
+            Message::Second(_) => {
+                self.second = Some(Line::of(message, &self.speaker).text());
+                self.greet.second = true;
             }
             Message::Reason(_) | Message::Scores(_) => {}
         }

@@ -68,6 +68,7 @@ impl Shown {
             Message::Reason(reason) => reason.at_ms,
             Message::People(people) => people.at_ms,
             Message::Faces(faces) => faces.at_ms,
+            Message::Second(second) => second.at_ms,
             Message::Scores(scores) => scores.at_ms,
         };
         let text = Line::of(message, &self.speaker).text();

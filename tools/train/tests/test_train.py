@@ -561,11 +561,12 @@ def test_metrics_by_hand():
     assert evaluate.uar(["a", "a", "b"], ["a", "b", "b"], ["a", "b", "c"]) == pytest.approx(0.75)
     assert evaluate.ece([0.95, 0.95, 0.55, 0.55], [1, 1, 1, 0]) == pytest.approx(0.05)
     record = {"label": "sad", "answer": "sad", "subset": "fusion", "format": 1.0, "scores": [0.1, 0.9, 0, 0, 0, 0, 0], "claims": 4,
-              "supported": 3, "contradicted": 1, "absent": 0, "empty": 0, "cues": 6, "tokens": 9}
+              "supported": 3, "contradicted": 1, "absent": 0, "empty": 0, "cues": 6, "tokens": 9, "beside": ("happy",)}
     r = evaluate.report([record, {**record, "label": "happy"}, {**record, "label": "unknown", "answer": "unknown"}])
     assert (r["uar"], r["war"], r["uar_fusion"], r["unknown_recall"]) == (0.5, 0.5, 0.5, 1.0)
     assert (r["claim_precision"], r["contradiction"], r["claim_recall"]) == (0.75, 0.25, 0.5)
-    assert r["ece"] == pytest.approx(0.4)
+    assert r["ece"] == pytest.approx(0.4) and r["beside"] == 1.0
+    assert evaluate.report([{**record, "beside": ("fear",)}, {**record, "beside": ()}])["beside"] == 0.0
 
 
 def test_claims_vocabulary_covers_the_world():

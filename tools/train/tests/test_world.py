@@ -39,6 +39,13 @@ def test_the_rule_on_known_cells(cell, label, subset):
     assert (rule.decide(*cell), rule.subset(*cell)) == (label, subset)
 
 
+def test_what_is_one_point_short_is_shown_beside_the_label():
+    assert rule.evidence("raised", "tense", "bad") == {"happy": 0, "sad": 1, "neutral": 0, "angry": 4, "surprise": 6, "disgust": 3, "fear": 9}
+    assert rule.beside("raised", "tense", "bad") == ()
+    assert rule.beside("raised", "tense", "good") == ("fear",)
+    assert rule.beside("oblique", "plain", "good") == (), "nothing is beside nothing"
+
+
 def test_labels_are_balanced_and_every_decided_cell_can_occur():
     cells = rule.cells()
     for label in rule.LABELS:

@@ -46,12 +46,24 @@ SHARES = {
 
 def decide(face=None, voice=None, words=None):
     """The label of a combination; `None` is a modality that is absent or cannot be observed."""
+    (first, best), (_, second) = evidence(face, voice, words).most_common(2)
+    return first if best > second else UNKNOWN
+
+
+def beside(face=None, voice=None, words=None):
+    """The labels that are one point short of a combination's label: what is shown beside it."""
+    total = evidence(face, voice, words)
+    best = max(total.values())
+    return tuple(label for label in LABELS if total[label] == best - 1) if decide(face, voice, words) != UNKNOWN else ()
+
+
+def evidence(face=None, voice=None, words=None):
+    """The sum for every label."""
     total = Counter({label: 0 for label in LABELS})
     for modality, shown in (("face", face), ("voice", voice), ("words", words)):
         if shown is not None:
             total.update(EVIDENCE[modality][shown])
-    (first, best), (_, second) = total.most_common(2)
-    return first if best > second else UNKNOWN
+    return total
 
 
 def subset(face=None, voice=None, words=None):

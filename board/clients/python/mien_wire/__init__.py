@@ -7,7 +7,7 @@
             for packet in decoder.feed(line.read(line.in_waiting or 1)):
                 print(packet)
 
-A packet is a dict: `type` (hello, event, heartbeat, reason, grounds, people, faces), `packet_seq`, and the fields of its kind. Codes come as their names; a code that
+A packet is a dict: `type` (hello, event, heartbeat, reason, grounds, people, faces, second), `packet_seq`, and the fields of its kind. Codes come as their names; a code that
 this version does not know is "other". `boot` and `bundle_hash` are hexadecimal text. Times are in ms.
 """
 
@@ -28,6 +28,7 @@ SCHEMA = (
     "grounds episode:u32 claims:u8 held:u8 contradicted:u8 unseen:u8 contradicted_bits:u32",
     "people at_ms:u64 count:u8 track:u16",
     "faces at_ms:u64 faces:[track:u16,label:u8,confidence_permille:u16]",
+    "second at_ms:u64 episode:u32 label:u8 confidence_permille:u16",
 )
 KIND = ("other", "begin", "change", "end", "unknown")
 CAUSE = (

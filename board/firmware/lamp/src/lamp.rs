@@ -117,7 +117,11 @@ fn wanted(
             Kind::End | Kind::Unknown => Some(Shown::Dark),
             Kind::Change | Kind::Other => None,
         },
-        Message::Reason(_) | Message::Grounds(_) | Message::People(_) | Message::Faces(_) => None,
+        Message::Reason(_)
+        | Message::Grounds(_)
+        | Message::People(_)
+        | Message::Faces(_)
+        | Message::Second(_) => None,
     }
 }
 
