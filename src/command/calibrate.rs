@@ -184,8 +184,9 @@ fn tell(rows: &[Row], set: &LabelSet, (old, new): (f64, f64), shift: Option<Shif
     if let Some(Shift { slope, .. }) = shift {
         println!("the temperature grows by {slope:.2} for each unit that the margin falls, in logarithms");
     }
+    let width = rows.iter().map(|row| row.name.len() + 1).max().unwrap_or(0);
     println!(
-        "{:18}{:>7}{:>8}{:>18}{:>18}{:>26}",
+        "{:width$}{:>7}{:>8}{:>18}{:>18}{:>26}",
         "clips", "right", "margin", "before: ECE, NLL", "now: ECE, NLL", "followed: T, ECE, NLL"
     );
     for Row { name, kind, clips } in rows {
@@ -196,7 +197,7 @@ fn tell(rows: &[Row], set: &LabelSet, (old, new): (f64, f64), shift: Option<Shif
             format!("{here:.2} {}", pair(clips.at(old, here)))
         });
         println!(
-            "{name:18}{:>6.1}%{margin:>8.3}{:>18}{:>18}{followed:>26}",
+            "{name:width$}{:>6.1}%{margin:>8.3}{:>18}{:>18}{followed:>26}",
             100.0 * clips.right(),
             pair(clips.at(old, old)),
             pair(clips.at(old, new)),

@@ -6,6 +6,7 @@
 label, explained        supervised: the label alone; reasons too
 explained-brier         the same, and the Brier score of the labels, which for what cannot be decided wants them equally likely
 grpo, grpo-no-cues      a cold start with reasons, then GRPO; the same without a reward for true claims
+explained-grpo          supervised, then a little GRPO
 grpo-hard               GRPO on the clips alone on which the cold start's answers disagree
 grpo-from-label         label SFT, then GRPO of the label alone
 best-of-n               a cold start, then the best of its own answers taught again
@@ -57,6 +58,7 @@ RECIPES = {
     "explained": (("explained", 1.0),),
     "grpo": (("cold", 0.25), ("grpo", 0.75)),
     "grpo-no-cues": (("cold", 0.25), ("grpo-no-cues", 0.75)),
+    "explained-grpo": (("explained", 0.8), ("grpo", 0.2)),
     "grpo-from-label": (("label", 0.5), ("grpo-label", 0.5)),
     "best-of-n": (("cold", 0.25), ("best-of-n", 0.75)),
     "grpo-hard": (("cold", 0.25), ("grpo-hard", 0.75)),
@@ -149,7 +151,8 @@ class Contest:
             lines, features, spent = self.chosen(method, model, words, lines, features, gflop, folder)
             seconds = time.time() - began
             if len(lines) < self.plan.batch:
-                recipe.say(f"{method}: only {len(lines)} clips were answered " + ("well once" if method == "best-of-n" else "well and badly") + ": there is nothing to teach")
+                how = "well once" if method == "best-of-n" else "well and badly"
+                recipe.say(f"{method}: only {len(lines)} clips were answered {how}: there is nothing to teach")
                 return self.learned(model, folder, before, spent, seconds, 0)
         if method in POLICIES:
             policy = dataclasses.replace(POLICIES[method], prompts=self.plan.prompts, group=self.plan.group,
@@ -226,7 +229,8 @@ def hold_all(args):
                                        "--recipes", *recipes, "--sets", *sets, "--alone",
                                        **{"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs)), **os.environ}))
 
-    groups = [(b, s, args.recipes or plan.recipes, args.clips or plan.clips, SETS) for b in sorted(args.budgets or plan.budgets, reverse=True) for s in args.seeds or plan.seeds]
+    groups = [(b, s, args.recipes or plan.recipes, args.clips or plan.clips, SETS)
+              for b in sorted(args.budgets or plan.budgets, reverse=True) for s in args.seeds or plan.seeds]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda g: child(*g), groups))
     if args.budgets or args.recipes:
@@ -304,13 +308,17 @@ def show(folder, out):
 
     for axis, split in zip(axes, ("test", "ood")):
         print(lead + head)
+        spent = {}
         for name in RECIPES:
             budgets = sorted({r["about"]["budget"] for r in of(results, recipe=name, set=split)})
             points = [line(of(results, recipe=name, set=split, budget=b), split, name, b) for b in budgets]
             if points:
                 x, y, low, high = map(np.array, zip(*points))
+                spent |= dict(zip(budgets, x))
                 axis.errorbar(x, y, yerr=[np.maximum(low, 0), np.maximum(high, 0)], marker="o", markersize=4, capsize=2, linewidth=1, label=name)
         axis.set(title={"test": "test set", "ood": "held-out generators"}[split], xlabel="TFLOP of training", xscale="log")
+        axis.set_xticks(list(spent.values()), [f"{v:.3g}" for v in spent.values()])
+        axis.set_xticks([], minor=True)
     axes[0].set_ylabel("UAR, %")
     axes[1].legend(fontsize=8)
     others = [s for s in clip.HELD_OUT if s not in SETS and of(results, set=s)]

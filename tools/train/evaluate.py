@@ -36,7 +36,8 @@ def answers(model, words, lines, features, batch=32, max_new=64, kind="reason", 
                 "id": lines[e.row]["id"], "label": e.label, "subset": lines[e.row].get("subset"), "said": said,
                 "answer": rewards.answer_of(said), "format": rewards.format_reward(said), "scores": [round(float(v), 5) for v in s],
                 "claims": standing.claims, "supported": standing.supported, "contradicted": standing.contradicted,
-                "beside": rule.beside(**lines[e.row]["cell"]) if "cell" in lines[e.row] else (), "absent": standing.absent, "empty": claims.empty(rewards.think_of(said)), "cues": standing.cues, "tokens": len(x)})
+                "absent": standing.absent, "empty": claims.empty(rewards.think_of(said)), "cues": standing.cues, "tokens": len(x),
+                "beside": rule.beside(**lines[e.row]["cell"]) if "cell" in lines[e.row] else ()})
     return out
 
 

@@ -139,7 +139,7 @@ def test_a_contest_of_recipes_at_one_budget(work):
     assert refused.returncode == 0 and "there is nothing to teach" in refused.stdout
     shown = contest("show", "--results", str(work / "results"), "--out", str(work / "contest.png"))
     names = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("ood ") and line.split()[2] == "2"]
-    assert names == ["label", "explained", "grpo", "grpo-no-cues", "grpo-from-label", "best-of-n"]
+    assert names == ["label", "explained", "explained-grpo", "grpo", "grpo-no-cues", "grpo-from-label", "best-of-n"]
     assert (work / "contest.png").read_bytes()[:4] == b"\x89PNG"
     nobody = contest("run", "--work", str(work / "gone"), "--size", "smoke")
     assert nobody.returncode == 1 and "tools/train/run base" in nobody.stderr

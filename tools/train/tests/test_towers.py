@@ -10,6 +10,7 @@ import torch
 import alter
 import checkpoint
 import claims
+import data
 import topology
 import towers
 import trainer
@@ -46,8 +47,12 @@ def test_a_matrix_steps_as_a_whole_and_goes_on_from_its_state():
 
 
 @pytest.fixture(scope="module")
-def some(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clips")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def some(root):
     lines = []
     for i in range(24):
         plan = clip.plan(1, "train", i)
@@ -105,6 +110,17 @@ def test_a_clip_is_altered_as_one_and_the_same_way_each_time():
     assert torch.equal(one, two)
     apart = (one - one[:1]).abs().mean()
     assert apart < 0.15, apart      # noise alone
+
+
+def test_what_follows_the_towers_sees_every_other_clip_altered(some, root, tmp_path):
+    lines, _ = some
+    model = checkpoint.create(tmp_path / "new", topology.SMOKE, 1)
+    plain, other = (data.features(model, lines, root, tmp_path / "features", altered=altered) for altered in (False, True))
+    for one, two in ((plain.seen, other.seen), (plain.heard, other.heard)):
+        same = [np.array_equal(a, b) for a, b in zip(one, two)]
+        assert all(same[1::2]) and 0 < sum(same[::2]) < 12      # a quarter of the others is left as it is
+    again = data.features(model, lines, root, tmp_path / "anew", altered=True)
+    assert np.array_equal(again.seen, other.seen) and np.array_equal(again.heard, other.heard)
 
 
 def test_altered_sounds_stay_sounds(some):
