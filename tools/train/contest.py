@@ -56,9 +56,9 @@ LABELS = {"label": 1.0}
 RECIPES = {
     "label": (("label", 1.0),),
     "explained": (("explained", 1.0),),
+    "explained-grpo": (("explained", 0.8), ("grpo", 0.2)),
     "grpo": (("cold", 0.25), ("grpo", 0.75)),
     "grpo-no-cues": (("cold", 0.25), ("grpo-no-cues", 0.75)),
-    "explained-grpo": (("explained", 0.8), ("grpo", 0.2)),
     "grpo-from-label": (("label", 0.5), ("grpo-label", 0.5)),
     "best-of-n": (("cold", 0.25), ("best-of-n", 0.75)),
     "grpo-hard": (("cold", 0.25), ("grpo-hard", 0.75)),
