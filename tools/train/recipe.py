@@ -291,7 +291,8 @@ def main():
         return
     if args.stage == "table":
         own = Path(args.work) / "results"
-        return ended_well(start("contest.py", "show", "--results", own if own.exists() else HERE / "results"))
+        results, out = (own, own.parent / "contest.png") if own.exists() else (HERE / "results", "contest.png")
+        return ended_well(start("contest.py", "show", "--results", results, "--out", out))
     run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new)
     for stage in ALL if args.stage == "all" else [args.stage]:
         if stage not in ("world", "contest") or processes().is_main_process:

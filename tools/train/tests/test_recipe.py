@@ -69,7 +69,9 @@ def test_everything_from_world_to_table_through_a_kill(work):
     assert results["report"]["clips"] == 8 == len(answers) == len(results["labels"]) == len(results["answers"])
     # The winner and the label baseline answer every held-out set.
     assert len(list((work / "results" / "3.0" / "1").glob("*.ood-*.json"))) == 2 * 8
+    (work / "contest.png").unlink()
     table = finish(start(work, "table"))
+    assert (work / "contest.png").exists() and not (HERE / "contest.png").exists()
     assert [line.split()[:3] for line in table.splitlines() if line.startswith("ood-room")][0][1] == "label"
 
 
