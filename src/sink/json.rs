@@ -189,12 +189,29 @@ pub struct Faces {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Face {
     pub track: u16,
-    /// Absent while no label holds.
+    /// Without a label while none holds.
+    #[serde(flatten)]
+    pub shown: Shown,
+}
+
+/// A label and how sure it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expression: Option<String>,
     pub confidence: f64,
+}
+
+impl Shown {
+    fn of(label: Option<String>, confidence_permille: u16) -> Shown {
+        Shown {
+            expression: label.as_deref().map(|label| expression(label).into()),
+            label,
+            confidence: f64::from(confidence_permille) / 1000.0,
+        }
+    }
 }
 
 /// What is shown beside the label of an episode.
@@ -202,29 +219,21 @@ pub struct Face {
 pub struct Second {
     pub at_ms: u64,
     pub episode: u32,
-    /// Absent where there is nothing beside it any more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expression: Option<String>,
-    pub confidence: f64,
+    /// Without a label where there is nothing beside it any more.
+    #[serde(flatten)]
+    pub shown: Shown,
 }
 
 impl Second {
     pub fn of(second: &wire::Second, label: Option<&str>) -> Second {
-        Second {
-            at_ms: second.at_ms,
-            episode: second.episode,
-            label: label.map(Into::into),
-            expression: label.map(|label| expression(label).into()),
-            confidence: f64::from(second.confidence_permille) / 1000.0,
-        }
+        let shown = Shown::of(label.map(Into::into), second.confidence_permille);
+        Second { at_ms: second.at_ms, episode: second.episode, shown }
     }
 
     /// What people read.
     pub fn text(&self) -> String {
-        match &self.label {
-            Some(label) => format!("with {label} {:.2}", self.confidence),
+        match &self.shown.label {
+            Some(label) => format!("with {label} {:.2}", self.shown.confidence),
             None => "alone".into(),
         }
     }
@@ -233,22 +242,17 @@ impl Second {
 impl Faces {
     /// `name` gives a label's name.
     pub fn of(faces: &wire::Faces, name: impl Fn(u8) -> Option<String>) -> Faces {
-        let face = |face: &wire::Face| {
-            let label = name(face.label);
-            Face {
-                track: face.track,
-                expression: label.as_deref().map(|label| expression(label).into()),
-                label,
-                confidence: f64::from(face.confidence_permille) / 1000.0,
-            }
+        let face = |face: &wire::Face| Face {
+            track: face.track,
+            shown: Shown::of(name(face.label), face.confidence_permille),
         };
         Faces { at_ms: faces.at_ms, faces: faces.faces.iter().map(face).collect() }
     }
 
     /// What people read: a label and its confidence for each face.
     pub fn text(&self) -> String {
-        let face = |face: &Face| match &face.label {
-            Some(label) => format!("{}: {label} {:.2}", face.track, face.confidence),
+        let face = |face: &Face| match &face.shown.label {
+            Some(label) => format!("{}: {label} {:.2}", face.track, face.shown.confidence),
             None => format!("{}: -", face.track),
         };
         match self.faces.is_empty() {

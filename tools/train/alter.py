@@ -58,7 +58,7 @@ def pictures(rng, px, points=None, together=False):
 def sounds(rng, mel):
     """Mels as other devices in other rooms would have had them."""
     count, mels, columns = mel.shape
-    draw = lambda low, high, *shape: torch.from_numpy(rng.uniform(low, high, (count, *(shape or (1, 1)))).astype(np.float32))
+    draw = lambda low, high: torch.from_numpy(rng.uniform(low, high, (count, 1, 1)).astype(np.float32))
     some = lambda share: draw(0, 1) < share
     at = torch.arange(mels, dtype=torch.float32)[None, :, None]
 
@@ -72,7 +72,7 @@ def sounds(rng, mel):
     # An echo: its power falls by 60 dB within its time; columns are 10 ms.
     t = torch.arange(60, dtype=torch.float32)[None, None, :] / 100
     tail = torch.exp(-13.8 * t / draw(0.1, 1.0))
-    tail = tail / tail.sum(dim=2, keepdim=True) * torch.where(some(0.6), draw(0.0, 0.5) ** 2, 0 * draw(0, 1))
+    tail = tail / tail.sum(dim=2, keepdim=True) * draw(0.0, 0.5) ** 2 * some(0.6)
     tail[..., :1] += 1
     size = columns + 60
     power = torch.fft.irfft(torch.fft.rfft(power, size) * torch.fft.rfft(tail, size), size)[..., :columns].clamp(min=0)

@@ -284,8 +284,7 @@ def of(results, **asked):
 
 
 def mean(results, key, where="report"):
-    values = [math.nan if r[where].get(key) is None else r[where][key] for r in results]
-    return float(np.mean(values))
+    return float(np.mean([r[where][key] for r in results]))
 
 
 COLUMNS = (("uar_fusion", "fusion"), ("format", "format"), ("claim_precision", "true"), ("contradiction", "contra."), ("ece", "ECE"),

@@ -124,8 +124,9 @@ class Inputs:
                   "units": (n, frames, len(face.UNITS)), "kind": (n,), "mel": (n, sizes.mels, 2 * sizes.positions)}
         kinds = {"pixels": np.uint8, "kind": np.int64}
         out = {part: np.lib.format.open_memmap(paths[part], "w+", kinds.get(part, np.float16), shapes[part]) for part in shapes}
-        workers = min(os.cpu_count(), n // 500)
-        with ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn")) as pool:
+        # As many processes as pay for their start.
+        workers = min(os.cpu_count(), 1 + n // 500)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             one = partial(_inputs_of, root, sizes)
             made = pool.map(one, lines, chunksize=16) if workers > 1 else map(one, lines)
             for i, found in enumerate(tqdm(made, desc="inputs", unit="clip", total=n, leave=False)):
