@@ -229,8 +229,10 @@ def hold_all(args):
                                        "--recipes", *recipes, "--sets", *sets, "--alone",
                                        **{"OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs)), **os.environ}))
 
-    groups = [(b, s, args.recipes or plan.recipes, args.clips or plan.clips, SETS)
-              for b in sorted(args.budgets or plan.budgets, reverse=True) for s in args.seeds or plan.seeds]
+    budgets = sorted(args.budgets or plan.budgets, reverse=True)
+    # `valid` is for the choice of a winner, at the largest budget.
+    groups = [(b, s, args.recipes or plan.recipes, args.clips or plan.clips, SETS if b == budgets[0] else SETS[1:])
+              for b in budgets for s in args.seeds or plan.seeds]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda g: child(*g), groups))
     if args.budgets or args.recipes:

@@ -62,13 +62,13 @@ class Plan:
     budgets: tuple = (0.25, 0.5, 1)         # one is what `label` steps cost
     seeds: tuple = (1, 2, 3)
     clips: int = 210        # of each set that the contest answers
-    longest: float = 6.25   # the budget of the bundle, and of the label baseline beside it
+    longest: float = 9      # the budget of the bundle, and of the label baseline beside it
 
 
 PLANS = {
     "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=8, batch=8, prompts=2,
                   group=4, max_new=48, every=3, budgets=(2,), seeds=(1,), clips=8, longest=3),
-    "small": Plan(topology.SMALL, train=8000, post=3000, cold=600, test=420, sight=6200, hearing=2400, base=550, cold_steps=250, label=200, grpo=200,
+    "small": Plan(topology.SMALL, train=8000, post=4500, cold=600, test=420, sight=5000, hearing=3000, base=550, cold_steps=250, label=140, grpo=200,
                   mixed="bf16"),
     # For the real checkpoint, which comes with its towers and its base.
     "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
@@ -108,7 +108,7 @@ def ended_well(*running):
 class Run:
     def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None):
         plan, self.size = PLANS[size], size
-        self.work, self.plan, self.seed = Path(work), dataclasses.replace(plan, max_new=max_new or plan.max_new), seed
+        self.work, self.plan, self.seed = Path(work).resolve(), dataclasses.replace(plan, max_new=max_new or plan.max_new), seed
         self.manifest, self.start, self.stop_after = manifest, start, stop_after
         self.clips = self.work / "clips"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -293,11 +293,13 @@ def main():
         own = Path(args.work) / "results"
         results, out = (own, own.parent / "contest.png") if own.exists() else (HERE / "results", "contest.png")
         return ended_well(start("contest.py", "show", "--results", results, "--out", out))
-    run = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new)
+    run, began = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new), time.time()
     for stage in ALL if args.stage == "all" else [args.stage]:
         if stage not in ("world", "contest") or processes().is_main_process:
             run.run(stage)
         processes().wait_for_everyone()
+    if args.stage == "all":
+        say(f"all: {time.time() - began:.0f} s")
 
 
 if __name__ == "__main__":
