@@ -51,13 +51,18 @@ PAPER = Policy(loss="grpo", beta=0.04, aggregation="sum", weights=(("accuracy", 
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
-def prefix(model, words, examples, features):
-    """Keys and values of the prompts, and the logits of each answer's first token."""
+def prompts(model, words, examples, features):
+    """The examples' prompts, words and what was seen and heard: `(examples, rows, hidden)`."""
     first = examples[0]
     seen, heard = features.batch([e.row for e in examples], first.video, first.audio)
     instruction = text.INSTRUCTIONS[first.kind]
     gate = model.gate(words.bert_ids(instruction).to(model.device))
-    rows = model.splice(words.pieces(instruction, first.video, first.audio), *model.rows(seen, heard, gate))
+    return model.splice(words.pieces(instruction, first.video, first.audio), *model.rows(seen, heard, gate))
+
+
+def prefix(model, words, examples, features):
+    """Keys and values of the prompts, and the logits of each answer's first token."""
+    rows = prompts(model, words, examples, features)
     out = model(inputs_embeds=rows, use_cache=True, past_key_values=DynamicCache(), logits_to_keep=1)
     return out.past_key_values, out.logits[:, -1].float()
 
@@ -187,8 +192,8 @@ class Loss(nn.Module):
         return reduced(p, losses, real, size), logps.detach(), (kl * real).sum() / real.sum().clamp(min=1)
 
 
-def train(loop, model, words, lines, features, policy, seed, reference=None):
-    """Runs a `trainer.Loop` with this loss. `reference` is needed where `beta` is not zero."""
+def train(loop, model, words, lines, features, policy, seed, reference=None, draw=sample):
+    """Runs a `trainer.Loop` with this loss. `reference` is needed where `beta` is not zero; `draw` draws the answers, as `sample` does."""
     if policy.beta and reference is None:
         raise ValueError("beta is not zero: a reference model is needed")
     loss = loop.prepare(Loss(model, words, policy, reference))
@@ -202,7 +207,7 @@ def train(loop, model, words, lines, features, policy, seed, reference=None):
         drawn = data.draw(lines, kinds, n, seed, policy.prompts, policy.drop)
         examples = [drawn[place] for place in places]
         model.eval()
-        ids = sample(model, words, examples, features, policy.group, policy.max_new, policy.temperature, seed * 1_000_003 + n, places)
+        ids = draw(model, words, examples, features, policy.group, policy.max_new, policy.temperature, seed * 1_000_003 + n, places)
         model.train()
         table, ended, lengths = everyones(places, *rewarded(policy, words, names, examples, ids))
         gained, useful = rewards.advantages(table, weights, policy.aggregation, policy.scale)

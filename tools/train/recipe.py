@@ -8,12 +8,10 @@ done, `model`, a checkpoint in the published layout.
 """
 
 import argparse
-import ctypes
 import dataclasses
 import datetime
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +24,7 @@ import checkpoint
 import curves
 import data
 import grpo
+import sampler
 import sft
 import topology
 import towers
@@ -95,8 +94,7 @@ def processes():
 
 def start(program, *args, **env):
     """Another process of ours, which ends where this one does."""
-    die = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)        # PR_SET_PDEATHSIG
-    return subprocess.Popen([sys.executable, HERE / program, *map(str, args)], env={**os.environ, **env}, preexec_fn=die)
+    return subprocess.Popen([sys.executable, HERE / program, *map(str, args)], env={**os.environ, **env}, preexec_fn=sampler.die_with_us)
 
 
 def ended_well(*running):
@@ -106,10 +104,10 @@ def ended_well(*running):
 
 
 class Run:
-    def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None):
+    def __init__(self, work, size, seed, manifest=None, start=None, stop_after=None, max_new=None, draw=grpo.sample):
         plan, self.size = PLANS[size], size
         self.work, self.plan, self.seed = Path(work).resolve(), dataclasses.replace(plan, max_new=max_new or plan.max_new), seed
-        self.manifest, self.start, self.stop_after = manifest, start, stop_after
+        self.manifest, self.start, self.stop_after, self.draw = manifest, start, stop_after, draw
         self.clips = self.work / "clips"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -246,7 +244,7 @@ class Run:
         if policy.beta:
             reference = checkpoint.load(self.model_of("cold")).to(self.device).eval().requires_grad_(False)
         loop = self.loop(stage, self.plan.grpo, 1e-6 if self.start else 2e-4)
-        grpo.train(loop, model, words, lines, features, policy, self.seed, reference)
+        grpo.train(loop, model, words, lines, features, policy, self.seed, reference, self.draw)
         self.finish(stage, loop, model, self.model_of("cold"))
 
     def grpo(self):
@@ -283,6 +281,7 @@ def main():
     top.add_argument("--checkpoint", help="start from the towers and weights of this checkpoint folder")
     top.add_argument("--stop-after", type=int, help="stop a stage after this many steps, as a kill would")
     top.add_argument("--max-new", type=int, help="the most tokens an answer may have")
+    top.add_argument("--sampler", choices=("own", "vllm"), default="own", help=f"draws the answers of GRPO; vllm: with the Python that {sampler.PYTHON} names")
     args = top.parse_args()
     if args.stage == "floor":
         for name, plan in PLANS.items():
@@ -293,7 +292,8 @@ def main():
         own = Path(args.work) / "results"
         results, out = (own, own.parent / "contest.png") if own.exists() else (HERE / "results", "contest.png")
         return ended_well(start("contest.py", "show", "--results", results, "--out", out))
-    run, began = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new), time.time()
+    run, began = Run(args.work, args.size, args.seed, args.manifest, args.checkpoint, args.stop_after, args.max_new,
+                     sampler.Vllm() if args.sampler == "vllm" else grpo.sample), time.time()
     for stage in ALL if args.stage == "all" else [args.stage]:
         if stage not in ("world", "contest") or processes().is_main_process:
             run.run(stage)

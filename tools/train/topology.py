@@ -84,7 +84,7 @@ class Sizes:
 
 SMALL = Sizes()
 SMOKE = replace(SMALL, hidden=64, ffn=128, layers=2, vision_hidden=32, vision_ffn=64, vision_layers=2, image=64, audio_hidden=32,
-                audio_ffn=64, audio_layers=1, vision_heads=2, audio_heads=2)
+                audio_ffn=64, audio_layers=1, heads=2, kv_heads=1, vision_heads=2, audio_heads=2)
 FULL = Sizes(hidden=896, ffn=4864, layers=24, heads=14, kv_heads=2, vocab=151936, base_vocab=151643, vision_hidden=768,
              vision_ffn=3072, vision_layers=12, vision_heads=12, image=224, audio_hidden=1280, audio_ffn=5120, audio_layers=32,
              audio_heads=20, positions=1500, bert_hidden=768, bert_ffn=3072, bert_layers=12, bert_heads=12, bert_vocab=30522)

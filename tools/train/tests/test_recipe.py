@@ -50,6 +50,11 @@ def until(run, there):
     assert run.poll() is None, run.communicate()[0][-3000:]
 
 
+def test_a_relative_folder_is_one_folder_for_every_process(tmp_path):
+    subprocess.run([sys.executable, HERE / "recipe.py", "world", "--size", "smoke", "--work", "here"], cwd=tmp_path, check=True)
+    assert (tmp_path / "here" / "clips" / "ood-order.jsonl").exists() and [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
 def test_everything_from_world_to_table_through_a_kill(work):
     run = start(work, "all")
     until(run, lambda: list(work.glob("results/2.0/1/*.ood.json")))
