@@ -86,6 +86,15 @@ fn the_first_two_commands_are_there() {
 }
 
 #[test]
+fn every_lane_has_its_line() {
+    let told = fs::read_to_string(root().join("tests/README.md")).unwrap();
+    for lane in fs::read_dir(root().join("tools/lane")).unwrap() {
+        let lane = lane.unwrap().file_name().into_string().unwrap();
+        assert!(told.contains(&format!("`{lane}`")), "tests/README.md does not tell of `tools/test {lane}`");
+    }
+}
+
+#[test]
 fn the_bytes_are_those_of_the_event() {
     let readme = readme();
     let line = readme.lines().find(|line| line.starts_with("{\"type\":\"event\"")).unwrap();
