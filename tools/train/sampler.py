@@ -63,7 +63,7 @@ class Vllm:
         (self.folder / "decoder" / "config.json").write_text(json.dumps({
             "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": s.hidden, "intermediate_size": s.ffn,
             "num_hidden_layers": s.layers, "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "vocab_size": s.vocab,
-            "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": False,
             "torch_dtype": str(kind).removeprefix("torch.")}))
         self._write_decoder(model, kind)
         env = dict(os.environ)
@@ -75,6 +75,8 @@ class Vllm:
 
     def _write_decoder(self, model, kind):
         state = {k: v.detach().to("cpu", kind).contiguous() for k, v in model.state_dict().items() if k.startswith(DECODER)}
+        # Twice, though they are one: vLLM's reading anew leaves tied ones apart.
+        state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
         save_file(state, self.folder / "decoder" / "model.safetensors", metadata={"format": "pt"})
 
     def _fail(self):
