@@ -73,7 +73,7 @@ PLANS = {
     "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,
                  prompts=1, max_new=512, mixed="bf16"),
 }
-# What the base is asked: it describes clips, and answers a little, as the published one does. From one that never answered, GRPO has nothing to reward.
+# What the base is asked: it describes clips, and answers a little, so that GRPO has something to reward.
 BASE = {"describe": 0.5, "reason": 0.3, "label": 0.2}
 START = ("sight", "hearing", "base")      # once, whatever the seed: what the published recipe finds ready made
 AFTER = ("cold", "label", "grpo", "grpo-no-cues", "grpo-paper")

@@ -1,4 +1,4 @@
-"""vLLM in the place of `grpo.sample`: faster where a decoder is large and answers are long.
+"""vLLM in the place of `grpo.sample`.
 
 The trainer splices its prompts as ever and sends them as embeddings; the other side has the decoder alone, written for it before every drawing.
 vLLM brings a torch of its own, so it is a process with a Python of its own (`sampler_vllm.py`); the two share a folder in memory.
@@ -41,11 +41,13 @@ class Vllm:
             prompts = grpo.prompts(model, words, examples, features)
         if prompts.shape[1] + max_new > self.longest:
             raise SystemExit(f"error: prompts of {prompts.shape[1]} rows and answers of {max_new} tokens are more than {self.longest}")
-        if self.worker is None:
-            self._start(model)
-        kind = torch.bfloat16 if prompts.is_cuda else torch.float32
+        new, kind = self.worker is None, torch.bfloat16 if prompts.is_cuda else torch.float32
+        if new:
+            self._lay_folder(model.sizes, kind)
         self._write_decoder(model, kind)
         save_file({str(i): p.detach().to("cpu", kind).contiguous() for i, p in enumerate(prompts)}, self.folder / "prompts.safetensors")
+        if new:
+            self._start(model.device)
         ask = {"times": times, "max_new": max_new, "temperature": temperature, "ends": [words.end, words.pad],
                "seeds": [(seed * 65_537 + place) % 2**62 for place in places or range(len(examples))]}
         try:
@@ -54,21 +56,22 @@ class Vllm:
             self._fail()
         return json.loads(self.worker.stdout.readline() or self._fail())
 
-    def _start(self, model):
+    def _lay_folder(self, s, kind):
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.place = tempfile.TemporaryDirectory(prefix="mien-vllm-", dir=memory)
         self.folder = Path(self.place.name)
         (self.folder / "decoder").mkdir()
-        s, kind = model.sizes, torch.bfloat16 if model.device.type == "cuda" else torch.float32
         (self.folder / "decoder" / "config.json").write_text(json.dumps({
             "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": s.hidden, "intermediate_size": s.ffn,
             "num_hidden_layers": s.layers, "num_attention_heads": s.heads, "num_key_value_heads": s.kv_heads, "vocab_size": s.vocab,
             "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": False,
             "torch_dtype": str(kind).removeprefix("torch.")}))
-        self._write_decoder(model, kind)
+
+    def _start(self, device):
         env = dict(os.environ)
-        if model.device.type == "cuda":
-            env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")[model.device.index or 0]
+        if device.type == "cuda":
+            seen = env.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+            env["CUDA_VISIBLE_DEVICES"] = seen.split(",")[device.index or 0]
         self.log = (self.folder / "log").open("w")
         self.worker = subprocess.Popen([self.python, "-P", HERE / "sampler_vllm.py", self.folder, str(self.longest)], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, stderr=self.log, text=True, env=env, preexec_fn=die_with_us)

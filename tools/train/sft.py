@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import data
+import grpo
 import scores
-import text
 
 
 class Loss(nn.Module):
@@ -32,11 +32,8 @@ class Loss(nn.Module):
         if silent:
             raise data.ManifestError(f"nothing to teach for {len(silent)} clips (line {silent[0] + 1} first): a `{first.kind}` needs `cues`"
                                      + (" or `reason`" if first.kind == "reason" else ""))
-        seen, heard = features.batch([e.row for e in examples], first.video, first.audio)
-        instruction = text.INSTRUCTIONS[first.kind]
         device = self.model.device
-        visual, audio = self.model.rows(seen, heard, self.model.gate(self.words.bert_ids(instruction).to(device)))
-        prompt = self.model.splice(self.words.pieces(instruction, first.video, first.audio), visual, audio)
+        prompt = grpo.prompts(self.model, self.words, examples, features)
         ids = [self.words.ids(e.target) + [self.words.end] for e in examples]
         longest = max(map(len, ids))
         target = torch.full((len(ids), longest), -100, device=device)

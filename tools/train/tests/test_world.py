@@ -312,6 +312,12 @@ def test_every_word_can_be_said():
         lexicon.phonemes("it is flubber")
 
 
+def test_who_is_taught_sees_unknown_as_often_as_any_label():
+    share = lambda split: np.mean([clip.plan(3, split, i).label == "unknown" for i in range(3000)])
+    assert all(abs(share(split) - 1 / 8) < 0.02 for split in ("train", "post"))
+    assert all(abs(share(split) - 1 / 16) < 0.015 for split in ("valid", "test", "ood"))
+
+
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match="holiday"):
         clip.plan(1, "holiday", 0)
