@@ -58,7 +58,7 @@ class Plan:
     every: int = 50
     mixed: str = "no"       # how products are made: "bf16" is 1.3 times as fast where the processor has it
     recipes: tuple = ("label", "explained", "explained-grpo", "grpo", "grpo-no-cues", "grpo-from-label", "best-of-n")      # of the contest
-    budgets: tuple = (0.2, 0.4, 0.8)        # one is what `label` steps cost
+    budgets: tuple = (0.15, 0.3, 0.6)       # one is what `label` steps cost
     seeds: tuple = (1, 2, 3)
     clips: int = 210        # of each set that the contest answers
     longest: float = 6.25   # the budget of the bundle, and of the label baseline beside it

@@ -26,7 +26,12 @@ class Settings:
     clip: float = 1.0
     decay: float = 0.01
     stop_after: int | None = None       # ends early, as a kill would: for tests
-    mixed: str = "no"                   # bf16: products in bf16, weights and steps in f32
+    mixed: str = "no"                   # bf16: products in bf16 where the processor has it, weights and steps in f32
+
+
+def has_bf16():
+    """Whether products in bf16 are done by the processor: where they are emulated they take fifty times as long as f32."""
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Optimizer(torch.optim.AdamW):
@@ -75,7 +80,8 @@ class Loop:
         self.folder, self.settings, self.name = Path(folder), settings, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = accelerator or Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+            cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed if has_bf16() else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.step = 0
 
     def prepare(self, module, whole=None):
