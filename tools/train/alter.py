@@ -41,18 +41,24 @@ def pictures(rng, px, points=None, together=False):
         flipped = (torch.linalg.det(theta[:, :, :2]) < 0)[:, None, None]
         points = torch.where(flipped, moved[:, MIRRORED], moved)
 
-    light = (out + 1) / 2
-    grey = light.mean(dim=1, keepdim=True)
-    light = grey + (light - grey) * draw(0.0, 1.4)
-    tint = torch.cat([torch.exp(draw(-0.2, 0.2)) for _ in range(3)], dim=1)
-    light = (light * tint * torch.exp(draw(-0.35, 0.25))).clamp(1e-3, 1) ** torch.exp(draw(-0.4, 0.4))
+    # Light from 0 to 1: less colour, a tint and an exposure, which are one matrix of the three colours.
+    colour, tint, exposure = draw(0.0, 1.4), torch.cat([torch.exp(draw(-0.2, 0.2)) for _ in range(3)], dim=1), torch.exp(draw(-0.35, 0.25))
+    matrix = colour[:, 0] * torch.eye(3) + (1 - colour[:, 0]) / 3
+    matrix = (matrix * tint[:, :, 0] * exposure[:, 0] / 2).expand(len(px), 3, 3)
+    light = torch.baddbmm(matrix.sum(dim=2, keepdim=True), matrix, out.flatten(2)).reshape(px.shape)
+    light = light.clamp_(1e-3, 1).pow_(torch.exp(draw(-0.4, 0.4)))
+    contrast = torch.exp(draw(-0.4, 0.3))
     middle = light.mean(dim=(2, 3), keepdim=True)
-    light = middle + (light - middle) * torch.exp(draw(-0.4, 0.3))
-    soft = F.avg_pool2d(F.pad(light, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    light = torch.where(draw(0, 1) < 0.35, soft, light)
-    grain = torch.from_numpy(rng.standard_normal(light.shape, dtype=np.float32)) * draw(0, 0.07)
-    changed = 2 * (light + grain).clamp(0, 1) - 1
-    return torch.where(plain, px, changed), points
+    light = light.mul_(contrast).add_(middle * (1 - contrast))
+    soft = (draw(0, 1) < 0.35).expand(len(px), 1, 1, 1).flatten()
+    if soft.any():
+        edged = F.pad(light[soft], (1, 1, 1, 1), mode="replicate")
+        lines = edged[:, :, :-2] + edged[:, :, 1:-1] + edged[:, :, 2:]
+        light[soft] = (lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]) / 9
+    # Even grain: a bell-shaped one takes longer to draw.
+    grain = torch.from_numpy(rng.random(light.shape, dtype=np.float32)).sub_(0.5)
+    light = grain.mul_(draw(0, 0.24)).add_(light).clamp_(0, 1).mul_(2).sub_(1)
+    return torch.where(plain, px, light), points
 
 
 def sounds(rng, mel):

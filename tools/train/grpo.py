@@ -75,6 +75,45 @@ def spread(cache, times):
     return out
 
 
+class Following:
+    """Steps of one token after prompts that `times` answers each share: the prompts' keys and values are neither repeated nor moved.
+
+    Cache: per layer `(prompts, kv heads, rows, head)`. A step takes token ids `(prompts * times,)` and gives logits `(prompts * times, vocab)`.
+    """
+
+    def __init__(self, model, cache, times, most):
+        self.model, self.times, self.length = model, times, 0
+        self.shared = list(zip(cache.key_cache, cache.value_cache))
+        prompts, heads, self.rows, head = self.shared[0][0].shape
+        self.groups = model.config.num_attention_heads // heads
+        self.own = self.shared[0][0].new_empty(len(self.shared), 2, prompts, heads, times, most, head)
+
+    def step(self, token):
+        decoder = self.model.model
+        x = decoder.embed_tokens(token)
+        cos, sin = decoder.rotary_emb(x, torch.tensor([[self.rows + self.length]], device=x.device))
+        self.length += 1
+        for i, layer in enumerate(decoder.layers):
+            x = x + self._attention(i, layer.self_attn, layer.input_layernorm(x), cos, sin)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return self.model.lm_head(decoder.norm(x)).float()
+
+    def _attention(self, i, layer, x, cos, sin):
+        (keys, values), own = self.shared[i], self.own[i]
+        prompts, heads, rows, head = keys.shape
+        apart = lambda y, *kinds: y.view(prompts, self.times, heads, *kinds, head).transpose(1, 2)      # heads before answers
+        turned = lambda y: y * cos[0] + torch.cat([-y[..., head // 2:], y[..., : head // 2]], dim=-1) * sin[0]
+        q = turned(apart(layer.q_proj(x), self.groups))
+        own[0, ..., self.length - 1, :] = turned(apart(layer.k_proj(x)))
+        own[1, ..., self.length - 1, :] = apart(layer.v_proj(x))
+        mine, said = own[:, ..., : self.length, :]
+        with_prompt = q.flatten(2, 3) @ keys.transpose(2, 3)
+        weights = torch.cat([with_prompt.unflatten(2, q.shape[2:4]), q @ mine.transpose(3, 4)], dim=-1)
+        weights = torch.softmax(weights * head**-0.5, dim=-1, dtype=torch.float32).to(q.dtype)
+        out = (weights[..., :rows].flatten(2, 3) @ values).view_as(q) + weights[..., rows:] @ said
+        return layer.o_proj(out.transpose(1, 2).reshape(len(x), -1))
+
+
 @torch.no_grad()
 def sample(model, words, examples, features, times, max_new, temperature, seed, places=None):
     """`times` answers per example: token ids with the end token where there is one, in the examples' order. Temperature 0 is greedy.
@@ -83,7 +122,7 @@ def sample(model, words, examples, features, times, max_new, temperature, seed, 
     """
     dice = [torch.Generator().manual_seed(seed * 65_537 + place) for place in places or range(len(examples))]
     cache, logits = prefix(model, words, examples, features)
-    cache, logits = spread(cache, times), logits.repeat_interleave(times, dim=0)
+    following, logits = Following(model, cache, times, max_new), logits.repeat_interleave(times, dim=0)
     count = len(logits)
     out, live = [[] for _ in range(count)], np.ones(count, bool)
     ends = {words.end, words.pad}
@@ -98,8 +137,7 @@ def sample(model, words, examples, features, times, max_new, temperature, seed, 
             live[i] = out[i][-1] not in ends
         if not live.any() or n == max_new - 1:
             break
-        step = model(input_ids=token.to(model.device), past_key_values=cache, use_cache=True)
-        cache, logits = step.past_key_values, step.logits[:, -1].float()
+        logits = following.step(token[:, 0].to(model.device))
     return out
 
 
