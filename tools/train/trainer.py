@@ -28,6 +28,10 @@ class Settings:
     stop_after: int | None = None       # ends early, as a kill would: for tests
     mixed: str = "no"                   # bf16: products in bf16 where the processor has it, weights and steps in f32
 
+    @property
+    def products(self):
+        return self.mixed if has_bf16() else "no"
+
 
 def has_bf16():
     """Whether products in bf16 are done by the processor: where they are emulated they take fifty times as long as f32."""
@@ -80,7 +84,7 @@ class Loop:
         self.folder, self.settings, self.name = Path(folder), settings, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = accelerator or Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=settings.mixed if has_bf16() else "no",
+            cpu=not torch.cuda.is_available(), mixed_precision=settings.products,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.step = 0
 

@@ -241,6 +241,12 @@ def test_killed_and_resumed_ends_where_it_would_have_ended(root, words, lines, f
         assert torch.allclose(a, b, atol=1e-6), name
 
 
+def test_products_are_in_bf16_only_where_the_processor_has_it(monkeypatch):
+    for has, mixed, made in ((True, "bf16", "bf16"), (False, "bf16", "no"), (True, "no", "no")):
+        monkeypatch.setattr(trainer, "has_bf16", lambda: has)
+        assert trainer.Settings(1, 1e-3, mixed=mixed).products == made
+
+
 def test_a_kill_between_two_renames_loses_nothing(root, words, lines, features, tmp_path):
     fit(root, words, lines, features, tmp_path, 4, stop_after=2)
     (tmp_path / "state").rename(tmp_path / "state.old")
@@ -345,7 +351,8 @@ def test_drawing_is_seeded_and_ends_at_the_end(model, words, lines, features):
 def test_greedy_answers_are_those_of_a_plain_loop(model, words, lines, features):
     model.eval()
     some = [data.example(0, lines[0], "reason")]
-    got = grpo.sample(model, words, some, features, 1, 6, 0.0, 0)[0]
+    got, *others = grpo.sample(model, words, some, features, 3, 6, 0.0, 0)
+    assert others == [got, got]
     seen, heard = features.batch([0])
     rows = model.splice(words.pieces(text.REASON), *model.rows(seen, heard, model.gate(words.bert_ids(text.REASON))))
     want = []
