@@ -273,6 +273,18 @@ class Run:
         say(f"{stage}: {time.time() - began:.0f} s")
 
 
+def floor():
+    """What a clip costs, and what every process holds: weights, gradients and two moments of what is trained, weights of the towers, in f32."""
+    for name, plan in PLANS.items():
+        cost = plan.sizes.forward_gflop()
+        with torch.device("meta"):
+            model = topology.Omni(dataclasses.replace(plan.sizes, bert_vocab=plan.sizes.bert_vocab or 1))
+        trained = 16 * sum(p.numel() for p in sft.trainable(model))
+        frozen = 4 * sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        print(f"{name}: {sum(cost.values()):.2f} GFLOP per clip forward: " + ", ".join(f"{k} {v:.2f}" for k, v in cost.items())
+              + f"; {trained / 1e9:.2f} GB to train, {frozen / 1e9:.2f} GB of towers")
+
+
 def main():
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("stage", choices=("all", "table", "floor", *STAGES))
@@ -286,10 +298,7 @@ def main():
     top.add_argument("--sampler", choices=("own", "vllm"), default="own", help=f"draws the answers of GRPO; vllm: with the Python that {sampler.PYTHON} names")
     args = top.parse_args()
     if args.stage == "floor":
-        for name, plan in PLANS.items():
-            floor = plan.sizes.forward_gflop()
-            print(f"{name}: {sum(floor.values()):.2f} GFLOP per clip forward: " + ", ".join(f"{k} {v:.2f}" for k, v in floor.items()))
-        return
+        return floor()
     if args.stage == "table":
         own = Path(args.work) / "results"
         results, out = (own, own.parent / "contest.png") if own.exists() else (HERE / "results", "contest.png")
