@@ -123,17 +123,15 @@ class Inputs:
         shapes = {"pixels": (n, frames, 3, sizes.image, sizes.image), "points": (n, frames, len(face.POINTS), 2),
                   "units": (n, frames, len(face.UNITS)), "kind": (n,), "mel": (n, sizes.mels, 2 * sizes.positions)}
         kinds = {"pixels": np.uint8, "kind": np.int64}
-        out = {part: np.lib.format.open_memmap(paths[part], "w+", kinds.get(part, np.float16), shapes[part]) for part in shapes}
+        for part in shapes:
+            np.lib.format.open_memmap(paths[part], "w+", kinds.get(part, np.float16), shapes[part]).flush()
         # As many processes as pay for their start.
         workers = min(os.cpu_count(), 1 + n // 500)
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            one = partial(_inputs_of, root, sizes)
-            made = pool.map(one, lines, chunksize=16) if workers > 1 else map(one, lines)
-            for i, found in enumerate(tqdm(made, desc="inputs", unit="clip", total=n, leave=False)):
-                for part, value in found.items():
-                    out[part][i] = value
-        for store in out.values():
-            store.flush()
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            one = partial(_keep_inputs, root, sizes, paths)
+            made = pool.map(one, range(n), lines, chunksize=16) if workers > 1 else map(one, range(n), lines)
+            for _ in tqdm(made, desc="inputs", unit="clip", total=n, leave=False):
+                pass
 
     def pictures(self, rows, frames):
         """Pixels, points, units and kinds of one picture of each clip."""
@@ -149,6 +147,12 @@ class Inputs:
             by = int(share * spare)
             mel[i] = np.concatenate([np.full_like(mel[i][:, :by], floor), mel[i][:, : mel.shape[2] - by]], axis=1)
         return torch.from_numpy(mel)
+
+
+def _keep_inputs(root, sizes, paths, i, line):
+    """Writes them into their place, so that pictures need not go from process to process."""
+    for part, value in _inputs_of(root, sizes, line).items():
+        np.load(paths[part], mmap_mode="r+")[i] = value
 
 
 def _inputs_of(root, sizes, line):
