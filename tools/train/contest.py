@@ -15,8 +15,8 @@ A budget of 1 is what label SFT spends in the plan's `label` steps. Operations a
 forward: prompts and answers, drawn ones among them. Towers are frozen and their outputs kept; they cost nobody anything. How often the budget allows
 a step follows from the tokens an answer has as a rule; what was spent is written down beside the result.
 
-The recipe that is best on the split `valid` among those that give reasons, and label SFT, then have the longest budget with one seed and answer every
-held-out set: the first becomes the bundle.
+The recipe that is best on the split `valid` among those that give reasons, by UAR less the share of contradicted claims, and label SFT, then
+have the longest budget with one seed and answer every held-out set: the first is for a bundle.
 
 Results are WORK/results/BUDGET/SEED/RECIPE.SET.json, models are beside them in WORK/contest. `show` has 95 % intervals of a bootstrap over seeds and clips.
 """
@@ -255,11 +255,12 @@ def loaded(folder):
 
 
 def winner(folder, budget):
-    """Of the recipes that give reasons, the one with the highest mean UAR on `valid` at this budget."""
+    """Of the recipes that give reasons, the one with the highest mean of UAR less the share of contradicted claims, on `valid` at this budget."""
     scores = {}
     for r in loaded(folder):
         if r["about"]["set"] == "valid" and r["about"]["budget"] == budget and r["about"]["recipe"] not in SILENT:
-            scores.setdefault(r["about"]["recipe"], []).append(r["report"]["uar"])
+            # Reasons without a claim are as bad as false ones.
+            scores.setdefault(r["about"]["recipe"], []).append(r["report"]["uar"] - np.nan_to_num(r["report"]["contradiction"], nan=1.0))
     return max(scores, key=lambda name: np.mean(scores[name]))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import tarfile
 from types import SimpleNamespace
@@ -504,6 +505,22 @@ def test_the_interval_of_a_uar_holds_it_and_narrows_with_clips():
     assert evaluate.spelled(["happy", "fear", "unknown", None, "hungry"]) == "067--"
     open_ones = {"labels": records(140, 7)["labels"] + "7", "answers": records(140, 7)["answers"] + "-"}
     assert contest_module.interval([open_ones], rng, 20)[0] == pytest.approx(0.7)       # `unknown` is not in it
+
+
+def test_the_winner_is_often_right_and_its_claims_are_true(tmp_path):
+    def result(recipe, uar, contradiction, budget=1.0, split="valid"):
+        path = tmp_path / str(budget) / "1" / f"{recipe}.{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"about": {"recipe": recipe, "set": split, "budget": budget}, "report": {"uar": uar, "contradiction": contradiction}}))
+
+    result("label", 0.95, math.nan)
+    result("best-of-n", 0.90, math.nan)     # not one claim
+    result("grpo-no-cues", 0.84, 0.16)
+    result("grpo", 0.80, 0.06)
+    result("explained", 0.78, 0.06)
+    result("explained", 0.99, 0.0, budget=0.5)
+    result("explained", 0.99, 0.0, split="test")
+    assert contest_module.winner(tmp_path, 1.0) == "grpo"
 
 
 def test_the_papers_rewards_and_ours(words, lines):
