@@ -296,13 +296,13 @@ COLUMNS = (("uar_fusion", "fusion"), ("format", "format"), ("claim_precision", "
 
 def show(folder, out):
     """UAR with its interval, and what else there is, of every recipe, budget and set; then the longest budget on every held-out set; and the picture."""
-    results, rng = loaded(folder), np.random.default_rng(1)
+    results = loaded(folder)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     head = "".join(f"{title:>9}" for _, title in COLUMNS)
     lead = f"{'set':12} {'recipe':16} {'budget':>6} {'TFLOP':>6} {'min':>5} {'seeds':>5} {'UAR':>6}  {'95 % interval':15}"
 
     def line(some, split, name, budget):
-        uar, low, high = (100 * v for v in interval(some, rng))
+        uar, low, high = (100 * v for v in interval(some, np.random.default_rng(1)))
         flop, minutes = mean(some, "gflop", "about") / 1e3, mean(some, "seconds", "about") / 60
         print(f"{split:12} {name:16} {budget:6g} {flop:6.1f} {minutes:5.1f} {len(some):5} {uar:6.1f}  {f'{low:.1f} to {high:.1f}':15}"
               + "".join(f"{100 * mean(some, key):9.1f}" for key, _ in COLUMNS))
