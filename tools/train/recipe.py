@@ -61,7 +61,7 @@ class Plan:
     budgets: tuple = (0.06, 0.12, 0.24)     # one is what `label` steps cost
     seeds: tuple = (1, 2, 3)
     clips: int = 140        # of each set that the contest answers
-    longest: float = 3.5    # the budget of the bundle, and of the label baseline beside it
+    longest: float = 3.5    # the budget of the winner, and of label SFT beside it
 
 
 PLANS = {
