@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import DynamicCache
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 import data
 import rewards
@@ -102,7 +103,7 @@ class Following:
         (keys, values), own = self.shared[i], self.own[i]
         prompts, heads, rows, head = keys.shape
         apart = lambda y, *kinds: y.view(prompts, self.times, heads, *kinds, head).transpose(1, 2)      # heads before answers
-        turned = lambda y: y * cos[0] + torch.cat([-y[..., head // 2:], y[..., : head // 2]], dim=-1) * sin[0]
+        turned = lambda y: y * cos[0] + rotate_half(y) * sin[0]
         q = turned(apart(layer.q_proj(x), self.groups))
         own[0, ..., self.length - 1, :] = turned(apart(layer.k_proj(x)))
         own[1, ..., self.length - 1, :] = apart(layer.v_proj(x))

@@ -352,8 +352,7 @@ def test_drawing_is_seeded_and_ends_at_the_end(model, words, lines, features):
 def test_greedy_answers_are_those_of_a_plain_loop(model, words, lines, features):
     model.eval()
     some = [data.example(0, lines[0], "reason")]
-    got, *others = grpo.sample(model, words, some, features, 3, 6, 0.0, 0)
-    assert others == [got, got]
+    got = grpo.sample(model, words, some, features, 1, 6, 0.0, 0)[0]
     seen, heard = features.batch([0])
     rows = model.splice(words.pieces(text.REASON), *model.rows(seen, heard, model.gate(words.bert_ids(text.REASON))))
     want = []

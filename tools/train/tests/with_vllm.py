@@ -60,7 +60,7 @@ def test_greedy_answers_are_ours_before_and_after_a_step(asked, vllm):
     for seed in (2, 3):
         answers.append(vllm(*asked, 1, 24, 0.0, 1))
         assert len({t for a in answers[-1] for t in a}) > 8, answers[-1]
-        assert behind(asked, answers[-1]) < 0.15, "but for the rounding of vLLM's attention"
+        assert behind(asked, answers[-1]) < 0.05, "but for rounding"
         stir(model, seed)
     assert answers[0] != answers[1] and behind(asked, answers[0]) > 0.5, "the weights are read again"
 
@@ -74,7 +74,7 @@ def test_answers_are_drawn_from_our_distribution(asked, vllm):
         share = torch.bincount(got, minlength=len(want)) / len(got)
         by_chance = torch.multinomial(want, 2000, True, generator=torch.Generator().manual_seed(1))
         usual = (torch.bincount(by_chance, minlength=len(want)) / 2000 - want).abs().sum()
-        assert (share - want).abs().sum() < 2 * usual, "what chance does, and the rounding"
+        assert (share - want).abs().sum() < 1.3 * usual
 
 
 def test_the_dice_are_the_seeds_and_the_place_s(asked, vllm):
