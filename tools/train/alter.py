@@ -1,7 +1,8 @@
 """Clips made other and worse than they are, for training: so that a cue is known in faces, voices, places and devices that no clip had.
 
-Pictures are stretched, turned, mirrored, coloured, blurred and made noisy. Sounds are warped along the mel scale, given a device's curve and band, an
-echo and a noise, all on the mel's power. What an action unit, a phoneme or a tone is stays what it is; points move with the picture.
+Pictures are stretched, turned, mirrored, coloured, blurred and made noisy, and things cover what nobody asks about. Sounds are warped along the mel
+scale, given a device's curve and band, an echo and a noise, all on the mel's power, and some begin with their end. What an action unit, a phoneme or a tone is
+stays what it is; points move with the picture.
 
 Shapes: pictures `(n, 3, image, image)` in [-1, 1], points `(n, points, 2)` as shares of the picture, mels `(n, mels, columns)` as Whisper's.
 """
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from world import face
 
 PLAIN = 0.25        # share that is left as it is
+TURNED = 0.3        # share of sounds that begin with their end
 # The point that a mirror puts in each point's place.
 MIRRORED = [face.POINTS.index((name.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right"),
                                1.0 - at if name == "mouth top" else at)) for name, at in face.POINTS]
@@ -40,6 +42,7 @@ def pictures(rng, px, points=None, together=False):
         moved = torch.einsum("nij,npj->npi", back, 2 * points - 1 - theta[:, None, :, 2]) / 2 + 0.5
         flipped = (torch.linalg.det(theta[:, :, :2]) < 0)[:, None, None]
         points = torch.where(flipped, moved[:, MIRRORED], moved)
+        out = _covered(rng, out, points)
 
     # Light from 0 to 1: less colour, a tint and an exposure, which are one matrix of the three colours.
     colour, tint, exposure = draw(0.0, 1.4), torch.cat([torch.exp(draw(-0.2, 0.2)) for _ in range(3)], dim=1), torch.exp(draw(-0.35, 0.25))
@@ -59,6 +62,32 @@ def pictures(rng, px, points=None, together=False):
     grain = torch.from_numpy(rng.random(light.shape, dtype=np.float32)).sub_(0.5)
     light = grain.mul_(draw(0, 0.24)).add_(light).clamp_(0, 1).mul_(2).sub_(1)
     return torch.where(plain, px, light), points
+
+
+def _covered(rng, px, points, things=3):
+    """Pictures with rectangles of one colour before them, none of which covers a point."""
+    draw = lambda low, high, *shape: torch.from_numpy(rng.uniform(low, high, (len(px), *shape)).astype(np.float32))
+    at = (torch.arange(px.shape[-1]) + 0.5) / px.shape[-1]
+    for _ in range(things):
+        middle, half, colour, there = draw(0, 1, 2), draw(0.04, 0.2, 2), draw(-1, 1, 3, 1, 1), draw(0, 1) < 0.5
+        there &= ~((points - middle[:, None]).abs() < half[:, None] + 0.03).all(dim=2).any(dim=1)
+        across, down = (((at - middle[:, i, None]).abs() < half[:, i, None]) for i in (0, 1))
+        px = torch.where((across[:, None] & down[:, :, None] & there[:, None, None])[:, None], colour, px)
+    return px
+
+
+def turned(rng, mel):
+    """Mels of which some begin with what came last, cut where it is quiet, as a window of a run may hold the end of a sentence before a beginning; and which."""
+    out, which = mel.clone(), rng.random(len(mel)) < TURNED
+    for i in np.flatnonzero(which):
+        loud = mel[i].mean(dim=0)
+        if loud.max() == loud.min():
+            continue
+        used = 1 + int(torch.nonzero(loud > loud.min() + 1e-3).max())
+        places = rng.integers(used // 8, used - used // 8, 12)
+        cut = int(min(places, key=lambda column: loud[column]))
+        out[i, :, :used] = torch.cat([mel[i, :, cut:used], mel[i, :, :cut]], dim=1)
+    return out, which
 
 
 def sounds(rng, mel):

@@ -86,11 +86,11 @@ def observable(cues):
     return true | {(name, "no") for name in ("face", "voice", "words") if name not in present}
 
 
-def write(cues):
-    """The sentences that claim everything observable of a clip, and nothing else."""
+def write(cues, dice=None, unsaid=0.0):
+    """The sentences that claim everything observable of a clip, and nothing else; with `dice` each claim is left out with the chance `unsaid`."""
     true = observable(cues)
     order = {cue: i for i, cue in enumerate(CUES)}
-    ranked = sorted(true, key=lambda c: (order[c[0]], c[1]))
+    ranked = [c for c in sorted(true, key=lambda c: (order[c[0]], c[1])) if dice is None or dice.random() >= unsaid]
     seen = [f"{v} {c}" for c, v in ranked if CUES[c][0] == "face"]
     heard = [f"{v} {c}" for c, v in ranked if CUES[c][0] != "face"]
     return " ".join(f"{lead} {', '.join(said)}." for lead, said in (("I see", seen), ("I hear", heard)) if said)

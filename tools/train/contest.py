@@ -56,7 +56,7 @@ LABELS = {"label": 1.0}
 RECIPES = {
     "label": (("label", 1.0),),
     "explained": (("explained", 1.0),),
-    "explained-grpo": (("explained", 0.8), ("grpo", 0.2)),
+    "explained-grpo": (("explained", 0.7), ("grpo", 0.3)),
     "grpo": (("cold", 0.25), ("grpo", 0.75)),
     "grpo-no-cues": (("cold", 0.25), ("grpo-no-cues", 0.75)),
     "grpo-from-label": (("label", 0.5), ("grpo-label", 0.5)),

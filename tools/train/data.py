@@ -73,10 +73,14 @@ def manifest(path, labels=(*rule.LABELS, rule.UNKNOWN), strict=True):
     return lines, wrong
 
 
-def example(row, line, kind, video=True, audio=True):
+UNSAID = 0.15       # share of claims that a taught reason leaves out
+
+
+def example(row, line, kind, video=True, audio=True, dice=None):
     """The example of a manifest line; with a modality left out, label and cues are those of what remains.
 
-    Without logged cues a line may bring its own `reason`, the text of the thought.
+    Without logged cues a line may bring its own `reason`, the text of the thought. With `dice` a reason leaves out some of its claims: who never
+    learned to leave one out cannot be rewarded for it.
     """
     label, cues = line["label"], tuple(line["cues"]) if "cues" in line else None
     if not (video and audio) and cues is not None:
@@ -84,7 +88,7 @@ def example(row, line, kind, video=True, audio=True):
         cues = claims.without(cues, left_out)
         if "cell" in line:
             label = rule.decide(**{m: line["cell"][m] for m in ("face", "voice", "words") if m not in left_out})
-    return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label, line.get("reason")))
+    return Example(row, kind, video, audio, label, cues, text.target(kind, cues, label, line.get("reason"), dice, UNSAID))
 
 
 def draw(lines, kinds, step, seed, size, drop=0.1):
@@ -98,7 +102,7 @@ def draw(lines, kinds, step, seed, size, drop=0.1):
     video, audio = u >= drop, not drop <= u < 2 * drop
     # Epochs are permutations, so that every clip is seen before one is seen twice.
     rows = [epoch_row(len(lines), step * size + i, seed) for i in range(size)]
-    return [example(r, lines[r], str(kind), video, audio) for r in rows]
+    return [example(r, lines[r], str(kind), video, audio, np.random.default_rng([seed, step, i, 57])) for i, r in enumerate(rows)]
 
 
 def share(size, rank, ranks):
@@ -163,7 +167,7 @@ def features(model, lines, root, cache, device="cpu", batch=8, altered=False):
             for i in range(at % 2, len(some), 2) if altered else ():
                 rng = np.random.default_rng([at + i, 53])
                 px[i] = alter.pictures(rng, px[i], together=True)[0]
-                sound[i:i + 1] = alter.sounds(rng, sound[i:i + 1])
+                sound[i:i + 1] = alter.sounds(rng, alter.turned(rng, sound[i:i + 1])[0])
             stores[0][at:at + len(some)] = model.see(px.to(device)).cpu().numpy()
             stores[1][at:at + len(some)] = model.hear(sound.to(device)).cpu().numpy()
         for store in stores:

@@ -42,6 +42,7 @@ class Policy:
     weights: tuple = (("accuracy", 1.0), ("format", 0.5), ("cues", 0.5), ("brier", 0.0), ("length", 0.25))
     drop_constant: bool = True
     mask_truncated: bool = True
+    wrong: float = 4.0              # what a contradicted claim costs the reward of claims: one of nine pays where it is true nine times in ten
     label_share: float = 0.2        # share of steps that ask for the label alone
     drop: float = 0.1               # share of steps without video, and without audio
     paper: bool = False
@@ -154,7 +155,7 @@ def judged(policy, words, example, ids):
     if example.kind == "label":
         alone = said.startswith("<answer>") and said.endswith("</answer>") and said.count("<") == 2
         return {**out, "format": float(alone), "cues": 0.0}, said, ended
-    cues = 0.0 if example.cues is None else rewards.cue_reward(said, example.cues)
+    cues = 0.0 if example.cues is None else rewards.cue_reward(said, example.cues, policy.wrong)
     return {**out, "format": rewards.format_reward(said), "cues": cues}, said, ended
 
 

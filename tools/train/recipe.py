@@ -58,16 +58,16 @@ class Plan:
     every: int = 50
     mixed: str = "no"       # how products are made: "bf16" is 1.3 times as fast where the processor has it
     recipes: tuple = ("label", "explained", "explained-grpo", "grpo", "grpo-no-cues", "grpo-from-label", "best-of-n")      # of the contest
-    budgets: tuple = (0.06, 0.12, 0.24)     # one is what `label` steps cost
+    budgets: tuple = (0.1, 0.2, 0.4)     # one is what `label` steps cost
     seeds: tuple = (1, 2, 3)
     clips: int = 140        # of each set that the contest answers
-    longest: float = 3.5    # the budget of the winner, and of label SFT beside it
+    longest: float = 6.0    # the budget of the winner, and of label SFT beside it
 
 
 PLANS = {
     "smoke": Plan(topology.SMOKE, train=48, post=48, cold=24, test=16, sight=6, hearing=6, base=6, cold_steps=30, label=6, grpo=8, batch=8, prompts=2,
                   group=4, max_new=48, every=3, budgets=(2,), seeds=(1,), clips=8, longest=3),
-    "small": Plan(topology.SMALL, train=6000, post=3000, cold=600, test=420, sight=3900, hearing=2400, base=550, cold_steps=250, label=200, grpo=200,
+    "small": Plan(topology.SMALL, train=6000, post=3000, cold=600, test=420, sight=4600, hearing=2900, base=600, cold_steps=250, label=200, grpo=200,
                   mixed="bf16"),
     # For the real checkpoint, which comes with its towers and its base.
     "full": Plan(topology.FULL, train=0, post=0, cold=232, test=560, sight=0, hearing=0, base=0, cold_steps=1000, label=3000, grpo=3000, batch=1,

@@ -56,17 +56,18 @@ def accuracy_reward(completion, label, paper=False):
     return float(answer is not None and answer == (label.strip() if paper else canonical(label)))
 
 
-def cue_reward(completion, cues):
-    """F1 of the claims against the observable cues, logged or measured, less the share of claims that are contradicted, empty or about what is absent.
+def cue_reward(completion, cues, wrong=1.0):
+    """F1 of the claims against the observable cues, logged or measured, less the share of claims that are empty or about what is absent, and `wrong`
+    times the share of those that are contradicted.
 
-    In [-1, 1]; nothing claimed is 0. Claims count once, however often they are said, and only inside the thought.
+    In [-max(1, wrong), 1]; nothing claimed is 0. Claims count once, however often they are said, and only inside the thought.
     """
     think = think_of(completion)
     standing, empty = claims.check(think, cues), claims.empty(think)
     made = standing.claims + empty
     if not made:
         return 0.0
-    return 2 * standing.supported / (made + standing.cues) - (standing.contradicted + standing.absent + empty) / made
+    return 2 * standing.supported / (made + standing.cues) - (wrong * standing.contradicted + standing.absent + empty) / made
 
 
 def brier_reward(probability, correct):

@@ -33,18 +33,18 @@ def reason(thought, label):
     return f"<think> {thought}</think>\n<answer>{label}</answer>"
 
 
-def faithful(cues, label):
-    """What a faithful reason says."""
-    return reason(f"{claims.write(cues)} Together {label}", label)
+def faithful(cues, label, dice=None, unsaid=0.0):
+    """What a faithful reason says; with `dice` each claim is left out with the chance `unsaid`."""
+    return reason(f"{claims.write(cues, dice, unsaid)} Together {label}".strip(), label)
 
 
-def target(kind, cues, label, thought=None):
+def target(kind, cues, label, thought=None, dice=None, unsaid=0.0):
     """What the model is taught to answer to an instruction of a kind; empty where nobody knows."""
     if kind == "label":
         return f"<answer>{label}</answer>"
     if cues is None:
         return reason(thought.strip(), label) if kind == "reason" and thought else ""
-    return faithful(cues, label) if kind == "reason" else claims.write(cues)
+    return faithful(cues, label, dice, unsaid) if kind == "reason" else claims.write(cues)
 
 
 def corpus():

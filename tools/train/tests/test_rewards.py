@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import claims
+import data
+import grpo
 import rewards
+import text
 from world import clip
 
 
@@ -105,6 +108,29 @@ def test_standing(text, cues, expect):
 ])
 def test_cue_reward(text, cues, expect):
     assert rewards.cue_reward(said(text), cues) == pytest.approx(expect)
+
+
+def test_a_contradicted_claim_may_cost_more():
+    doubtful, absent, policy = said("I see raised brow, lowered brow."), said("I hear high pitch."), grpo.Policy()
+    assert rewards.cue_reward(doubtful, CUES, wrong=4.0) == pytest.approx(2 / 7 - 4 / 2)
+    assert rewards.cue_reward(absent, MUTED, wrong=4.0) == -1.0
+    # A ninth claim beside eight true ones is worth its risk where it is true nine times in ten.
+    whole = [cue("face", "brow", "raised"), cue("face", "eyes", "wide"), cue("face", "nose", "wrinkled"), cue("face", "mouth", "pressed"), cue("voice", "rate", "fast"),
+             cue("voice", "range", "wide"), cue("voice", "timbre", "clear"), cue("voice", "pitch", "high"), cue("words", "words", "bad")]
+    eight = "I see raised brow, wide eyes, wrinkled nose, pressed mouth. I hear fast rate, wide range, clear timbre, bad words"
+    silent, right, false = (rewards.cue_reward(said(eight + more), whole, policy.wrong) for more in (".", ", high pitch.", ", low pitch."))
+    assert 0.88 * right + 0.12 * false < silent < 0.91 * right + 0.09 * false
+
+
+def test_a_taught_reason_leaves_claims_out():
+    line = {"cues": CUES, "label": "fear"}
+    every, count = claims.observable(CUES), 400
+    told = [claims.read(data.example(0, line, "reason", dice=np.random.default_rng(i)).target) for i in range(count)]
+    assert all(set(t) <= every for t in told) and any(set(t) == every for t in told)
+    assert 1 - sum(map(len, told)) / (count * len(every)) == pytest.approx(data.UNSAID, abs=0.03)
+    assert set(claims.read(data.example(0, line, "reason").target)) == every        # who is asked, not taught, has everything to name
+    assert set(claims.read(data.example(0, line, "describe", dice=np.random.default_rng(1)).target)) == every
+    assert text.faithful(CUES, "fear", np.random.default_rng(1), 1.0) == "<think> Together fear</think>\n<answer>fear</answer>"
 
 
 def found(modality, name, value, *known, observable=True):

@@ -136,6 +136,31 @@ def test_altered_sounds_stay_sounds(some):
         assert np.corrcoef(a.amax(dim=0), b.amax(dim=0))[0, 1] > 0.5
 
 
+def test_some_sounds_begin_with_their_end(some):
+    _, inputs = some
+    mel = inputs.sounds(np.arange(24))
+    out, which = alter.turned(np.random.default_rng(1), mel)
+    assert 2 < which.sum() < 14 and torch.equal(out[~which], mel[~which])
+    for a, b in zip(mel[which], out[which]):
+        # The same columns, none lost; what came first comes later, what was last is where it began.
+        assert torch.equal(a.sum(dim=1), b.sum(dim=1)) or torch.allclose(a.sum(dim=1), b.sum(dim=1), atol=1e-2)
+        at = next(c for c in range(a.shape[1]) if torch.equal(a[:, c:c + 20], b[:, :20]))
+        used = next(c for c in range(a.shape[1], 0, -1) if (b[:, c - 1] > b.min() + 1e-3).any())
+        assert 0 < at < used and torch.equal(b[:, used - at:used], a[:, :at])
+    silent = torch.zeros(8, *mel.shape[1:])
+    assert torch.equal(alter.turned(np.random.default_rng(1), silent)[0], silent)
+
+
+def test_things_before_a_face_cover_no_point():
+    points = torch.rand(64, len(face.POINTS), 2) * 0.4 + 0.3
+    px = torch.full((64, 3, 128, 128), 0.3)
+    out = alter._covered(np.random.default_rng(2), px, points)
+    covered = (out != 0.3).any(dim=1).float().mean(dim=(1, 2))
+    assert 0.5 < (covered > 0).float().mean() and covered.max() > 0.1
+    for picture, (x, y) in zip(out, (128 * points).long().transpose(1, 2)):
+        assert (picture[:, y, x] == 0.3).all()
+
+
 def test_a_sound_that_begins_later_is_the_same_sound(some):
     _, inputs = some
     now, late = inputs.sounds([0, 1]), inputs.sounds([0, 1], [0.0, 1.0])
@@ -157,7 +182,7 @@ def test_both_towers_learn(some, tmp_path):
     model = checkpoint.create(tmp_path / "new", topology.SMOKE, 1)
     for name, train in (("sight", lambda loop: towers.train_sight(loop, model, inputs, 1, 16)),
                         ("hearing", lambda loop: towers.train_hearing(loop, model, lines, inputs, 1, 8))):
-        heads = train(trainer.Loop(tmp_path / name, trainer.Settings(12, 3e-3, 12), name))
+        heads = train(trainer.Loop(tmp_path / name, trainer.Settings(24, 3e-3, 24), name))
         log = [json.loads(x)["loss"] for x in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         assert np.mean(log[-3:]) < 0.8 * np.mean(log[:2]), (name, log)
         told = towers.check_sight(heads, inputs) if name == "sight" else towers.check_hearing(heads, lines, inputs)
