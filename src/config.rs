@@ -75,7 +75,7 @@ pub struct Config {
     pub daemon: Daemon,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     pub bundle: PathBuf,
@@ -93,6 +93,8 @@ pub struct Model {
     pub reason: Explain,
     /// Tokens of a reason at most. Windows are scored while it is written.
     pub reason_tokens: usize,
+    /// Claims of a reason whose words were less probable than this are left out of it; 0: none.
+    pub reason_sure: f32,
     /// How much sound is encoded: `whole`, `speech` for what holds sound, or `brief`, with which the decoder does not run silence either.
     pub audio_context: AudioContext,
     /// How far scores are believed: `followed`, less where labels lie closer together than on the clips of the bundle's calibration, where
@@ -105,7 +107,11 @@ pub struct Model {
 impl Model {
     /// How reasons are generated.
     pub fn decoding(&self) -> Decoding {
-        Decoding { max_new_tokens: Some(self.reason_tokens), ..Decoding::default() }
+        Decoding {
+            max_new_tokens: Some(self.reason_tokens),
+            weighed: self.reason_sure > 0.0,
+            ..Decoding::default()
+        }
     }
 
     /// Loads the bundle onto the device that the config names.
@@ -233,6 +239,7 @@ impl Default for Model {
             reason_prompt: "reason".into(),
             reason: Explain::Off,
             reason_tokens: 200,
+            reason_sure: 0.0,
             audio_context: AudioContext::Whole,
             temperature: Temperature::Followed,
             threads: 0,
@@ -301,6 +308,11 @@ impl Config {
             (1..=4_096).contains(&self.model.reason_tokens),
             "model.reason_tokens = {}: from 1 to 4096",
             self.model.reason_tokens
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.model.reason_sure),
+            "model.reason_sure = {}: a probability, from 0 to 1",
+            self.model.reason_sure
         );
         let daemon = &self.daemon;
         for (name, value, range) in [

@@ -251,6 +251,7 @@ fn what_was_shown_is_drawn_and_compared() {
         r#"{"start_ms": 0, "end_ms": 5000, "label": "happy"}
 {"start_ms": 5000, "end_ms": 9000, "label": "sad"}
 {"start_ms": 9000, "end_ms": 9500, "label": "sad", "more": 1}
+{"start_ms": 5500, "end_ms": 5900, "label": "happy"}
 "#,
     )
     .unwrap();
@@ -259,12 +260,16 @@ fn what_was_shown_is_drawn_and_compared() {
     let drawn = draw();
     let said = text(&drawn.stdout);
     assert_eq!(drawn.status.code(), Some(0), "{}", text(&drawn.stderr));
-    for words in
-        ["said happiness for 4.0 s  right", "said fear      for 3.0 s  WRONG", "said nothing", "1 of 3 right"]
-    {
+    for words in [
+        "said happiness for 4.0 s  right, begun after 1.0 s\n",
+        "said fear      for 3.0 s  WRONG\n",
+        "said nothing",
+        "said happiness for 0.4 s  right\n",
+        "2 of 4 right; a right label begins 1.0 s after it is first shown (median)\n",
+    ] {
         assert!(said.contains(words), "{words} is missing:\n{said}");
     }
-    assert_eq!(fs::read_to_string(&picture).unwrap().matches("shown: ").count(), 1);
+    assert_eq!(fs::read_to_string(&picture).unwrap().matches("shown: ").count(), 2);
     fs::write(&truth, "{\"start_ms\": 0}\n").unwrap();
     let refused = draw();
     assert_eq!(refused.status.code(), Some(1));

@@ -169,6 +169,7 @@ fn impossible_values_are_refused_by_name() {
         (format!("{GOOD}[daemon]\nreadings_max = 100000\n"), "daemon.readings_max"),
         (format!("{GOOD}[daemon]\nheartbeat_ms = 5\n"), "daemon.heartbeat_ms"),
         (GOOD.replace("[model]", "[model]\nreason_tokens = 0"), "model.reason_tokens"),
+        (GOOD.replace("[model]", "[model]\nreason_sure = 1.5"), "model.reason_sure"),
         (GOOD.replace("[sink.stdout]", ""), "sink"),
         (GOOD.replace("[sink.stdout]", "[sink.stdout]\nenabled = false"), "sink"),
         (GOOD.replace("[clip]\npath = \"clip.avi\"", ""), "source"),

@@ -6,6 +6,7 @@ use mien::cues::{
     ledger::{self, Cues, Measured},
     lexicon::{self, Said},
 };
+use mien::model::{Reason, Stop};
 use std::collections::BTreeSet;
 
 fn written(said: &Said) -> String {
@@ -114,9 +115,53 @@ fn contradicted_claims_are_taken_out_of_lists_and_of_running_text() {
         "I see smiling mouth. Together happy"
     );
     assert_eq!(without("I see smiling mouth, lowered brow. Fine."), "I see smiling mouth. Fine.");
+    // Neighbours go together, with the commas between them.
+    assert_eq!(without("I see lowered brow, no face, smiling mouth. Fine."), "I see smiling mouth. Fine.");
+    assert_eq!(without("I see lowered brow, no face. Together happy"), "Together happy");
+    assert_eq!(without("I see smiling mouth, lowered brow, no face. Fine."), "I see smiling mouth. Fine.");
     assert_eq!(without("He frowns at the door. She smiles."), "She smiles.");
     assert_eq!(without("她的音调低。她微笑。"), "她微笑。");
     assert_eq!(without("Nothing is claimed here."), "Nothing is claimed here.");
+}
+
+/// A reason whose tokens end where a `|` stands, each of the probability in its turn.
+fn weighed(marked: &str, probabilities: &[f32]) -> Reason {
+    let text = marked.replace('|', "");
+    let ends = marked.match_indices('|').enumerate().map(|(before, (at, _))| at - before);
+    let weights: Vec<_> = ends.zip(probabilities.iter().map(|p| p.ln())).collect();
+    assert_eq!(weights.len(), probabilities.len());
+    let think =
+        text.split_once("<think>").map(|(_, rest)| rest.split_once("</think>").unwrap().0.trim().into());
+    Reason {
+        text,
+        think,
+        answer: Some("happy".into()),
+        tokens: weights.len(),
+        stop: Stop::EndOfText,
+        weights,
+    }
+}
+
+#[test]
+fn claims_whose_words_are_improbable_are_left_out() {
+    let marked = "<think>| I see| wide| eyes|,| smi|ling| mouth|. I hear| high| pitch|.</think>|<answer>happy</answer>|";
+    let said = weighed(marked, &[1.0, 1.0, 0.9, 0.9, 1.0, 0.8, 0.9, 1.0, 1.0, 0.6, 1.0, 1.0, 1.0]);
+    let place = said.text.find("smiling mouth").unwrap();
+    assert!((said.probability(place..place + "smiling mouth".len()) - 0.72).abs() < 1e-6);
+    let think = |least| ground::without_unsure(said.clone(), least).think.unwrap();
+    assert_eq!(think(0.0), "I see wide eyes, smiling mouth. I hear high pitch.");
+    assert_eq!(think(0.7), "I see wide eyes, smiling mouth.");
+    assert_eq!(think(0.75), "I see wide eyes.");
+    assert_eq!(think(0.9), "");
+    assert_eq!(
+        ground::without_unsure(said.clone(), 0.7).text,
+        "<think> I see wide eyes, smiling mouth.</think><answer>happy</answer>"
+    );
+    // Nobody weighed it; it ended in the middle.
+    let plain = Reason { weights: Vec::new(), ..said.clone() };
+    assert_eq!(ground::without_unsure(plain.clone(), 0.9).text, plain.text);
+    let cut = weighed("I see| wide| eyes|, smiling| mouth|", &[1.0, 0.5, 1.0, 0.9, 1.0]);
+    assert_eq!(ground::without_unsure(cut, 0.7).text, "I see smiling mouth");
 }
 
 #[test]

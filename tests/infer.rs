@@ -3,7 +3,10 @@
 mod recordings;
 mod stages;
 
-use mien::bundle::{Kind, import};
+use mien::{
+    bundle::{Kind, import},
+    model::{self, Decoding, Device, Input, Taps},
+};
 use serde_json::Value;
 use stages::fixture::{self, Layout};
 use std::{
@@ -53,6 +56,43 @@ fn clip(frames: usize, samples: usize) -> tempfile::TempDir {
         recordings::wav(folder.path().join("sound.wav"), sound.iter().map(|s| (s * 32768.0) as i16));
     }
     folder
+}
+
+/// Each token's logarithm is that of the softmax of the logits from which it was chosen, at the byte where it ends.
+#[test]
+fn what_is_said_is_weighed() {
+    let file = mien::bundle::Bundle::open(bundle()).unwrap();
+    let mut model = model::load(&file, Device::Cpu, 1).unwrap();
+    let taps = Taps::of(["step_logits", "tokens"]);
+    model.observe(Some(Box::new(taps.clone())));
+    let weighed = Decoding { max_new_tokens: Some(20), weighed: true, ..Decoding::default() };
+    model.set_decoding(weighed.clone()).unwrap();
+    let samples = fixture::sound("sound", 16_000);
+    model.see("reason", &Input { frames: None, samples: Some(&samples), words: None }).unwrap();
+    let said = model.reason(&mut |_| {}).unwrap();
+    let (steps, tokens): (Vec<_>, Vec<_>) =
+        taps.take().into_iter().partition(|tapped| tapped.name == "step_logits");
+    let tokens = &tokens[0].values;
+    assert_eq!((said.weights.len(), said.tokens), (tokens.len(), tokens.len()));
+    for ((&(end, log), &token), logits) in said.weights.iter().zip(tokens).zip(&steps) {
+        assert!(said.text.is_char_boundary(end.min(said.text.len())));
+        let top = logits.values.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = logits.values.iter().map(|v| f64::from(v - top).exp()).sum();
+        let expected = f64::from(logits.values[token as usize] - top) - sum.ln();
+        assert!((f64::from(log) - expected).abs() < 1e-4, "{log} {expected}");
+    }
+    assert!(said.weights.is_sorted_by_key(|(end, _)| *end));
+
+    // Of what cannot be otherwise nothing is doubted; unasked, nothing is weighed.
+    let constrained = Decoding { max_new_tokens: Some(60), constrain_to: Some("dfew".into()), ..weighed };
+    model.set_decoding(constrained.clone()).unwrap();
+    model.ask("reason").unwrap();
+    let said = model.reason(&mut |_| {}).unwrap();
+    assert_eq!((said.weights[0].1, said.weights.last().unwrap().1), (0.0, 0.0), "{said:?}");
+    model.set_decoding(Decoding { weighed: false, ..constrained }).unwrap();
+    model.ask("reason").unwrap();
+    let unweighed = model.reason(&mut |_| {}).unwrap();
+    assert_eq!((unweighed.text, unweighed.weights), (said.text, Vec::new()));
 }
 
 fn probabilities(answer: &Value) -> Vec<f64> {

@@ -81,6 +81,7 @@ fn about(labels: &[&str]) -> About {
         shift: None,
         prompt: Some("reason".into()),
         max_new_tokens: None,
+        sure: None,
         audio_context: mien::model::AudioContext::Whole,
         given: "both".into(),
         measured: None,

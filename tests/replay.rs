@@ -95,6 +95,7 @@ impl Infer for Toy {
             answer: Some("happy".into()),
             tokens: 3,
             stop: Stop::EndOfText,
+            weights: Vec::new(),
         }))
     }
     fn reason_between(&mut self) -> anyhow::Result<()> {
@@ -103,7 +104,8 @@ impl Infer for Toy {
     fn cut_reason(&mut self) -> Option<Reason> {
         let tokens = std::mem::take(&mut self.done) as usize;
         let text = "<think>Bri".into();
-        (tokens > 0).then_some(Reason { text, think: None, answer: None, tokens, stop: Stop::Halted })
+        let cut = Reason { text, think: None, answer: None, tokens, stop: Stop::Halted, weights: Vec::new() };
+        (tokens > 0).then_some(cut)
     }
     fn halt_when(&mut self, halt: Halt) {
         self.halt = halt;

@@ -94,6 +94,9 @@ struct Run {
     /// Tokens of an answer at most; otherwise the bundle's limit.
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
+    /// Leave out claims of a reason whose words were less probable than this (`model.reason_sure` of a config).
+    #[arg(long, value_name = "P", conflicts_with = "scores_only", value_parser = probability)]
+    sure: Option<f32>,
     /// whole; speech: only what holds sound is encoded; brief: nor is silence run in the decoder.
     #[arg(long, value_name = "CONTEXT", default_value = "whole")]
     audio_context: AudioContext,
@@ -159,6 +162,12 @@ struct Measure {
     strict: bool,
 }
 
+fn probability(text: &str) -> Result<f32> {
+    let value: f32 = text.parse().context("not a number")?;
+    ensure!((0.0..=1.0).contains(&value), "a probability is from 0 to 1");
+    Ok(value)
+}
+
 fn shard(text: &str) -> Result<[usize; 2]> {
     let parts = text.split_once('/').and_then(|(i, n)| Some([i.parse().ok()?, n.parse().ok()?]));
     let shard: [usize; 2] = parts.context("a shard is i/n, such as 2/4")?;
@@ -211,7 +220,7 @@ fn evaluate(args: &Run) -> Result<()> {
 
     if before < mine.len() {
         let mut examiner = Examiner::open(&bundle, args.machine.backend, args.machine.threads)?;
-        examiner.set_max_new_tokens(args.max_new_tokens)?;
+        examiner.set_answers(args.max_new_tokens, args.sure)?;
         examiner.set_audio_context(args.audio_context)?;
         examiner.set_measuring(measuring);
         let bar = clips::bar(mine.len(), before)?;
@@ -290,6 +299,7 @@ impl Run {
             shift: set.shift,
             prompt: self.prompt().map(str::to_owned),
             max_new_tokens: self.max_new_tokens,
+            sure: self.sure,
             given: self.given().name().to_owned(),
             audio_context: self.audio_context,
             measured: self.measured.then(|| match self.nets {

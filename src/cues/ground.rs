@@ -5,6 +5,7 @@ use super::{
     ledger::{Cues, Measured},
     lexicon::{self, Said},
 };
+use crate::model::Reason;
 use std::cmp::Reverse;
 
 /// How a claim stands.
@@ -89,21 +90,39 @@ fn still(cues: &Cues) -> Verdict {
     }
 }
 
-/// A text without its contradicted claims: items of a list go alone, in running text the sentence goes.
+/// A text without its contradicted claims.
 pub fn without_contradicted(text: &str, grounds: &Grounds) -> String {
-    let mut out = text.to_owned();
-    let mut gone: Vec<(usize, usize)> = Vec::new();
-    for judged in grounds.0.iter().filter(|judged| judged.verdict == Verdict::Contradicted) {
-        let (from, to) = (judged.said.from, judged.said.to);
-        let around = item(text, from, to).unwrap_or_else(|| lexicon::sentence(text, from));
-        gone.push(around);
+    let contradicted = |judged: &&Judged| judged.verdict == Verdict::Contradicted;
+    without(text, grounds.0.iter().filter(contradicted).map(|judged| &judged.said))
+}
+
+/// What a model said without the claims whose words were less probable than `least`.
+pub fn without_unsure(said: Reason, least: f32) -> Reason {
+    let thought = said.think.as_deref().unwrap_or(&said.text);
+    let at = said.text.find(thought).unwrap_or(0);
+    let claims = lexicon::read(thought);
+    let unsure = |claim: &&Said| said.probability(at + claim.from..at + claim.to) < least;
+    let sure = without(thought, claims.iter().filter(unsure));
+    let text = said.text.replacen(thought, &sure, 1);
+    Reason { text, think: said.think.is_some().then_some(sure), weights: Vec::new(), ..said }
+}
+
+/// A text without some of its claims: items of a list go alone, in running text the sentence goes.
+fn without<'a>(text: &str, claims: impl Iterator<Item = &'a Said>) -> String {
+    let around = |claim: &Said| {
+        item(text, claim.from, claim.to).unwrap_or_else(|| lexicon::sentence(text, claim.from))
+    };
+    let mut gone: Vec<(usize, usize)> = claims.map(around).collect();
+    if gone.is_empty() {
+        return text.to_owned();
     }
     gone.sort_unstable();
-    for &(from, to) in gone.iter().rev() {
-        if to <= out.len() && out.is_char_boundary(from) && out.is_char_boundary(to) {
-            out.replace_range(from..to, "");
-        }
+    let (mut out, mut at) = (String::new(), 0);
+    for (from, to) in gone {
+        out.push_str(&text[at..from.max(at)]);
+        at = at.max(to);
     }
+    out.push_str(&text[at..]);
     tidy(&out)
 }
 
@@ -118,10 +137,13 @@ fn item(text: &str, from: usize, to: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// Without empty lists ("I see .") and double spaces.
+/// Without empty lists ("I see ."), lists that begin with a comma, and double spaces.
 fn tidy(text: &str) -> String {
     let mut out = text.replace("  ", " ");
     for lead in ["I see", "I hear"] {
+        for comma in [" , ", ", "] {
+            out = out.replace(&format!("{lead}{comma}"), &format!("{lead} "));
+        }
         for end in [" .", "."] {
             out = out.replace(&format!("{lead}{end}"), "");
         }

@@ -33,8 +33,9 @@ pub struct Thought {
 }
 
 impl Thought {
-    /// Without its contradicted claims, where the plan says so.
+    /// Without claims that are unsure or contradicted, where the plan says so.
     pub fn of(said: Reason, shown: Shown, cues: &Cues, plan: &Plan) -> Thought {
+        let said = ground::without_unsure(said, plan.model.reason_sure);
         let text = said.think.unwrap_or(said.text);
         let text = text.strip_prefix("<think>").unwrap_or(&text).trim().to_owned();
         let grounds = plan.grounds().then(|| ground::check(&text, cues));

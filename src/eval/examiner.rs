@@ -3,7 +3,7 @@
 use super::{degrade::Degrade, manifest::Line, measured::Measuring, metrics, record::Record};
 use crate::{
     bundle::{Bundle, LabelSet},
-    cues::{Channel, Cue},
+    cues::{Channel, Cue, ground},
     model::{self, AudioContext, Decoding, Device, Infer, Input, Stop},
     source::{Gives, recorded::whole::Recording},
 };
@@ -38,12 +38,13 @@ pub struct Examiner<'a> {
     bundle: &'a Bundle,
     clips: u64,
     measuring: Option<Measuring>,
+    sure: f32,
 }
 
 impl<'a> Examiner<'a> {
     pub fn open(bundle: &'a Bundle, device: Device, threads: usize) -> Result<Self> {
         let model = model::load(bundle, device, threads)?;
-        Ok(Examiner { model, bundle, clips: 0, measuring: None })
+        Ok(Examiner { model, bundle, clips: 0, measuring: None, sure: 0.0 })
     }
 
     /// Reasons are held against what is measured, too.
@@ -58,9 +59,10 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// Tokens of an answer at most; otherwise the bundle's limit.
-    pub fn set_max_new_tokens(&mut self, max_new_tokens: Option<usize>) -> Result<()> {
-        self.model.set_decoding(Decoding { max_new_tokens, ..Decoding::default() })
+    /// Tokens of an answer at most, otherwise the bundle's limit; and how probable the words of a claim are at least that is not left out.
+    pub fn set_answers(&mut self, max_new_tokens: Option<usize>, sure: Option<f32>) -> Result<()> {
+        self.sure = sure.unwrap_or_default();
+        self.model.set_decoding(Decoding { max_new_tokens, weighed: sure.is_some(), ..Decoding::default() })
     }
 
     /// How much sound is encoded.
@@ -147,7 +149,7 @@ impl<'a> Examiner<'a> {
             if prompt != "label" {
                 self.model.ask(prompt)?;
             }
-            let reason = self.model.reason(&mut |_| {})?;
+            let reason = ground::without_unsure(self.model.reason(&mut |_| {})?, self.sure);
             let cues = line.cues.as_ref().map(|cues| known_to(given, cues));
             record.hear(&reason.text, &set.labels, cues.as_deref());
             record.tokens = Some(reason.tokens + usize::from(reason.stop == Stop::EndOfText));

@@ -38,6 +38,9 @@ pub struct About {
     /// Prompt of the answers; none where only labels are scored.
     pub prompt: Option<String>,
     pub max_new_tokens: Option<usize>,
+    /// Claims whose words were less probable are left out of answers; nothing where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sure: Option<f32>,
     /// `both`, `audio` or `video`: what the model was given.
     pub given: String,
     #[serde(default, skip_serializing_if = "AudioContext::is_whole")]

@@ -6,6 +6,7 @@ use crate::{
     source::Frame,
 };
 use anyhow::Result;
+use std::ops::Range;
 
 /// What one inference sees. Frames are already chosen: `Shape::frames` of them. A missing modality is `None`.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub struct Scores {
 }
 
 /// What the model says of a window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reason {
     /// The whole answer as generated, trimmed.
     pub text: String,
@@ -36,6 +37,24 @@ pub struct Reason {
     pub tokens: usize,
     /// Why generation ended.
     pub stop: Stop,
+    /// Of every token where it ends in `text` and the logarithm of its probability, 0 where nothing else could come; empty unless
+    /// `Decoding::weighed`.
+    pub weights: Vec<(usize, f32)>,
+}
+
+impl Reason {
+    /// The probability of a stretch of `text`, given what is before it: that of the tokens that reach into it.
+    pub fn probability(&self, stretch: Range<usize>) -> f32 {
+        let mut start = 0;
+        let mut sum = 0.0;
+        for &(end, log) in &self.weights {
+            if end > stretch.start && start < stretch.end {
+                sum += log;
+            }
+            start = end;
+        }
+        sum.exp()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -199,17 +199,31 @@ impl Story {
         (longest > 0).then(|| (self.labels[label].as_str(), longest))
     }
 
-    /// What was shown beside what was said of it, one line each; empty without truth.
+    /// How long after a stretch began its label was told; none where it was told already, or not while the stretch lasted.
+    fn reaction_ms(&self, truth: &Truth) -> Option<u64> {
+        let shown = json::expression(&truth.label);
+        let of_it = |episode: &&Episode| {
+            json::expression(&self.labels[episode.label]) == shown && episode.end_ms > truth.start_ms
+        };
+        let begin_ms = self.episodes.iter().find(of_it)?.begin_ms;
+        (truth.start_ms..truth.end_ms).contains(&begin_ms).then(|| begin_ms - truth.start_ms)
+    }
+
+    /// What was shown beside what was said of it, one line each, and how soon; empty without truth.
     pub fn compare(&self) -> String {
-        let (mut right, mut said) = (0, String::new());
+        let (mut right, mut said, mut after) = (0, String::new(), Vec::new());
         for truth in &self.truth {
             let held = self.held(truth);
             let same =
                 held.is_some_and(|(label, _)| json::expression(label) == json::expression(&truth.label));
             right += usize::from(same);
+            let reaction_ms = self.reaction_ms(truth).filter(|_| same);
+            after.extend(reaction_ms);
+            let begun =
+                reaction_ms.map_or(String::new(), |ms| format!(", begun after {:.1} s", ms as f64 / 1000.0));
             let _ = writeln!(
                 said,
-                "{:>6.1} s to {:>5.1} s  shown {:9} said {:9} for {:.1} s  {}",
+                "{:>6.1} s to {:>5.1} s  shown {:9} said {:9} for {:.1} s  {}{begun}",
                 truth.start_ms as f64 / 1000.0,
                 truth.end_ms as f64 / 1000.0,
                 truth.label,
@@ -219,7 +233,14 @@ impl Story {
             );
         }
         if !self.truth.is_empty() {
-            let _ = writeln!(said, "{right} of {} right", self.truth.len());
+            after.sort_unstable();
+            let median = after.get(after.len() / 2).map_or(String::new(), |ms| {
+                format!(
+                    "; a right label begins {:.1} s after it is first shown (median)",
+                    *ms as f64 / 1000.0
+                )
+            });
+            let _ = writeln!(said, "{right} of {} right{median}", self.truth.len());
         }
         said
     }

@@ -34,6 +34,11 @@ pub struct Answer {
     characters: Characters,
     text: String,
     made: Vec<u32>,
+    /// As in [`Reason::weights`], before `text` is trimmed.
+    weights: Vec<(usize, f32)>,
+    /// Of the token that was chosen last.
+    weight: f32,
+    weighed: bool,
     /// Tokens that the decoder has not seen yet.
     pending: Vec<u32>,
     /// Nothing was fed yet.
@@ -53,6 +58,9 @@ impl Answer {
             characters: Characters::default(),
             text: String::new(),
             made: Vec::new(),
+            weights: Vec::new(),
+            weight: 0.0,
+            weighed: decoding.weighed,
             pending: Vec::new(),
             first: true,
         }
@@ -96,6 +104,16 @@ impl Answer {
         chooser.expect("the caller asked whether the answer samples").choose(logits, allowed)
     }
 
+    /// Whether the probabilities of what is chosen are wanted.
+    pub fn is_weighed(&self) -> bool {
+        self.weighed
+    }
+
+    /// The logarithm of the probability of the token that is taken next.
+    pub fn weigh(&mut self, log: f32) {
+        self.weight = log;
+    }
+
     /// Whether this token ends the answer.
     pub fn ends(&self, id: u32, eos: &[u32]) -> bool {
         self.stop_at_end && eos.contains(&id)
@@ -124,6 +142,9 @@ impl Answer {
                 text.push_str(some);
                 say(some);
             });
+            if self.weighed {
+                self.weights.push((self.text.len(), std::mem::take(&mut self.weight)));
+            }
             if self.guard.as_mut().is_some_and(|guard| guard.push(id)) {
                 return true;
             }
@@ -154,6 +175,9 @@ impl Answer {
         });
         let part = |tag: &str| between(&self.text, tag).map(str::to_owned);
         let (think, answer) = (part("think"), part("answer"));
-        Reason { text: self.text.trim().to_owned(), think, answer, tokens: self.made.len(), stop }
+        let text = self.text.trim().to_owned();
+        let blank = self.text.len() - self.text.trim_start().len();
+        let weights = self.weights.iter().map(|&(end, log)| (end.saturating_sub(blank), log)).collect();
+        Reason { text, think, answer, tokens: self.made.len(), stop, weights }
     }
 }

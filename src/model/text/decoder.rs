@@ -354,6 +354,15 @@ impl<B: Backend> Decoder<B> {
         Rope { theta: self.theta, heads: self.heads, layer }
     }
 
+    /// The log likelihood of a token in the one row that was asked for last.
+    pub fn latest_likelihood(&mut self, pass: &mut Pass<'_, B>, id: u32) -> Result<f32> {
+        self.picks.clear();
+        self.picks.push((0, id));
+        let mut found = 0.0;
+        self.read_likelihoods(pass, |_, log| found = log)?;
+        Ok(found)
+    }
+
     /// Copies a row out, to ask for its logits later.
     pub fn keep_row(&self, pass: &mut Pass<'_, B>, row: usize, kept: &mut B::Buf) {
         pass.backend.copy(&self.x, row * self.hidden, kept, 0, self.hidden);

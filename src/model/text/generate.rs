@@ -18,6 +18,8 @@ pub struct Decoding {
     pub constrain_to: Option<String>,
     /// No word begins with one of these, whatever its case; in a script without spaces, none of them is said.
     pub avoid: Vec<String>,
+    /// The probability of each token is told with the answer.
+    pub weighed: bool,
     /// Stop when the same stretch comes again and again.
     pub repetition_guard: bool,
     /// Stop at an end of text; otherwise it is a token like any other, so that an answer has a known length to be measured.
@@ -32,6 +34,7 @@ impl Default for Decoding {
             max_new_tokens: None,
             constrain_to: None,
             avoid: Vec::new(),
+            weighed: false,
             repetition_guard: true,
             stop_at_end: true,
         }

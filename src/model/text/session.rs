@@ -292,6 +292,9 @@ impl<B: Backend> Session<B> {
                 if answer.ends(id, &self.language.generation.eos) {
                     return Ok(Some(Stop::EndOfText));
                 }
+                if answer.is_weighed() {
+                    answer.weigh(self.decoder.latest_likelihood(pass, id)?);
+                }
                 let ids = answer.chosen(id);
                 self.decoder.penalise(pass, &ids[1..], *penalty);
                 ids
