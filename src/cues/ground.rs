@@ -1,4 +1,4 @@
-//! A reason held against what was measured: a verdict for each of its claims.
+//! A reason held against what was measured: a verdict for each of its claims, and its text without those that are contradicted or unsure.
 
 use super::{
     Channel,
