@@ -252,6 +252,7 @@ fn what_was_shown_is_drawn_and_compared() {
 {"start_ms": 5000, "end_ms": 9000, "label": "sad"}
 {"start_ms": 9000, "end_ms": 9500, "label": "sad", "more": 1}
 {"start_ms": 5500, "end_ms": 5900, "label": "happy"}
+{"start_ms": 5800, "end_ms": 9000, "label": "fear"}
 "#,
     )
     .unwrap();
@@ -265,11 +266,12 @@ fn what_was_shown_is_drawn_and_compared() {
         "said fear      for 3.0 s  WRONG\n",
         "said nothing",
         "said happiness for 0.4 s  right\n",
-        "2 of 4 right; a right label begins 1.0 s after it is first shown (median)\n",
+        "said fear      for 3.0 s  right, begun after 0.2 s\n",
+        "3 of 5 right; a right label begins 0.6 s after it is first shown (median)\n",
     ] {
         assert!(said.contains(words), "{words} is missing:\n{said}");
     }
-    assert_eq!(fs::read_to_string(&picture).unwrap().matches("shown: ").count(), 2);
+    assert_eq!(fs::read_to_string(&picture).unwrap().matches("shown: ").count(), 3);
     fs::write(&truth, "{\"start_ms\": 0}\n").unwrap();
     let refused = draw();
     assert_eq!(refused.status.code(), Some(1));

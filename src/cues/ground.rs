@@ -97,14 +97,18 @@ pub fn without_contradicted(text: &str, grounds: &Grounds) -> String {
 }
 
 /// What a model said without the claims whose words were less probable than `least`.
-pub fn without_unsure(said: Reason, least: f32) -> Reason {
+pub fn without_unsure(mut said: Reason, least: f32) -> Reason {
+    if said.weights.is_empty() {
+        return said;
+    }
     let thought = said.think.as_deref().unwrap_or(&said.text);
     let at = said.text.find(thought).unwrap_or(0);
     let claims = lexicon::read(thought);
     let unsure = |claim: &&Said| said.probability(at + claim.from..at + claim.to) < least;
     let sure = without(thought, claims.iter().filter(unsure));
-    let text = said.text.replacen(thought, &sure, 1);
-    Reason { text, think: said.think.is_some().then_some(sure), weights: Vec::new(), ..said }
+    let place = at..at + thought.len();
+    said.text.replace_range(place, &sure);
+    Reason { think: said.think.is_some().then_some(sure), weights: Vec::new(), ..said }
 }
 
 /// A text without some of its claims: items of a list go alone, in running text the sentence goes.

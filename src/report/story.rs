@@ -233,14 +233,15 @@ impl Story {
             );
         }
         if !self.truth.is_empty() {
+            let _ = write!(said, "{right} of {} right", self.truth.len());
             after.sort_unstable();
-            let median = after.get(after.len() / 2).map_or(String::new(), |ms| {
-                format!(
-                    "; a right label begins {:.1} s after it is first shown (median)",
-                    *ms as f64 / 1000.0
-                )
-            });
-            let _ = writeln!(said, "{right} of {} right{median}", self.truth.len());
+            if let (Some(low), Some(high)) =
+                (after.get(after.len().saturating_sub(1) / 2), after.get(after.len() / 2))
+            {
+                let median = (low + high) as f64 / 2000.0;
+                let _ = write!(said, "; a right label begins {median:.1} s after it is first shown (median)");
+            }
+            said.push('\n');
         }
         said
     }

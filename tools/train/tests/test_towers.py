@@ -143,7 +143,7 @@ def test_some_sounds_begin_with_their_end(some):
     assert 2 < which.sum() < 14 and torch.equal(out[~which], mel[~which])
     for a, b in zip(mel[which], out[which]):
         # The same columns, none lost; what came first comes later, what was last is where it began.
-        assert torch.equal(a.sum(dim=1), b.sum(dim=1)) or torch.allclose(a.sum(dim=1), b.sum(dim=1), atol=1e-2)
+        assert torch.equal(a.sort(dim=1).values, b.sort(dim=1).values)
         at = next(c for c in range(a.shape[1]) if torch.equal(a[:, c:c + 20], b[:, :20]))
         used = next(c for c in range(a.shape[1], 0, -1) if (b[:, c - 1] > b.min() + 1e-3).any())
         assert 0 < at < used and torch.equal(b[:, used - at:used], a[:, :at])
